@@ -1,0 +1,60 @@
+# Every command of this project, run in a virtual environment that make builds.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test lint types tiny notebooks clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1: /p' Makefile | \
+	  while IFS=: read -r name text; do printf '%-12s%s\n' "$$name" "$$text"; done
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "Installing into $(VENV); a first time takes some minutes."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade pip
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+quickstart: $(STAMP)  ## distill, evaluate and report: runs/quickstart
+	$(BIN)/gmdistill distill --config=configs/quickstart.py \
+	  --workdir=runs/quickstart
+
+test: $(STAMP)  ## run the tests
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)  ## check format and style
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(STAMP)  ## check the types
+	$(BIN)/mypy
+
+tiny: $(STAMP)  ## run every config in its tiny mode
+	@set -e; runs=$$(mktemp -d); trap 'rm -rf "$$runs"' EXIT; \
+	for config in configs/*.py; do \
+	  echo "gmdistill distill --config=$$config:tiny"; \
+	  $(BIN)/gmdistill distill --config="$$config:tiny" \
+	    --workdir="$$runs/$$(basename "$$config" .py)"; \
+	done
+
+# A notebook is executed beside a finished run of its own. Warnings are Jupyter's
+# there, not ours, and the kernel must be this environment's.
+notebooks: $(STAMP)  ## execute every notebook
+	@set -e; work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; \
+	$(BIN)/gmdistill distill --config=configs/quickstart.py:tiny \
+	  --workdir="$$work/run"; \
+	for notebook in notebooks/*.py; do \
+	  $(BIN)/jupytext --quiet --to ipynb "$$notebook" \
+	    --output "$$work/$$(basename "$$notebook" .py).ipynb"; \
+	done; \
+	GMDISTILL_RUN="$$work/run" JUPYTER_PREFER_ENV_PATH=1 \
+	  IPYTHONDIR="$$work/ipython" \
+	  $(BIN)/python -m pytest -W default -p no:cacheprovider \
+	  --rootdir="$$work" --nbmake --nbmake-kernel=python3 "$$work"/*.ipynb
+
+clean:  ## remove what make and the tools built; runs stay
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

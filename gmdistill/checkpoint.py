@@ -1,0 +1,87 @@
+"""Checkpoints: the only file that imports orbax."""
+
+import contextlib
+import logging
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from gmdistill import errors
+
+PyTree = Any
+
+
+class Checkpoints:
+  """The checkpoints of one run: whole ones only, the newest two kept.
+
+  A checkpoint is written beside its final place and renamed when complete, so
+  a kill at any moment leaves the one before it as the newest.
+  """
+
+  def __init__(self, folder: pathlib.Path):
+    """Opens the folder, which is made where it is absent."""
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every save
+    self._folder = folder
+    self._checkpointer = ocp.training.Checkpointer(
+      folder.absolute(),
+      save_decision_policy=_always(),
+      preservation_policy=ocp.training.preservation_policies.LatestN(2),
+      cleanup_tmp_directories=True,
+    )
+
+  def latest(self) -> int | None:
+    """Returns the newest step that was saved whole, or None."""
+    newest = self._checkpointer.latest
+    return None if newest is None else newest.step
+
+  def save(self, step: int, state: PyTree) -> None:
+    """Saves `state` and returns when it is on the disk.
+
+    Raises:
+      InputError: the disk is full or cannot be written.
+    """
+    if self.latest() == step:
+      return
+    with _one_line(self._folder, step):
+      self._checkpointer.save(step, state, force=True)
+
+  def load(self, step: int, like: PyTree) -> PyTree:
+    """Returns the state of `step`, with the shapes and types of `like`."""
+    abstract = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(
+        x.shape,
+        x.dtype,
+        sharding=jax.sharding.SingleDeviceSharding(jax.local_devices()[0]),
+      ),
+      like,
+    )
+    return self._checkpointer.load(step, abstract)
+
+  def close(self) -> None:
+    """Waits for what is still being written."""
+    self._checkpointer.close()
+
+
+def _always():
+  policies = ocp.training.save_decision_policies
+  return policies.FixedIntervalPolicy(1)
+
+
+@contextlib.contextmanager
+def _one_line(folder: pathlib.Path, step: int) -> Iterator[None]:
+  try:
+    yield
+  except (OSError, ValueError) as error:
+    # tensorstore reports the operating system's error inside a ValueError.
+    reasons = ("space left", "quota", "File too large", "Read-only", "denied")
+    found = [reason for reason in reasons if reason in str(error)]
+    if not found:
+      raise
+    raise errors.InputError(
+      f"step {step} could not be saved in {folder} (... {found[0]} ...); free "
+      "some room or make it writable, then start the same command again: it "
+      "goes on from the checkpoint before."
+    ) from error

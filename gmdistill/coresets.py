@@ -1,0 +1,151 @@
+"""Coresets: real rows chosen per class. The baselines, and the initialisers."""
+
+import jax
+import numpy as np
+from sklearn import cluster
+
+from gmdistill import data, errors
+from gmdistill import problem as problems
+
+
+def features(
+  problem: problems.Problem,
+  params: problems.Params,
+  examples: data.Examples,
+  rows: int = 128,
+) -> np.ndarray:
+  """Returns a student's features [N, F] of real rows (float32)."""
+
+  @jax.jit
+  def chunk(problem, params, ids, mask):
+    labels = np.zeros((len(ids), 1), np.float32)
+    return problem.apply(params, data.Batch(ids, mask, labels)).features
+
+  found = []
+  for start in range(0, len(examples.labels), rows):
+    ids = examples.token_ids[start : start + rows]
+    mask = examples.mask[start : start + rows]
+    missing = rows - len(ids)
+    # The last chunk is padded to the one compiled shape.
+    ids = np.pad(ids, ((0, missing), (0, 0)))
+    mask = np.pad(mask, ((0, missing), (0, 0)))
+    chunk_features = np.asarray(chunk(problem, params, ids, mask))
+    found.append(chunk_features[: rows - missing])
+  return np.concatenate(found)
+
+
+def random(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:
+  """Returns rows [C * per_class] in class order, drawn without replacement."""
+  rng = np.random.default_rng(seed)
+  return _each_class(
+    labels, per_class, lambda rows: rng.choice(rows, per_class, replace=False)
+  )
+
+
+def herding(
+  features_NxF: np.ndarray, labels: np.ndarray, per_class: int
+) -> np.ndarray:
+  """Returns rows whose running mean follows the class mean (Welling 2009).
+
+  Greedy: the k-th row makes the mean of the first k rows nearest to the mean
+  of its class, each row at most once. Rows in class order.
+  """
+
+  def choose(rows):
+    features = features_NxF[rows].astype(np.float64)
+    mean, total = features.mean(axis=0), 0.0
+    free = np.ones(len(rows), bool)
+    chosen = []
+    for k in range(1, per_class + 1):
+      gaps = np.square(mean - (total + features) / k).sum(axis=1)
+      best = int(np.where(free, gaps, np.inf).argmin())
+      free[best] = False
+      total = total + features[best]
+      chosen.append(rows[best])
+    return np.array(chosen)
+
+  return _each_class(labels, per_class, choose)
+
+
+def k_centers(
+  features_NxF: np.ndarray, labels: np.ndarray, per_class: int, seed: int = 0
+) -> np.ndarray:
+  """Returns the row nearest each k-means centroid (Maekawa et al. 2024).
+
+  k-means with k = per_class inside each class; where two centroids have the
+  same nearest row, the second takes the next nearest. Rows in class order.
+  """
+
+  def choose(rows):
+    features = features_NxF[rows]
+    means = cluster.KMeans(per_class, n_init=5, random_state=seed).fit(features)
+    chosen: list[int] = []
+    for centre in means.cluster_centers_:
+      order = np.square(features - centre).sum(axis=1).argsort(kind="stable")
+      chosen.append(next(i for i in order.tolist() if i not in chosen))
+    return rows[np.array(chosen)]
+
+  return _each_class(labels, per_class, choose)
+
+
+def _each_class(labels, per_class, choose):
+  chosen = []
+  for label in range(int(labels.max()) + 1):
+    rows = np.flatnonzero(labels == label)
+    if len(rows) < per_class:
+      raise errors.InputError(
+        f"class {label} has {len(rows)} rows, fewer than "
+        f"data_per_class={per_class}; use at most {len(rows)}."
+      )
+    chosen.append(choose(rows))
+  return np.concatenate(chosen)
+
+
+def choose(
+  method: str,
+  problem: problems.Problem,
+  examples: data.Examples,
+  *,
+  per_class: int,
+  pool: int = 2000,
+  seed: int = 0,
+  shortest: int = 0,
+) -> np.ndarray:
+  """Returns a coreset's rows by the name of its method, in class order.
+
+  Args:
+    method: `random`, `herding` or `k_centers`.
+    problem: Whose fresh student's features decide.
+    examples: Real rows.
+    per_class: Rows a class.
+    pool: Rows a class that are looked at, drawn at random; all where fewer.
+    seed: Of the draws and of the student.
+    shortest: Prefer rows of at least so many tokens, where every class has
+      `per_class` of them.
+
+  Raises:
+    InputError: an unknown method, or too few rows.
+  """
+  if method not in ("random", "herding", "k_centers"):
+    raise errors.InputError(
+      f"initialise={method} is none of random, herding, k_centers."
+    )
+  rows = np.arange(len(examples.labels))
+  long = rows[examples.mask.sum(axis=1) >= shortest]
+  counts = np.bincount(examples.labels[long], minlength=1)
+  if len(counts) > examples.labels.max() and counts.min() >= per_class:
+    rows = long
+  if method == "random":
+    return rows[random(examples.labels[rows], per_class, seed)]
+  rng = np.random.default_rng([seed, 7])
+  rows = rng.permutation(rows)
+  labels = examples.labels[rows]
+  rank = np.zeros(len(rows), np.int64)  # of each row within its class
+  for label in np.unique(labels):
+    rank[labels == label] = np.arange((labels == label).sum())
+  rows = np.sort(rows[rank < max(pool, per_class)])
+  few = data.take(examples, rows)
+  params = problem.init(jax.random.key(seed))
+  found = features(problem, params, few)
+  select = herding if method == "herding" else k_centers
+  return rows[select(found, few.labels, per_class)]

@@ -1,0 +1,316 @@
+"""From the name of a TFDS text-classification set to its texts and labels.
+
+Reads what `tensorflow_datasets` has prepared on disk: no TensorFlow, no
+network. Everything a user can get wrong ends in one line that says the fix.
+"""
+
+import contextlib
+import difflib
+import hashlib
+import logging
+import os
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from gmdistill import errors
+
+Texts = list[str] | list[tuple[str, str]]
+
+EMBEDDED = "docstrings"
+CHUNK = 4096  # Rows per read; many at once are four times faster a row.
+
+# The text that opens a pair; all others go by the alphabet, which is the
+# usual order (question, sentence; sentence1, sentence2).
+_OPENING_TEXTS = ("premise", "title")
+
+_NAME = re.compile(r"[A-Za-z_]\w*(/[\w.+=-]+)?(:\d[\w.*]*)?")
+
+
+class Source(NamedTuple):
+  """A prepared data set whose features are known; no row is read yet."""
+
+  name: str
+  builder: Any  # tfds.core.DatasetBuilder
+  text_keys: tuple[str, ...]  # One text or a pair.
+  label_key: str
+  label_names: tuple[str, ...]
+  folder: pathlib.Path
+
+
+class Rows(NamedTuple):
+  """The labelled rows of one split."""
+
+  texts: Texts  # [N]
+  labels: np.ndarray  # [N] int32
+  dropped: int  # rows without a label, not among the N
+
+
+def open_source(
+  name: str,
+  *,
+  data_dir: str,
+  embedded_dir: pathlib.Path,
+  text_keys: tuple[str, ...] = (),
+  label_key: str = "",
+) -> Source:
+  """Finds a data set on disk and decides which features are read.
+
+  Args:
+    name: as TFDS spells it: "ag_news_subset", "glue/sst2", or "docstrings",
+      which is prepared on the spot.
+    data_dir: the TFDS folder; empty means TFDS's own default.
+    embedded_dir: where "docstrings" is prepared when `data_dir` is empty.
+    text_keys: the text features to read; empty means all, where there are one
+      or two.
+    label_key: the label feature; empty means `label`, or else the only one.
+
+  Raises:
+    errors.InputError: the set is unknown, not prepared, or its features do not
+      say which text or label is meant.
+  """
+  if not _NAME.fullmatch(name):
+    raise errors.InputError(
+      f"config.data.name={name!r} is not the name of a TFDS data set; give "
+      "NAME or NAME/CONFIG, such as 'glue/sst2'"
+    )
+  if name == EMBEDDED:
+    builder = _embedded(pathlib.Path(data_dir or embedded_dir))
+  else:
+    builder = _prepared(name, data_dir)
+  features = builder.info.features
+  if not isinstance(features, dict | tfds.features.FeaturesDict):
+    raise errors.InputError(f"{name} has no named features to read texts from")
+  label = _label_key(name, features, label_key)
+  return Source(
+    name=name,
+    builder=builder,
+    text_keys=_text_keys(name, features, text_keys),
+    label_key=label,
+    label_names=tuple(features[label].names),
+    folder=pathlib.Path(os.fspath(builder.data_path)),
+  )
+
+
+def _embedded(folder: pathlib.Path) -> Any:
+  from gmdistill.corpora import docstrings
+
+  with _quiet():
+    return docstrings.prepare(folder)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Keeps TFDS from warning about what is reported in one line here."""
+  logger = logging.getLogger("absl")
+  level = logger.level
+  logger.setLevel(logging.ERROR)
+  try:
+    yield
+  finally:
+    logger.setLevel(level)
+
+
+def _prepared(name: str, data_dir: str) -> Any:
+  folder = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+  try:
+    with _quiet():
+      builder = tfds.builder(name, data_dir=data_dir or None)
+      prepared = builder.is_prepared() and builder.info.splits
+  # TFDS asserts where a version is unknown.
+  except (ValueError, AssertionError):
+    raise errors.InputError(_unknown(name, folder)) from None
+  command = (
+    'python -c "import tensorflow_datasets as tfds; '
+    f"tfds.builder('{name}', data_dir='{folder}')"
+    ".download_and_prepare(file_format='array_record')\""
+  )
+  if not prepared:
+    raise errors.InputError(
+      f"{name} is not prepared under {folder}; set config.data.dir to the "
+      f"TFDS folder that has it, or, with a network, run: {command}"
+    )
+  file_format = builder.info.file_format
+  if file_format not in _random_access():
+    raise errors.InputError(
+      f"{name} under {folder} is prepared as {file_format.value}, which cannot "
+      f"be read without TensorFlow; move {builder.data_path} away and run: "
+      f"{command}"
+    )
+  return builder
+
+
+def _random_access() -> tuple[Any, ...]:
+  formats = tfds.core.FileFormat
+  return formats.ARRAY_RECORD, formats.PARQUET
+
+
+def _unknown(name: str, folder: pathlib.Path) -> str:
+  known = sorted({EMBEDDED, *names_on_disk(folder)})
+  close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+  names = ", ".join(close or known)
+  return (
+    f"Unknown data set {name!r}: TFDS has none of that name and configuration, "
+    f"and none is prepared under {folder}; "
+    + (f"did you mean {names}?" if close else f"prepared there: {names}")
+  )
+
+
+def names_on_disk(folder: pathlib.Path) -> set[str]:
+  """Returns the names of the data sets prepared under a TFDS folder."""
+  depth = len(folder.parts)
+  return {
+    "/".join(path.parts[depth:-2])
+    for pattern in ("*/*/dataset_info.json", "*/*/*/dataset_info.json")
+    for path in folder.glob(pattern)
+  }
+
+
+def _text_keys(
+  name: str, features: Any, wanted: tuple[str, ...]
+) -> tuple[str, ...]:
+  texts = [
+    key for key in features if isinstance(features[key], tfds.features.Text)
+  ]
+  found = f"{name} has the features {_listed(features)}"
+  for key in wanted:
+    if key not in texts:
+      raise errors.InputError(
+        f"config.data.text_keys names {key!r}, which is no text; {found}"
+      )
+  if len(wanted) > 2 or (not wanted and len(texts) not in (1, 2)):
+    raise errors.InputError(
+      f"Cannot tell which text or pair of texts to read: {found}; name one or "
+      "two texts in config.data.text_keys"
+    )
+  return wanted or tuple(
+    sorted(texts, key=lambda key: (key not in _OPENING_TEXTS, key))
+  )
+
+
+def _label_key(name: str, features: Any, wanted: str) -> str:
+  labels = [
+    key
+    for key in features
+    if isinstance(features[key], tfds.features.ClassLabel)
+  ]
+  found = f"{name} has the features {_listed(features)}"
+  if wanted and wanted not in labels:
+    raise errors.InputError(
+      f"config.data.label_key names {wanted!r}, which is no class label; "
+      f"{found}"
+    )
+  if not wanted and "label" not in labels and len(labels) != 1:
+    raise errors.InputError(
+      f"Cannot tell which feature is the label: {found}; name a class label in "
+      "config.data.label_key"
+    )
+  return wanted or ("label" if "label" in labels else labels[0])
+
+
+def _listed(features: Any) -> str:
+  return ", ".join(
+    f"{key} ({type(features[key]).__name__})" for key in sorted(features)
+  )
+
+
+def reported_candidates(source: Source, wanted: str = "") -> tuple[str, ...]:
+  """Returns the splits that may be the reported one, the best first.
+
+  The first with labelled rows is it. GLUE's test splits have no labels.
+
+  Raises:
+    errors.InputError: there is no training split, or no split to report on.
+  """
+  splits = list(source.builder.info.splits)
+  if "train" not in splits:
+    raise errors.InputError(
+      f"{source.name} has no 'train' split; it has {', '.join(splits)}"
+    )
+  if wanted and (wanted not in splits or wanted == "train"):
+    others = ", ".join(split for split in splits if split != "train")
+    raise errors.InputError(
+      f"config.data.reported_split={wanted!r} is not one of the splits of "
+      f"{source.name} beside 'train': {others}"
+    )
+  if wanted:
+    return (wanted,)
+  if source.builder.name == "glue":
+    preferred = ["validation", "validation_matched"]
+  else:
+    preferred = ["test", "validation", "validation_matched"]
+  candidates = tuple(split for split in preferred if split in splits)
+  if not candidates:
+    raise errors.InputError(
+      f"{source.name} has the splits {', '.join(splits)}; name the one to "
+      "report on in config.data.reported_split"
+    )
+  return candidates
+
+
+def read_reported(source: Source, wanted: str = "") -> tuple[str, Rows]:
+  """Reads the reported split: its name and its labelled rows.
+
+  Raises:
+    errors.InputError: no candidate has a labelled row.
+  """
+  candidates = reported_candidates(source, wanted)
+  for split in candidates:
+    rows = read(source, split)
+    if len(rows.labels):
+      return split, rows
+  raise errors.InputError(
+    f"No row of {' or '.join(candidates)} of {source.name} has a label; name a "
+    "labelled split in config.data.reported_split"
+  )
+
+
+def read(source: Source, split: str) -> Rows:
+  """Reads one split, without the rows whose label is negative (none)."""
+  try:
+    records = source.builder.as_data_source(split=split)
+  except NotImplementedError as error:
+    raise errors.InputError(
+      f"{source.name} under {source.folder} cannot be read by row; prepare it "
+      "with file_format='array_record'"
+    ) from error
+  texts: list[Any] = []
+  labels: list[int] = []
+  for start in range(0, len(records), CHUNK):
+    chunk = range(start, min(start + CHUNK, len(records)))
+    for row in records.__getitems__(list(chunk)):
+      label = int(row[source.label_key])
+      if label >= 0:
+        labels.append(label)
+        found = [_decoded(row[key]) for key in source.text_keys]
+        texts.append(found[0] if len(found) == 1 else tuple(found))
+  return Rows(texts, np.array(labels, np.int32), len(records) - len(labels))
+
+
+def _decoded(value: bytes | str) -> str:
+  if isinstance(value, str):
+    return value
+  # One bad byte among a million rows should cost a letter, not the run.
+  return value.decode("utf-8", errors="replace")
+
+
+def identity(source: Source) -> dict[str, str]:
+  """Returns what decides the rows, whatever folder they lie in.
+
+  That is: TFDS's own record of the set (version, configuration, rows and bytes
+  of every split), the features, and size, head and tail of every data file.
+  """
+  found = {"full_name": source.builder.info.full_name}
+  for path in sorted(source.folder.iterdir()):
+    if path.is_file():
+      digest = hashlib.sha256(str(path.stat().st_size).encode())
+      with path.open("rb") as file:
+        digest.update(file.read(1 << 16))
+        file.seek(max(0, path.stat().st_size - (1 << 16)))
+        digest.update(file.read())
+      found[path.name] = digest.hexdigest()
+  return found

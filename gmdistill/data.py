@@ -1,0 +1,437 @@
+"""Text-classification data: from a TFDS name to token arrays and batches.
+
+`load` reads a data set, cuts a selection split out of its training split,
+tokenizes everything once, and keeps the arrays in the user's cache folder. The
+samplers turn them into batches as pure functions of the step.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import os
+import pathlib
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import flax.struct
+import jax
+import numpy as np
+
+from gmdistill import errors
+from gmdistill import tokenizer as tokenizing
+
+if TYPE_CHECKING:
+  from gmdistill.corpora import sources
+
+SELECTION_FRACTION = 0.05
+SELECTION_ROWS = 2000  # at most
+_SPLIT_SEED = 20240229
+_FORMAT = 1  # Raise it when the same options come to mean other arrays.
+_PARTS = ("train", "selection", "reported")
+
+
+@flax.struct.dataclass
+class Batch:
+  """What a student sees; real and synthetic data are the same type."""
+
+  inputs: jax.Array  # [B, L] token ids, or [B, L, D] word-level embeddings
+  mask: jax.Array  # [B, L] bool
+  labels: jax.Array  # [B, C] probabilities; one-hot when hard
+
+
+class Examples(NamedTuple):
+  """Rows of fixed length on the host."""
+
+  token_ids: np.ndarray  # [N, L] int32
+  mask: np.ndarray  # [N, L] bool
+  labels: np.ndarray  # [N] int32
+
+
+class Corpus(NamedTuple):
+  """A tokenized data set: three disjoint parts and what travels with them."""
+
+  train: Examples
+  selection: Examples  # cut from the training split; every choice is made on it
+  reported: Examples  # touched once, at the end
+  label_names: tuple[str, ...]
+  text_keys: tuple[str, ...]
+  label_key: str
+  train_bytes: int  # UTF-8 bytes of the training part's text
+  dropped: int  # unlabelled rows left out, over all splits used
+  tokenizer: tokenizing.Tokenizer
+  fingerprint: str  # hash of all of the above
+
+
+@dataclasses.dataclass(frozen=True)
+class DataOptions:
+  """Which data set is read, and how; the fields of `config.data`.
+
+  Attributes:
+    name: a TFDS name such as "glue/sst2", or "docstrings", the embedded one.
+    data_dir: the TFDS folder; empty: TFDS's own default.
+    text_keys: the features read, one text or a pair; empty: found by type.
+      Two texts are read as a pair: AG News is title, then description.
+    label_key: the class label; empty: found by type.
+    reported_split: empty: `validation` of GLUE (`validation_matched` of MNLI),
+      elsewhere `test` where it has labels, else `validation`.
+    vocab_size: of the tokenizer trained where no tokenizer file is given.
+    max_length: tokens a row, special tokens included.
+    train_length: tokens a row of the training part; 0: `max_length`. The
+      selection part is cut at `max_length`, as the reported one is.
+  """
+
+  name: str = "docstrings"
+  data_dir: str = ""
+  text_keys: tuple[str, ...] = ()
+  label_key: str = ""
+  reported_split: str = ""
+  vocab_size: int = 4096
+  max_length: int = 64
+  train_length: int = 0
+
+  def __post_init__(self) -> None:
+    """Checks the numbers, and takes lists and single names for `text_keys`."""
+    keys = self.text_keys
+    keys = tuple(keys.split(",")) if isinstance(keys, str) and keys else keys
+    object.__setattr__(self, "text_keys", tuple(keys))
+    for field, least in (("max_length", 4), ("vocab_size", 64)):
+      if getattr(self, field) < least:
+        raise errors.InputError(
+          f"config.data.{field}={getattr(self, field)} is too small; it must "
+          f"be at least {least}"
+        )
+    if self.train_length != 0 and self.train_length < 4:
+      raise errors.InputError(
+        f"config.data.train_length={self.train_length} is too small; use 0 for "
+        "max_length, or at least 4"
+      )
+
+  @property
+  def lengths(self) -> dict[str, int]:
+    """Tokens a row, by part."""
+    train = self.train_length or self.max_length
+    return dict(zip(_PARTS, (train, *[self.max_length] * 2), strict=True))
+
+
+def cache_folder() -> pathlib.Path:
+  """Returns the folder for what can be computed again; it may not exist yet.
+
+  $GMDISTILL_CACHE, $XDG_CACHE_HOME/gmdistill or ~/.cache/gmdistill.
+  """
+  chosen = os.environ.get("GMDISTILL_CACHE", "")
+  if chosen:
+    return pathlib.Path(chosen).expanduser()
+  base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+  return pathlib.Path(base).expanduser() / "gmdistill"
+
+
+def load(options: DataOptions, tokenizer_file: str = "") -> Corpus:
+  """Loads a text-classification set as token arrays.
+
+  The first call reads and tokenizes every row; later calls with the same
+  options, tokenizer and data read one file of the cache folder.
+
+  Args:
+    options: which data set, and how.
+    tokenizer_file: a `tokenizer.json`; empty: a tokenizer is trained on the
+      training part.
+
+  Raises:
+    errors.InputError: the data set or one of the options cannot be used; the
+      message is one line and says what would be right.
+  """
+  # Not at the top: TensorFlow Datasets takes its time to import.
+  from gmdistill.corpora import sources
+
+  cache = cache_folder()
+  source = sources.open_source(
+    options.name,
+    data_dir=options.data_dir,
+    embedded_dir=cache / "tfds",
+    text_keys=options.text_keys,
+    label_key=options.label_key,
+  )
+  given = None
+  if tokenizer_file:
+    given = tokenizing.Tokenizer.from_file(tokenizer_file)
+  key = _cache_key(options, given, source)
+  slug = options.name.replace("/", "-").replace(":", "-")
+  path = cache / "corpora" / f"{slug}-{key[:20]}.npz"
+  corpus = _from_cache(path)
+  if corpus is None:
+    corpus = _build(options, given, source)
+    _to_cache(path, corpus)
+  return corpus
+
+
+def _cache_key(
+  options: DataOptions,
+  given: tokenizing.Tokenizer | None,
+  source: "sources.Source",
+) -> str:
+  """Returns a hash of everything that decides the arrays of a corpus."""
+  from gmdistill.corpora import sources
+
+  trained = f"trained {options.vocab_size} {tokenizing.LIBRARY_VERSION}"
+  decisive = {
+    "format": _FORMAT,
+    "split": [SELECTION_FRACTION, SELECTION_ROWS, _SPLIT_SEED],
+    "data": sources.identity(source),
+    "keys": [source.text_keys, source.label_key],
+    "reported": sources.reported_candidates(source, options.reported_split),
+    "lengths": options.lengths,
+    "tokenizer": given.fingerprint if given else trained,
+  }
+  text = json.dumps(decisive, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _build(
+  options: DataOptions,
+  given: tokenizing.Tokenizer | None,
+  source: "sources.Source",
+) -> Corpus:
+  from gmdistill.corpora import sources
+
+  whole = sources.read(source, "train")
+  if not len(whole.labels):
+    raise errors.InputError(
+      f"No row of the 'train' split of {source.name} has a label"
+    )
+  _, reported = sources.read_reported(source, options.reported_split)
+  kept, held_out = selection_split(whole.labels)
+  parts = {
+    "train": ([whole.texts[row] for row in kept], whole.labels[kept]),
+    "selection": (
+      [whole.texts[row] for row in held_out],
+      whole.labels[held_out],
+    ),
+    "reported": (reported.texts, reported.labels),
+  }
+  train_texts = list(_flat(parts["train"][0]))
+  tokenizer = given or tokenizing.train(train_texts, options.vocab_size)
+  examples = {
+    part: Examples(
+      *tokenizer.encode(cast(Any, texts), options.lengths[part]), labels
+    )
+    for part, (texts, labels) in parts.items()
+  }
+  corpus = Corpus(
+    **examples,
+    label_names=source.label_names,
+    text_keys=source.text_keys,
+    label_key=source.label_key,
+    train_bytes=sum(len(text.encode()) for text in train_texts),
+    dropped=whole.dropped + reported.dropped,
+    tokenizer=tokenizer,
+    fingerprint="",
+  )
+  return corpus._replace(fingerprint=_fingerprint(corpus))
+
+
+def _facts(corpus: Corpus) -> dict[str, Any]:
+  """Returns what a corpus holds beside arrays, tokenizer and fingerprint."""
+  kept = corpus._asdict()
+  for key in (*_PARTS, "tokenizer", "fingerprint"):
+    del kept[key]
+  return kept
+
+
+def _fingerprint(corpus: Corpus) -> str:
+  digest = hashlib.sha256(json.dumps(_facts(corpus), sort_keys=True).encode())
+  digest.update(corpus.tokenizer.to_json().encode())
+  for part in _PARTS:
+    for array in getattr(corpus, part):
+      digest.update(f"{array.shape} {array.dtype}".encode())
+      digest.update(np.ascontiguousarray(array).data)
+  return digest.hexdigest()
+
+
+def _flat(texts: Iterable[str | tuple[str, str]]) -> Iterable[str]:
+  for text in texts:
+    if isinstance(text, str):
+      yield text
+    else:
+      yield from text
+
+
+def selection_split(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Cuts rows into a training part and a selection split, always the same.
+
+  The selection split takes 5 % of the rows, at most 2,000 and where there are
+  two rows at least one, in the proportions of the classes.
+
+  Args:
+    labels: [N] integers.
+
+  Returns:
+    The rows of the training part and those of the selection split, ascending.
+  """
+  classes, counts = np.unique(labels, return_counts=True)
+  wanted = max(round(SELECTION_FRACTION * len(labels)), min(len(labels) - 1, 1))
+  wanted = min(wanted, SELECTION_ROWS)
+  shares = counts * wanted / len(labels)
+  quotas = shares.astype(int)
+  # The rows that rounding down left over go to the largest remainders.
+  order = np.argsort(quotas - shares, kind="stable")
+  quotas[order[: wanted - quotas.sum()]] += 1
+  chosen = [
+    np.random.default_rng([_SPLIT_SEED, int(of_class)]).permutation(
+      np.flatnonzero(labels == of_class)
+    )[:quota]
+    for of_class, quota in zip(classes, quotas, strict=True)
+  ]
+  selection = np.sort(np.concatenate(chosen))
+  return np.setdiff1d(np.arange(len(labels)), selection), selection
+
+
+def _to_cache(path: pathlib.Path, corpus: Corpus) -> None:
+  """Writes a corpus in one file, which appears complete or not at all."""
+  facts = _facts(corpus) | {"fingerprint": corpus.fingerprint}
+  arrays = {
+    "facts": np.array(json.dumps(facts)),
+    "tokenizer": np.array(corpus.tokenizer.to_json()),
+  }
+  for part in _PARTS:
+    for field, array in getattr(corpus, part)._asdict().items():
+      arrays[f"{part}/{field}"] = array
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, unfinished = tempfile.mkstemp(dir=path.parent, suffix=".unfinished")
+  except OSError as error:
+    raise errors.InputError(
+      f"Cannot write to the cache folder {path.parent} ({error.strerror}); set "
+      "$GMDISTILL_CACHE to a folder you can write to"
+    ) from error
+  try:
+    with os.fdopen(handle, "wb") as file:
+      np.savez(file, **cast(Any, arrays))
+    os.replace(unfinished, path)
+  finally:
+    pathlib.Path(unfinished).unlink(missing_ok=True)
+
+
+def _from_cache(path: pathlib.Path) -> Corpus | None:
+  """Reads a corpus, or returns None where there is none, or a damaged one."""
+  try:
+    content = io.BytesIO(path.read_bytes())
+    with zipfile.ZipFile(content) as archive:
+      if archive.testzip():  # Checksums first: numpy parses before it checks.
+        return None
+    content.seek(0)
+    with np.load(content) as arrays:
+      facts = json.loads(str(arrays["facts"]))
+      facts["label_names"] = tuple(facts["label_names"])
+      facts["text_keys"] = tuple(facts["text_keys"])
+      tokenizer = tokenizing.Tokenizer.from_json(str(arrays["tokenizer"]))
+      examples = {
+        part: Examples(*(arrays[f"{part}/{key}"] for key in Examples._fields))
+        for part in _PARTS
+      }
+      corpus = Corpus(**(facts | examples), tokenizer=tokenizer)
+  except (OSError, EOFError, ValueError, KeyError, TypeError):
+    return None
+  except (zipfile.BadZipFile, zlib.error):
+    return None
+  return corpus if _fingerprint(corpus) == corpus.fingerprint else None
+
+
+def take(examples: Examples, rows: np.ndarray | Sequence[int]) -> Examples:
+  """Returns the chosen rows, in the order chosen."""
+  chosen = np.asarray(rows, np.int64)
+  return Examples(*(array[chosen] for array in examples))
+
+
+def as_batch(examples: Examples, num_classes: int) -> Batch:
+  """Returns all rows as one batch of numpy arrays with one-hot labels."""
+  one_hot = np.eye(num_classes, dtype=np.float32)[examples.labels]
+  # Host arrays: where they go on the device is decided by who uses them.
+  return Batch(
+    inputs=cast(jax.Array, examples.token_ids),
+    mask=cast(jax.Array, examples.mask),
+    labels=cast(jax.Array, one_hot),
+  )
+
+
+def require_rows(
+  examples: Examples, per_class: int, label_names: Sequence[str]
+) -> None:
+  """Checks that every class has at least `per_class` rows.
+
+  Raises:
+    errors.InputError: one has fewer; names it and what would be possible.
+  """
+  counts = np.bincount(examples.labels, minlength=len(label_names))
+  scarcest = int(counts.argmin())
+  if counts[scarcest] < per_class:
+    raise errors.InputError(
+      f"data_per_class={per_class} is more than the {counts[scarcest]} rows "
+      f"of the class {label_names[scarcest]!r}; use at most "
+      f"{counts[scarcest]}"
+    )
+
+
+# step -> host batch; pure, so resuming needs no iterator state
+Sampler = Callable[[int], Batch]
+
+
+def class_balanced_sampler(
+  examples: Examples, *, rows_per_class: int, num_classes: int, seed: int
+) -> Sampler:
+  """Samples equally many rows of each class: `sampler(step) -> Batch`.
+
+  A batch holds [num_classes * rows_per_class] rows, class by class. Over the
+  steps, a class's rows come in shuffled epochs, each row once an epoch. Pure
+  in `(seed, step)`.
+
+  Raises:
+    errors.InputError: a class has no rows, or `rows_per_class` is below one.
+  """
+  if rows_per_class < 1:
+    raise errors.InputError(
+      f"config.rows_per_class={rows_per_class} must be at least 1"
+    )
+  by_class = [
+    np.flatnonzero(examples.labels == of_class)
+    for of_class in range(num_classes)
+  ]
+  for of_class, rows in enumerate(by_class):
+    if not len(rows):
+      raise errors.InputError(
+        f"Class {of_class} of {num_classes} has no rows to sample from; use "
+        "data with rows of every class"
+      )
+  streams = [
+    _shuffled_epochs(rows, (seed, 1, of_class))
+    for of_class, rows in enumerate(by_class)
+  ]
+
+  def sample(step: int) -> Batch:
+    start = step * rows_per_class
+    rows = [stream(start, rows_per_class) for stream in streams]
+    return as_batch(take(examples, np.concatenate(rows)), num_classes)
+
+  return sample
+
+
+def _shuffled_epochs(
+  rows: np.ndarray, seed: tuple[int, ...]
+) -> Callable[[int, int], np.ndarray]:
+  """Returns `(start, count) -> rows` of an endless series of permutations."""
+
+  @functools.lru_cache(maxsize=2)  # The same value, only sooner.
+  def epoch_rows(epoch: int) -> np.ndarray:
+    return np.random.default_rng([*seed, epoch]).permutation(rows)
+
+  def draw(start: int, count: int) -> np.ndarray:
+    first, last = start // len(rows), (start + count - 1) // len(rows)
+    epochs = [epoch_rows(epoch) for epoch in range(first, last + 1)]
+    offset = start - first * len(rows)
+    return np.concatenate(epochs)[offset : offset + count]
+
+  return draw

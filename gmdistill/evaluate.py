@@ -1,0 +1,278 @@
+"""The protocols: how good new students get on a set, over seeds.
+
+Every row of a results table is measured by the same `measure`: the row's
+learning rate is chosen on the selection split, then n students that no choice
+has seen are trained and counted on the reported split, once.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from gmdistill import data, matching, synthetic, training
+from gmdistill import problem as problems
+
+SyntheticSet = synthetic.SyntheticSet
+
+
+class Protocol(NamedTuple):
+  """How a student is trained on a set.
+
+  `train(problem, synthetic set, key, rate) -> params`, a pure function.
+  `rates` are the learning rates every row may choose from; a set that brings
+  its own step sizes, under a protocol that `replays`, has none to choose.
+  """
+
+  train: Callable[..., Any]
+  rates: tuple[float, ...]
+  num_students: int
+  replays: bool = False
+
+
+class Splits(NamedTuple):
+  """The splits that a row is chosen and reported on, in length buckets."""
+
+  selection: list[data.Batch]
+  reported: list[data.Batch]
+
+
+def fine_tuning(
+  *,
+  num_steps: int = 200,
+  batch_size: int = 64,
+  weight_decay: float = 0.01,
+  warmup: float = 0.5,
+  rates: Sequence[float] = (1e-4,),
+  num_students: int = 10,
+) -> Protocol:
+  """AdamW, linear warm-up, cosine decay, clip 1.0.
+
+  The protocol `finetune` of a pretrained student with these defaults, and
+  `scratch` of a student from random initialisation with larger rates.
+  """
+
+  def train(problem, syn: SyntheticSet, key, rate):
+    schedule = optax.warmup_cosine_decay_schedule(
+      0.0, 1.0, max(1, int(warmup * num_steps)), num_steps
+    )
+    optimizer = optax.chain(
+      optax.clip_by_global_norm(1.0),
+      optax.adamw(lambda t: rate * schedule(t), weight_decay=weight_decay),
+    )
+    return training.fit(
+      problem,
+      syn.batch,
+      optimizer,
+      num_steps=num_steps,
+      batch_size=batch_size,
+      key=key,
+    )
+
+  return Protocol(train, tuple(rates), num_students)
+
+
+def replaying(
+  *,
+  num_steps: int,
+  rates: Sequence[float] = (0.01, 0.03, 0.1, 0.3),
+  num_students: int = 20,
+) -> Protocol:
+  """The set's own T SGD steps from a fresh student: the protocol `replay`.
+
+  A set without learned step sizes takes `num_steps` steps of one size, chosen
+  on the selection split like any row's learning rate.
+  """
+
+  def train(problem, syn: SyntheticSet, key, rate):
+    steps = syn.learning_rates
+    if steps is None:
+      steps = jnp.full((num_steps,), rate)
+    # fit draws its student from the first half of the key; so does this.
+    params = problem.init(jax.random.split(key)[0])
+    return training.replay(problem, params, syn.batch, steps, order=syn.order)
+
+  return Protocol(train, tuple(rates), num_students, replays=True)
+
+
+class Measurement(NamedTuple):
+  """One row of a results table. Accuracies are fractions."""
+
+  accuracies: np.ndarray  # [n], on the reported split
+  rate: float  # the chosen learning rate
+  seconds: float  # to train one student, compilation aside
+
+  def row(self) -> dict[str, float | int]:
+    """Returns what `summary.json` holds of it."""
+    spread = self.accuracies.std(ddof=1) if len(self.accuracies) > 1 else 0.0
+    return {
+      "mean": float(self.accuracies.mean()),
+      "std": float(spread),
+      "n": len(self.accuracies),
+    }
+
+
+class Trainer:
+  """Trains chunks of students in one vmapped program, compiled once a shape."""
+
+  def __init__(
+    self, problem: problems.Problem, protocol: Protocol, at_once: int
+  ):
+    """Compiles nothing yet; `at_once` students make a chunk."""
+    self.protocol = protocol
+    self.at_once = at_once
+    self._problem = problem
+    self._train = jax.jit(jax.vmap(protocol.train, in_axes=(None, 0, 0, None)))
+    self._compiled: dict[Any, Any] = {}
+
+  def __call__(
+    self, sets: SyntheticSet, keys: jax.Array, rate: float, first: int
+  ) -> tuple[Any, float]:
+    """Trains students `first` and on; returns parameters and seconds.
+
+    Args:
+      sets: Stacked sets, leaves [k, ...]; student i trains on set i mod k.
+      keys: One key a student, [at_once].
+      rate: The learning rate.
+      first: The index i of the first of these students.
+    """
+    length = len(sets.batch.labels)
+    index = (first + np.arange(self.at_once)) % length
+    chosen = jax.tree.map(lambda x: jnp.asarray(x)[index], sets)
+    arguments = (self._problem, chosen, keys, jnp.float32(rate))
+    shapes = str(jax.tree.map(lambda x: (jnp.shape(x), x.dtype), arguments[1:]))
+    if shapes not in self._compiled:
+      self._compiled[shapes] = self._train.lower(*arguments).compile()
+    start = time.perf_counter()
+    params = jax.block_until_ready(self._compiled[shapes](*arguments))
+    return params, time.perf_counter() - start
+
+
+def measure(
+  trainer: Trainer,
+  problem: problems.Problem,
+  sets: SyntheticSet,
+  splits: Splits,
+  *,
+  seed: int = 0,
+) -> Measurement:
+  """Measures one row of a results table.
+
+  Args:
+    trainer: The protocol, ready to run.
+    problem: The student's architecture and start.
+    sets: Stacked sets, leaves [k, ...]: student i trains on set i mod k. One
+      set is k = 1; a random coreset is drawn afresh for every student.
+    splits: Where rates are chosen, and where the row is reported.
+    seed: Decides every student; the selection uses other students.
+  """
+  protocol, at_once = trainer.protocol, trainer.at_once
+  report_key, select_key = jax.random.split(jax.random.key(seed))
+  best = best_rate(trainer, problem, sets, splits.selection, key=select_key)
+  chunks = -(-protocol.num_students // at_once)
+  keys = jax.random.split(report_key, chunks * at_once)
+  found, seconds = [], []
+  for first in range(0, len(keys), at_once):
+    students, spent = trainer(sets, keys[first : first + at_once], best, first)
+    seconds.append(spent / at_once)
+    found.append(training.accuracies(problem, students, splits.reported))
+  accuracies = np.concatenate(found)[: protocol.num_students]
+  return Measurement(accuracies, float(best), float(np.median(seconds)))
+
+
+def best_rate(
+  trainer: Trainer,
+  problem: problems.Problem,
+  sets: SyntheticSet,
+  selection: list[data.Batch],
+  *,
+  key: jax.Array,
+) -> float:
+  """Returns the learning rate that the selection split likes best.
+
+  Args:
+    trainer: The protocol, ready to run, whose rates are tried.
+    problem: The student's architecture and start.
+    sets: Stacked sets, as in `measure`.
+    selection: The selection split.
+    key: Decides the students that are tried: one chunk.
+  """
+  protocol = trainer.protocol
+  if protocol.replays and sets.learning_rates is not None:
+    return 0.0  # The set's own step sizes are read instead.
+  if len(protocol.rates) == 1:
+    return protocol.rates[0]
+  keys = jax.random.split(key, trainer.at_once)
+  scores = []
+  for rate in protocol.rates:
+    students, _ = trainer(sets, keys, rate, 0)
+    scores.append(training.accuracies(problem, students, selection).mean())
+  return protocol.rates[int(np.argmax(scores))]
+
+
+def gradient_cosines(
+  problem: problems.Problem,
+  syn: SyntheticSet,
+  sampler: data.Sampler,
+  *,
+  learning_rate: float,
+  num_students: int = 3,
+  num_steps: int = 40,
+  every: int = 20,
+) -> np.ndarray:
+  """Returns the cosine [C] of synthetic and real gradients, class by class.
+
+  Students train on real batches by AdamW; at step 0 and every `every` steps
+  the gradient of each class's synthetic examples is compared with that of
+  its real ones, as one vector over all matched tensors. The mean over
+  students and steps (Maekawa et al. 2024, table 4).
+
+  Args:
+    problem: The student's architecture and start.
+    syn: The set, its rows in class order.
+    sampler: Class-balanced real batches in class order.
+    learning_rate: The rate of AdamW.
+    num_students: Number of fresh students.
+    num_steps: Training steps of each.
+    every: Steps between two comparisons.
+  """
+  num_classes = syn.batch.labels.shape[-1]
+  optimizer = optax.adamw(learning_rate)
+
+  @jax.jit
+  def compare(problem, params, syn_batch, real):
+    def one_class(pair):
+      syn_grads, real_grads = (jax.grad(problem.loss)(params, b) for b in pair)
+      return matching.cosine(syn_grads, real_grads, "all")
+
+    split = (
+      matching.by_class(syn_batch, num_classes),
+      matching.by_class(real, num_classes),
+    )
+    return jax.lax.map(one_class, split)
+
+  @jax.jit
+  def step(problem, params, state, real):
+    grads = jax.grad(problem.loss)(params, real)
+    updates, state = optimizer.update(grads, state, params)
+    return optax.apply_updates(params, updates), state
+
+  found = []
+  for student in range(num_students):
+    params = problem.init(jax.random.key(student))
+    state = optimizer.init(params)
+    for t in range(num_steps):
+      real = sampler(student * num_steps + t)
+      if t % every == 0:
+        found.append(compare(problem, params, syn.batch, real))
+      params, state = step(problem, params, state, real)
+  return np.asarray(found).mean(axis=0)
+
+
+def stacked(syn: SyntheticSet) -> SyntheticSet:
+  """Returns one set as a stack of one, as `measure` reads it."""
+  return jax.tree.map(lambda x: jnp.asarray(x)[None], syn)

@@ -1,0 +1,289 @@
+"""Figures of finished runs.
+
+Each is a `matplotlib.figure.Figure` made without pyplot, so nothing global
+changes; its label says in words what it shows.
+"""
+
+import base64
+import contextlib
+import html
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from gmdistill import errors, results
+
+_ROW_COLORS = {
+  "random": "#8b95a5",
+  "herding": "#4c9a86",
+  "K-centers": "#c77f1a",
+  "distilled": "#1f5fbf",
+  "full": "#333b4a",
+}
+_CLASS_COLORS = (
+  "#1f5fbf #d1662b #2f8f6b #b0468f #7a6fd0 #b08a1e #3aa0c4 #c23b4b #6b7a3a "
+  "#555e6e"
+).split()
+_GREY = "#555e6e"
+_MARKERS = "oD^sPX"
+_MOST_CLASSES_NAMED = 12
+
+
+def accuracy_figure(run: results.Run, protocol: str) -> Figure:
+  """Mean and std over students of each row under one protocol."""
+  rows = _rows(run, protocol)
+  if not rows:
+    raise errors.InputError(
+      f"{run.workdir} measured nothing under {protocol!r}; it has "
+      f"{', '.join(results.measured(run)) or 'no protocol'}."
+    )
+  figure, axes = _axes(height=0.9 + 0.42 * len(rows))
+  for place, row in enumerate(rows):
+    mean, std = 100 * row["mean"], 100 * (row["std"] or 0.0)
+    color = _ROW_COLORS.get(row["row"], _GREY)
+    axes.errorbar(mean, place, xerr=std, fmt="o", capsize=3, color=color)
+    axes.annotate(
+      f"{mean:.1f}", (mean, place), (0, 5), ha="center", fontsize=8,
+      textcoords="offset points", color=color,
+    )  # fmt: skip
+  axes.set_yticks(range(len(rows)), [row["row"] for row in rows])
+  axes.set_ylim(len(rows) - 0.5, -0.7)
+  axes.margins(x=0.08)
+  axes.set_xlabel(f"accuracy under {protocol}, % (± std over students)")
+  told = [f"{row['row']} {results.plus_minus(row)} %" for row in rows]
+  return _described(figure, f"Accuracy under {protocol}: {', '.join(told)}.")
+
+
+def selection_figure(run: results.Run) -> Figure:
+  """Selection accuracy by step; the reported rows are horizontal lines."""
+  steps, values = results.series(run, "selection/accuracy")
+  figure, axes = _axes()
+  color = _ROW_COLORS["distilled"]
+  axes.plot(
+    steps, 100 * values, "o-", ms=3.5, color=color, label="selection split"
+  )
+  chosen = (run.summary.get("selection") or {}).get("step")
+  if chosen is not None:
+    axes.axvline(chosen, color=color, lw=1, ls=":", label=f"chosen: {chosen}")
+  for row in _rows(run, results.main_protocol(run)):
+    color = _ROW_COLORS.get(row["row"], _GREY)
+    axes.axhline(
+      100 * row["mean"], color=color, lw=1.2, ls="--", label=row["row"]
+    )
+  axes.set(xlabel="outer step", ylabel="accuracy, %")
+  _legend(figure)
+  return _described(
+    figure, "Selection accuracy " + _from_to(steps, 100 * values, ".1f")
+  )
+
+
+def data_per_class_figure(runs: Sequence[results.Run], protocol: str) -> Figure:
+  """Accuracy against data per class, one line a row; runs are pooled.
+
+  The bands are ± one std over all students of all runs at that size.
+  """
+  rows = _rows(runs, protocol)
+  sizes = sorted({row["data_per_class"] for row in rows})
+  if len(sizes) < 2:
+    raise errors.InputError(
+      f"accuracy against data per class needs runs of two sizes measured "
+      f"under {protocol!r}; got {sizes}."
+    )
+  several = len({row["objective"] for row in rows}) > 1
+  lines: dict[str, dict[int, list[results.Row]]] = {}
+  for row in rows:
+    distilled = several and row["row"] == "distilled"
+    label = f"distilled, {row['objective']}" if distilled else row["row"]
+    by_size = lines.setdefault(label, {})
+    by_size.setdefault(row["data_per_class"], []).append(row)
+  figure, axes = _axes()
+  for place, (label, by_size) in enumerate(lines.items()):
+    own = sorted(by_size)
+    pools = [results.pool(by_size[size]) for size in own]
+    mean = np.array([100 * pooled["mean"] for pooled in pools])
+    std = np.array([100 * pooled["std"] for pooled in pools])
+    color = _ROW_COLORS.get(label, _class_color(place))
+    marker = _MARKERS[place % len(_MARKERS)]
+    axes.plot(own, mean, marker=marker, ms=4, color=color, label=label)
+    axes.fill_between(
+      own, mean - std, mean + std, color=color, alpha=0.13, lw=0
+    )
+  axes.set_xscale("log")
+  axes.set_xticks(sizes, [str(size) for size in sizes])
+  axes.minorticks_off()
+  axes.set(xlabel="data per class", ylabel=f"accuracy under {protocol}, %")
+  _legend(figure)
+  told = f"Accuracy under {protocol} at {sizes} examples per class, "
+  return _described(figure, told + f"one line each for {', '.join(lines)}.")
+
+
+def loss_figure(run: results.Run) -> Figure:
+  """Outer loss and gradient norm by step; stage boundaries are marked."""
+  curves = {"outer loss": results.series(run, "outer/loss")}
+  if "outer/grad_norm" in run.metrics:
+    curves["gradient norm"] = results.series(run, "outer/grad_norm")
+  figure = Figure(figsize=(5, 3.5), layout="constrained")
+  panels = figure.subplots(
+    len(curves), 1, sharex=True, squeeze=False,
+    height_ratios=[2, 1][: len(curves)],
+  )[:, 0]  # fmt: skip
+  stages = _stages(run)
+  later = [start for start, _ in stages[1:]]
+  for axes, (label, (steps, values)) in zip(
+    panels, curves.items(), strict=True
+  ):
+    _style(axes)
+    splits = np.searchsorted(steps, later)
+    for part in np.split(np.arange(len(steps)), splits):
+      axes.plot(steps[part], values[part], lw=1.2, color=_CLASS_COLORS[0])
+    for start in later:
+      axes.axvline(start, color=_GREY, lw=1, ls="--")
+    if values.size and values.min() > 0 and values.max() > 10 * values.min():
+      axes.set_yscale("log")
+    axes.set_ylabel(label)
+  for start, name in stages if later else []:
+    panels[0].annotate(
+      name, (start, 1), (0, 2), textcoords="offset points", fontsize=8,
+      xycoords=("data", "axes fraction"), va="bottom", color=_GREY,
+    )  # fmt: skip
+  panels[-1].set_xlabel("outer step")
+  told = _from_to(*curves["outer loss"], ".3g")
+  return _described(figure, "Outer loss " + told)
+
+
+def _stages(run: results.Run) -> list[tuple[int, str]]:
+  """First logged step and objective of each stage."""
+  if "outer/stage" not in run.metrics:
+    return []
+  steps, stages = results.series(run, "outer/stage")
+  names = results.objectives(run)
+  found, first = np.unique(stages.astype(int), return_index=True)
+  return [
+    (int(steps[i]), names[stage] if stage < len(names) else f"stage {stage}")
+    for stage, i in zip(found, first, strict=True)
+  ]
+
+
+def cosine_figure(run: results.Run) -> Figure:
+  """Cosine of the set's gradient to the real gradient, by step."""
+  steps, values = results.series(run, "matching/cosine")
+  figure, axes = _axes()
+  axes.plot(steps, values, lw=1.2, color=_CLASS_COLORS[2])
+  axes.set(xlabel="outer step", ylabel="cosine to the real gradient")
+  return _described(figure, "Gradient cosine " + _from_to(steps, values, ".3f"))
+
+
+def projection_figure(run: results.Run) -> Figure:
+  """Features of real and synthetic examples in two dimensions, by class."""
+  projection = run.analysis.get("projection") or {}
+  if not projection.get("synthetic"):
+    raise errors.InputError(
+      f"{run.workdir} has no projection in analysis.json."
+    )
+  looks: dict[str, dict[str, Any]] = {
+    "real": {"s": 9, "alpha": 0.35, "linewidths": 0, "rasterized": True},
+    "synthetic": {"s": 90, "marker": "*", "edgecolors": "black", "lw": 0.7},
+  }
+  clouds = {
+    kind: np.array(projection.get(kind) or [], float).reshape(-1, 3)
+    for kind in looks
+  }
+  classes = np.unique(np.concatenate(list(clouds.values()))[:, 2]).astype(int)
+  figure, axes = _axes(height=4.2)
+  for kind, cloud in clouds.items():
+    for label in classes:
+      x, y = cloud[cloud[:, 2] == label, :2].T
+      axes.scatter(x, y, color=_class_color(label), **looks[kind])
+  for label in classes[:_MOST_CLASSES_NAMED]:
+    name = results.class_name(run, label)
+    axes.scatter([], [], color=_class_color(label), label=name)
+  axes.scatter([], [], color="#8b95a5", s=9, label="real")
+  axes.scatter([], [], color="white", label="synthetic", **looks["synthetic"])
+  shares = [f" ({100 * part:.0f} %)" for part in projection["explained"]]
+  axes.set(xlabel=f"component 1{shares[0]}", ylabel=f"component 2{shares[1]}")
+  _legend(figure)
+  return _described(
+    figure,
+    f"{projection['method']}: {len(clouds['real'])} real and "
+    f"{len(clouds['synthetic'])} synthetic examples of {len(classes)} classes.",
+  )
+
+
+BY_TITLE: dict[str, Callable[[results.Run], Figure]] = {
+  "Accuracy by step": selection_figure,
+  "Loss": loss_figure,
+  "Gradient cosine": cosine_figure,
+  "Features of real and synthetic examples": projection_figure,
+}
+
+
+def make_all(run: results.Run) -> dict[str, Figure]:
+  """Every figure that the files of the run allow, by title."""
+  made = {
+    f"Accuracy under {protocol}": accuracy_figure(run, protocol)
+    for protocol in results.measured(run)
+  }
+  for title, make in BY_TITLE.items():
+    # Where the files do not hold it there is no figure; the page says so.
+    with contextlib.suppress(errors.InputError):
+      made[title] = make(run)
+  return made
+
+
+def as_image(figure: Figure) -> str:
+  """An `<img>` element with the figure as SVG inside; needs no file."""
+  stream = io.BytesIO()
+  with matplotlib.rc_context({"svg.hashsalt": "gmdistill"}):
+    figure.savefig(stream, format="svg", dpi=150, metadata={"Date": None})
+  data = base64.b64encode(stream.getvalue()).decode()
+  text = html.escape(str(figure.get_label()))
+  return f'<img alt="{text}" src="data:image/svg+xml;base64,{data}">'
+
+
+def _rows(
+  runs: results.Run | Sequence[results.Run], protocol: str | None
+) -> list[results.Row]:
+  """The rows with a number under one protocol."""
+  return [
+    row
+    for row in results.results_table(runs)
+    if row["protocol"] == protocol and row["mean"] is not None
+  ]
+
+
+def _class_color(label: int) -> str:
+  return _CLASS_COLORS[label % len(_CLASS_COLORS)]
+
+
+def _axes(height: float = 3.1) -> tuple[Figure, Axes]:
+  figure = Figure(figsize=(5, height), layout="constrained")
+  axes = figure.add_subplot()
+  _style(axes)
+  return figure, axes
+
+
+def _style(axes: Axes) -> None:
+  axes.spines[["top", "right"]].set_visible(False)
+  axes.grid(color="#e3e7ed", lw=0.7)
+  axes.set_axisbelow(True)
+
+
+def _legend(figure: Figure) -> None:
+  figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+
+
+def _described(figure: Figure, text: str) -> Figure:
+  figure.set_label(text)  # The page's alternative text.
+  return figure
+
+
+def _from_to(steps: np.ndarray, values: np.ndarray, form: str) -> str:
+  if not steps.size:
+    return "has no finite value."
+  ends = f"{values[0]:{form}} at step {steps[0]} to {values[-1]:{form}}"
+  return f"goes from {ends} at step {steps[-1]}."

@@ -1,0 +1,297 @@
+"""The end of a run: the table of results, the set, and the report."""
+
+import hashlib
+import json
+import pathlib
+import resource
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from gmdistill import (
+  coresets,
+  data,
+  evaluate,
+  metrics,
+  projection,
+  recipe,
+  report,
+  results,
+  spaces,
+  synthetic,
+  training,
+  workdirs,
+)
+
+CORESETS = ("random", "herding", "k_centers")
+_VERSION = 1  # Raise it when the same options come to mean other baselines.
+
+
+def finish(
+  *,
+  config: ml_collections.ConfigDict,
+  folder: pathlib.Path,
+  setup: spaces.Setup,
+  protocols: Mapping[str, evaluate.Protocol],
+  best: synthetic.SyntheticSet,
+  chosen: dict[str, Any],
+  distill_seconds: float,
+) -> None:
+  """Measures the set and the baselines; writes all that a run leaves.
+
+  Args:
+    config: The run's config.
+    folder: Its workdir.
+    setup: Its problem and data.
+    protocols: The protocols to report, by name.
+    best: The set that the selection split chose.
+    chosen: At which step, and its accuracy there.
+    distill_seconds: How long the outer loop took.
+  """
+  card = {
+    "task": config.data.name,
+    "label_names": list(setup.corpus.label_names),
+    "text_keys": list(setup.corpus.text_keys),
+    "label_key": setup.corpus.label_key,
+    "pooling": getattr(setup.problem.student, "pooling", "mean"),
+    "data_per_class": config.data_per_class,
+    "sequence_length": config.sequence_length,
+    "embedding_space": setup.space_id,
+    "provenance": workdirs.environment(""),
+    "results": {},
+  }
+  # Saved before it is measured, so that a kill from here on loses no set.
+  synthetic.save(folder / "set", best, card)
+  if not config.student.pretrained:
+    spaces.write(
+      folder / "space", setup.problem.embeddings, setup.corpus.tokenizer
+    )
+  table = Table(setup, config)
+  rows: dict[str, dict[str, Any]] = {}
+  seconds = {}
+  for name, protocol in protocols.items():
+    rows[name] = {
+      method: table.coreset(name, protocol, method) for method in CORESETS
+    }
+    own = table.measure(protocol, evaluate.stacked(best), f"{name}: distilled")
+    rows[name]["distilled"], seconds[name] = own.row(), own.seconds
+    full = table.full()
+    rows[name]["full"] = {k: full[k] for k in ("mean", "std", "n")}
+  first = next(iter(protocols))
+  cost = _cost(setup, best, distill_seconds, seconds[first], full["seconds"])
+  summary = {
+    "schema": 1,
+    "dataset": config.data.name,
+    "student": setup.student_name,
+    "data_per_class": config.data_per_class,
+    "sequence_length": config.sequence_length,
+    "seed": config.seed,
+    "selection": chosen,
+    "protocols": rows,
+    "cost": cost,
+    "gradient_cosine": _gradient_cosine(setup, config, best),
+  }
+  synthetic.save(folder / "set", best, {**card, "results": rows})
+  workdirs.write_json(folder / "analysis.json", _analysis(setup, best, config))
+  workdirs.write_json(folder / "summary.json", summary)
+  path = report.write([folder], folder / "report.html")
+  print(results.as_text(results.results_table(results.load_run(folder))))
+  print(f"report: {path}")
+
+
+class Table:
+  """Measures rows of the results table; caches those no set decides."""
+
+  def __init__(self, setup: spaces.Setup, config: ml_collections.ConfigDict):
+    """Cuts the splits into length buckets."""
+    self._setup, self._config = setup, config
+    self._num_classes = len(setup.corpus.label_names)
+    self._trainers: dict[str, evaluate.Trainer] = {}
+    cut = lambda part: training.length_buckets(part, self._num_classes)  # noqa: E731
+    self._splits = evaluate.Splits(
+      cut(setup.corpus.selection), cut(setup.corpus.reported)
+    )
+
+  def measure(
+    self,
+    protocol: evaluate.Protocol,
+    sets: synthetic.SyntheticSet,
+    label: str,
+    at_once: int = 0,
+  ) -> evaluate.Measurement:
+    """Measures one row, and says its accuracy."""
+    at_once = min(
+      at_once or self._config.students_at_once, protocol.num_students
+    )
+    key = f"{id(protocol.train)} {at_once}"
+    if key not in self._trainers:
+      self._trainers[key] = evaluate.Trainer(
+        self._setup.problem, protocol, at_once
+      )
+    found = evaluate.measure(
+      self._trainers[key], self._setup.problem, sets, self._splits
+    )
+    row = found.row()
+    metrics.say(
+      f"{label}: {100 * row['mean']:.1f} ± {100 * row['std']:.1f} "
+      f"({row['n']} students)"
+    )
+    return found
+
+  def coreset(
+    self, name: str, protocol: evaluate.Protocol, method: str
+  ) -> dict[str, Any]:
+    """Returns the row of a coreset under a protocol, cached."""
+    config = self._config
+    decides = [
+      method,
+      config.data_per_class,
+      config.coreset_pool,
+      name,
+      config[name].to_dict(),
+      config.replay_steps if protocol.replays else 0,
+    ]
+
+    def measured():
+      # A random coreset is drawn afresh for every student.
+      draws = protocol.num_students if method == "random" else 1
+      rows = [
+        coresets.choose(
+          method,
+          self._setup.problem,
+          self._setup.corpus.train,
+          per_class=config.data_per_class,
+          pool=config.coreset_pool,
+          seed=seed,
+        )
+        for seed in range(draws)
+      ]
+      batches = [
+        data.as_batch(data.take(self._setup.corpus.train, r), self._num_classes)
+        for r in rows
+      ]
+      sets = synthetic.SyntheticSet(
+        jax.tree.map(lambda *xs: jnp.stack(xs), *batches)
+      )
+      return self.measure(protocol, sets, f"{name}: {method}").row()
+
+    return self._cached(decides, measured)
+
+  def full(self) -> dict[str, Any]:
+    """Returns the row of students trained on the whole training part."""
+
+    def measured():
+      protocol = recipe.protocol(self._config, "full")
+      corpus = self._setup.corpus
+      batch = data.as_batch(corpus.train, self._num_classes)
+      sets = evaluate.stacked(synthetic.SyntheticSet(batch))
+      found = self.measure(protocol, sets, "full", at_once=1)
+      return {**found.row(), "seconds": found.seconds}
+
+    return self._cached(["full", self._config.full.to_dict()], measured)
+
+  def _cached(self, decides: list[Any], measured: Any) -> dict[str, Any]:
+    setup = self._setup
+    identity = [
+      _VERSION,
+      setup.corpus.fingerprint,
+      setup.space_id,
+      repr(setup.problem.student),
+      decides,
+    ]
+    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:20]
+    path = data.cache_folder() / "baselines" / f"{digest}.json"
+    if path.is_file():
+      return json.loads(path.read_text())
+    row = measured()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    workdirs.write_json(path, row)
+    return row
+
+
+def _cost(setup, best, distill_seconds, seconds_set, seconds_full):
+  saved = seconds_full - seconds_set
+  return {
+    "distill_seconds": distill_seconds,
+    "peak_memory_bytes": _peak_memory(),
+    "student_seconds_set": seconds_set,
+    "student_seconds_full": seconds_full,
+    "set_bytes": synthetic.num_bytes(best),
+    "real_text_bytes": setup.corpus.train_bytes,
+    "break_even_students": distill_seconds / saved if saved > 0 else None,
+  }
+
+
+def _peak_memory() -> int:
+  stats = jax.local_devices()[0].memory_stats()
+  if stats and "peak_bytes_in_use" in stats:
+    return int(stats["peak_bytes_in_use"])
+  # Linux counts kilobytes, macOS bytes.
+  unit = 1 if sys.platform == "darwin" else 1024
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _gradient_cosine(setup, config, best):
+  sampler = data.class_balanced_sampler(
+    setup.corpus.train,
+    rows_per_class=4 * config.rows_per_class,
+    num_classes=len(setup.corpus.label_names),
+    seed=config.seed + 1,
+  )
+  cosines_C = evaluate.gradient_cosines(
+    setup.problem,
+    best,
+    sampler,
+    learning_rate=config.trajectory.learning_rate,
+    num_students=min(3, config.replay.num_students),
+  )
+  return {
+    "per_class": [float(x) for x in cosines_C],
+    "mean": float(cosines_C.mean()),
+  }
+
+
+def _analysis(setup, best, config):
+  num_classes = len(setup.corpus.label_names)
+  classes = np.repeat(np.arange(num_classes), config.data_per_class)
+  # The space that the students end in: one trained on the set.
+  params = jax.jit(training.replay)(
+    setup.problem,
+    setup.problem.init(jax.random.key(0)),
+    best.batch,
+    best.learning_rates if best.learning_rates is not None else jnp.zeros((1,)),
+  )
+  rows = coresets.random(
+    setup.corpus.selection.labels,
+    min(100, int(np.bincount(setup.corpus.selection.labels).min())),
+    seed=0,
+  )
+  real = data.take(setup.corpus.selection, rows)
+  outputs = jax.jit(setup.problem.apply)(params, best.batch)
+  real_xy, synthetic_xy, explained = projection.principal_components(
+    coresets.features(setup.problem, params, real),
+    np.asarray(outputs.features),
+  )
+  points = lambda xy, labels: [  # noqa: E731
+    [round(float(x), 5), round(float(y), 5), int(c)]
+    for (x, y), c in zip(xy, labels, strict=True)
+  ]
+  return {
+    "examples": projection.examples(
+      best.batch,
+      setup.problem.embeddings,
+      setup.corpus.tokenizer.tokens,
+      classes,
+    ),
+    "projection": {
+      "method": "PCA of a student's features after the set's own steps",
+      "real": points(real_xy, real.labels),
+      "synthetic": points(synthetic_xy, classes),
+      "explained": explained,
+    },
+  }

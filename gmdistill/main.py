@@ -1,0 +1,109 @@
+"""The command line: `gmdistill VERB --config=... --workdir=...`."""
+
+import pathlib
+import shlex
+import sys
+from typing import Any
+
+VERBS = {
+  "distill": "distil a data set, evaluate the set, write the report",
+  "train": "train one student on a set; write a Hugging Face directory",
+  "evaluate": "measure a set, or a baseline, under a protocol",
+  "report": "write one page over one or several workdirs",
+}
+
+HELP = """\
+usage: gmdistill VERB [--config=configs/NAME.py[:mode]] [--workdir=DIR] [...]
+
+{verbs}
+
+  --config=FILE[:mode]        a config; :tiny ends in seconds on a CPU
+  --config.FIELD=VALUE        change one field of it
+  --workdir=DIR               where a run leaves everything, and goes on from
+  --set=DIR                   train, evaluate: the set/ folder of a run
+  --row=NAME                  evaluate: distilled (the --set), random, herding,
+                              k_centers or full
+  --protocol=NAME             train, evaluate: replay, finetune or scratch
+
+examples:
+  gmdistill distill --config=configs/quickstart.py --workdir=runs/quickstart
+  gmdistill train --set=runs/quickstart/set --workdir=runs/student
+  gmdistill report runs/a runs/b --workdir=runs/both
+"""
+
+
+def entry_point() -> None:
+  """Runs the command line and exits with its status."""
+  sys.exit(main(sys.argv))
+
+
+def main(argv: list[str]) -> int:
+  """Runs one command; returns its exit status: 0, 1, 2, or 130 by Ctrl-C."""
+  if len(argv) < 2 or argv[1] in ("-h", "--help", "help"):
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {v:{width}}  {said}" for v, said in VERBS.items())
+    print(HELP.format(verbs=verbs))
+    return 0
+  verb = argv[1]
+  if verb not in VERBS:
+    return _refuse(f"unknown verb {verb!r}; use one of {', '.join(VERBS)}.")
+  # Slow imports wait until there is something to do.
+  from gmdistill import errors
+
+  try:
+    flags, rest = _parse([argv[0], *argv[2:]])
+    from gmdistill import verbs
+
+    command = shlex.join(["gmdistill", *argv[1:]])
+    getattr(verbs, verb)(flags, rest, command)
+  except errors.InputError as error:
+    return _refuse(str(error))
+  except errors.Stopped as error:
+    print(f"gmdistill: {error}", file=sys.stderr)
+    return error.status
+  except ArithmeticError as error:
+    print(f"gmdistill: {error}", file=sys.stderr)
+    return 1
+  except KeyboardInterrupt:
+    print(
+      "gmdistill: interrupted; the last checkpoint is kept", file=sys.stderr
+    )
+    return 130
+  return 0
+
+
+def _parse(argv: list[str]) -> tuple[Any, list[str]]:
+  """Returns the parsed flags and what is left of the command line."""
+  from absl import flags as absl_flags
+  from ml_collections import config_flags
+
+  from gmdistill import errors
+
+  values = absl_flags.FlagValues()
+  absl_flags.DEFINE_string("workdir", "", "", flag_values=values)
+  absl_flags.DEFINE_string("set", "", "", flag_values=values)
+  absl_flags.DEFINE_string("row", "distilled", "", flag_values=values)
+  absl_flags.DEFINE_string("protocol", "", "", flag_values=values)
+  config_flags.DEFINE_config_file(
+    "config", default=None, lock_config=True, flag_values=values
+  )
+  for argument in argv:
+    if argument.startswith("--config="):
+      path = argument.removeprefix("--config=").partition(":")[0]
+      if not pathlib.Path(path).is_file():
+        raise errors.InputError(f"there is no config file {path}.")
+  try:
+    rest = values(argv)
+  except (absl_flags.Error, AttributeError, KeyError, TypeError) as error:
+    raise errors.InputError(_first_line(error)) from error
+  return values, rest[1:]
+
+
+def _first_line(error: Exception) -> str:
+  text = str(error.args[0] if error.args else error).strip()
+  return " ".join(text.split())
+
+
+def _refuse(message: str) -> int:
+  print(f"gmdistill: {' '.join(message.split())}", file=sys.stderr)
+  return 2

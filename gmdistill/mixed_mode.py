@@ -1,0 +1,107 @@
+"""The rule by which every second-order objective differentiates a gradient.
+
+A bilevel objective needs the derivative of a student's gradient
+
+    g(theta, x) = d/dtheta L(theta, x)
+
+along a covector v. Reverse-over-reverse keeps the whole backward pass alive;
+because the second derivative is symmetric, one forward-mode pass over the
+ordinary gradient gives the same numbers:
+
+    (H v, (d^2 L / dtheta dx)^T v) = jvp of t -> grad(L, (0, 1))(t, x) along v
+
+(Pearlmutter 1994; the mixed-mode form of Kemaev et al. 2025).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+RULES = ("mixed", "reverse", "linearize")
+
+
+def grad(
+  loss: Callable[..., jax.Array], rule: str = "mixed"
+) -> Callable[..., Any]:
+  """Returns `jax.grad(loss)`, a gradient that is itself cheap to transpose.
+
+  Args:
+    loss: `loss(params, *args) -> scalar`. Everything that is differentiated
+      must be an argument; what the function closes over gets no gradient.
+    rule: How the gradient of the gradient is taken; equal in exact arithmetic.
+      `mixed`: forward-over-reverse, recomputed in the backward pass, so that
+      only `params` and `args` stay in memory. `linearize`: the same, with the
+      linearisation of the forward pass kept: more memory, less work.
+      `reverse`: `jax.grad` as it is, reverse-over-reverse.
+
+  Returns:
+    `gradient(params, *args)`, a pytree like `params`. Differentiable in
+    reverse mode once, with respect to every floating-point argument.
+
+  Raises:
+    ValueError: the rule is none of `RULES`.
+  """
+  if rule not in RULES:
+    raise ValueError(f"rule={rule!r} is none of {', '.join(RULES)}.")
+  if rule == "reverse":
+    return jax.grad(loss)
+
+  @jax.custom_vjp
+  def gradient(params, *args):
+    return jax.grad(loss)(params, *args)
+
+  def forward(params, *args):
+    if rule == "mixed":
+      return gradient(params, *args), (params, args)
+    both, other = _gradient_in_all(loss, args)
+    (grads, _), linear = jax.linearize(both, params)
+    # The linear map closes over the arrays of the forward pass: hoist them, so
+    # that custom_vjp can carry them to the backward pass.
+    pure, residuals = jax.closure_convert(linear, params)
+    return grads, (jax.tree_util.Partial(pure), residuals, other)
+
+  def backward(residuals, covector):
+    if rule == "mixed":
+      params, args = residuals
+      both, other = _gradient_in_all(loss, args)
+      _, (params_bar, floats_bar) = jax.jvp(both, (params,), (covector,))
+    else:
+      linear, hoisted, other = residuals
+      params_bar, floats_bar = linear(covector, *hoisted)
+    leaves, treedef = jax.tree.flatten(other, is_leaf=lambda x: x is None)
+    remaining = iter(floats_bar)
+    args_bar = [
+      next(remaining) if x is None else _no_tangent(x) for x in leaves
+    ]
+    return params_bar, *jax.tree.unflatten(treedef, args_bar)
+
+  gradient.defvjp(forward, backward)
+  return gradient
+
+
+def _gradient_in_all(loss, args):
+  """Splits floats from the rest; returns the gradient in (params, floats)."""
+  leaves, treedef = jax.tree.flatten(args)
+  is_float = [jnp.issubdtype(jnp.result_type(x), jnp.inexact) for x in leaves]
+  floats = [x for x, ok in zip(leaves, is_float, strict=True) if ok]
+  # None marks the place of a float; the rest (ids, masks, keys) stays.
+  other = [None if ok else x for x, ok in zip(leaves, is_float, strict=True)]
+
+  def loss_of_floats(params, floats):
+    remaining = iter(floats)
+    merged = [next(remaining) if x is None else x for x in other]
+    return loss(params, *jax.tree.unflatten(treedef, merged))
+
+  def both(params):
+    return jax.grad(loss_of_floats, argnums=(0, 1))(params, floats)
+
+  return both, jax.tree.unflatten(treedef, other)
+
+
+def _no_tangent(x):
+  if jnp.issubdtype(jnp.result_type(x), jax.dtypes.extended):
+    return None
+  return np.zeros(jnp.shape(x), jax.dtypes.float0)

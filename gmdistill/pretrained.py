@@ -1,0 +1,308 @@
+"""Hugging Face directories of the BERT family: into students and back.
+
+`config.json`, `model.safetensors` and `tokenizer.json` become the Transformer
+student's arguments, its parameters and the frozen word-embedding table; a
+trained student becomes a `BertForSequenceClassification` directory.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from gmdistill import errors, students
+
+FILES = ("config.json", "model.safetensors", "tokenizer.json")
+
+# Our name under a layer -> Hugging Face's. Kernels are transposed: Flax keeps
+# (in, out), PyTorch (out, in).
+_LAYER = {
+  "attention/query": "attention.self.query",
+  "attention/key": "attention.self.key",
+  "attention/value": "attention.self.value",
+  "attention/output": "attention.output.dense",
+  "attention_norm": "attention.output.LayerNorm",
+  "intermediate": "intermediate.dense",
+  "output": "output.dense",
+  "output_norm": "output.LayerNorm",
+}
+_NORMS = ("attention_norm", "output_norm", "embedding_norm")
+
+
+class Pretrained(NamedTuple):
+  """A pretrained encoder, ready for `problem.Problem`."""
+
+  student: dict[str, Any]  # arguments of students.Transformer, classes aside
+  params: dict[str, Any]  # all but the head
+  embeddings: jax.Array  # [V, D], the word-embedding table
+  tokenizer_file: str
+
+
+def find(source: str) -> pathlib.Path:
+  """Returns the folder of a directory or of a hub id, fetched if need be.
+
+  Raises:
+    InputError: neither a complete directory nor a hub id that can be reached.
+  """
+  folder = pathlib.Path(source).expanduser()
+  if not folder.is_dir():
+    if source.startswith((".", "/", "~")) or source.count("/") > 1:
+      raise errors.InputError(
+        f"{source} is not a directory; student.pretrained takes a Hugging Face "
+        f"directory with {', '.join(FILES)}, or a hub id."
+      )
+    folder = _fetch(source)
+  for name in FILES:
+    if not (folder / name).is_file():
+      raise errors.InputError(
+        f"{folder} has no {name}; a pretrained student needs "
+        f"{', '.join(FILES)} (save a slow tokenizer with use_fast=True)."
+      )
+  return folder
+
+
+def load(
+  source: str, num_layers: int = 0, pooling: str = "first"
+) -> Pretrained:
+  """Reads a BERT-family encoder.
+
+  Args:
+    source: A Hugging Face directory, or a hub id.
+    num_layers: How many of the first layers to keep; 0 keeps all.
+    pooling: `first` or `mean`; `first` needs the pooler's weights and draws
+      them from the checkpoint.
+
+  Raises:
+    InputError: the directory is incomplete, damaged or of another family.
+  """
+  folder = find(source)
+  config = _read_config(folder)
+  total = config["num_hidden_layers"]
+  if not 0 <= num_layers <= total:
+    raise errors.InputError(
+      f"student.num_layers={num_layers}, but {source} has {total} layers; "
+      f"use 1 to {total}, or 0 for all."
+    )
+  tensors = _read_tensors(folder / "model.safetensors")
+  layers = num_layers or total
+  student = dict(
+    width=config["hidden_size"],
+    num_layers=layers,
+    num_heads=config["num_attention_heads"],
+    hidden=config["intermediate_size"],
+    max_positions=config["max_position_embeddings"],
+    pooling=pooling,
+    activation=config["hidden_act"],
+    epsilon=config["layer_norm_eps"],
+  )
+  try:
+    params = _to_flax(tensors, layers, pooling)
+    embeddings = jnp.asarray(tensors["embeddings.word_embeddings.weight"])
+  except KeyError as error:
+    raise errors.InputError(
+      f"{folder / 'model.safetensors'} has no tensor {error}; it is not a "
+      f"complete BERT encoder"
+      + (
+        " with a pooler: use student.pooling=mean."
+        if "pooler" in str(error)
+        else f" of {layers} layers."
+      )
+    ) from error
+  return Pretrained(student, params, embeddings, str(folder / FILES[2]))
+
+
+def save(
+  folder: str | pathlib.Path,
+  *,
+  params: Mapping[str, Any],
+  embeddings: jax.Array,
+  student: students.Transformer,
+  label_names: Sequence[str],
+  tokenizer_json: str,
+) -> pathlib.Path:
+  """Writes a directory that `BertForSequenceClassification` loads.
+
+  Args:
+    folder: Made if absent; files of the same names are replaced.
+    params: Parameters of a Transformer student with `first` pooling.
+    embeddings: The word-embedding table [V, D].
+    student: The module, whose sizes go into `config.json`.
+    label_names: One name a class, in the order of the logits.
+    tokenizer_json: The text of `tokenizer.json`.
+
+  Raises:
+    InputError: BERT has no place for this student's architecture or pooling.
+  """
+  check_exportable(student)
+  folder = pathlib.Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  config = {
+    "architectures": ["BertForSequenceClassification"],
+    "model_type": "bert",
+    "vocab_size": embeddings.shape[0],
+    "hidden_size": student.width,
+    "num_hidden_layers": student.num_layers,
+    "num_attention_heads": student.num_heads,
+    "intermediate_size": student.hidden,
+    "hidden_act": student.activation,
+    "max_position_embeddings": student.max_positions,
+    "type_vocab_size": 2,
+    "layer_norm_eps": student.epsilon,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "pad_token_id": 0,
+    "id2label": {str(i): name for i, name in enumerate(label_names)},
+    "label2id": {name: i for i, name in enumerate(label_names)},
+  }
+  (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+  tensors = {
+    "bert." + name: value for name, value in _from_flax(params).items()
+  }
+  tensors["bert.embeddings.word_embeddings.weight"] = np.asarray(embeddings)
+  tensors["classifier.weight"] = np.asarray(params["head"]["kernel"]).T
+  tensors["classifier.bias"] = np.asarray(params["head"]["bias"])
+  safetensors.numpy.save_file(
+    {name: np.ascontiguousarray(x) for name, x in tensors.items()},
+    folder / "model.safetensors",
+    metadata={"format": "pt"},
+  )
+  (folder / "tokenizer.json").write_text(tokenizer_json)
+  (folder / "tokenizer_config.json").write_text(
+    json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}, indent=2) + "\n"
+  )
+  return folder
+
+
+def check_exportable(student: Any) -> None:
+  """Refuses a student that `BertForSequenceClassification` cannot hold.
+
+  Raises:
+    InputError: another architecture, or another pooling than `first`.
+  """
+  if not isinstance(student, students.Transformer):
+    raise errors.InputError(
+      f"a {type(student).__name__} student has no Hugging Face BERT form; "
+      "use student.kind=transformer."
+    )
+  if student.pooling != "first":
+    raise errors.InputError(
+      f"student.pooling={student.pooling} has no place in "
+      "BertForSequenceClassification; use student.pooling=first."
+    )
+
+
+def _fetch(source: str) -> pathlib.Path:
+  import huggingface_hub  # slow to import, and needed by hub ids alone
+
+  try:
+    return pathlib.Path(
+      huggingface_hub.snapshot_download(source, allow_patterns=list(FILES))
+    )
+  except Exception as error:  # noqa: BLE001 the hub's errors have no common base
+    raise errors.InputError(
+      f"{source} is no directory here and could not be fetched from the hub "
+      f"({type(error).__name__}); give the path of a Hugging Face directory."
+    ) from error
+
+
+def _read_config(folder: pathlib.Path) -> dict[str, Any]:
+  try:
+    config = json.loads((folder / "config.json").read_text())
+    family = config["model_type"]
+  except (ValueError, KeyError, TypeError) as error:
+    raise errors.InputError(
+      f"{folder / 'config.json'} is not a Hugging Face model config; "
+      "save the model again with save_pretrained."
+    ) from error
+  if family != "bert":
+    raise errors.InputError(
+      f"{folder} holds a model of type {family}; student.pretrained takes the "
+      "BERT family (model_type bert)."
+    )
+  if config.get("hidden_act", "gelu") not in students.ACTIVATIONS:
+    raise errors.InputError(
+      f"{folder} uses hidden_act={config['hidden_act']}; known are "
+      f"{', '.join(students.ACTIVATIONS)}."
+    )
+  return {"hidden_act": "gelu", "layer_norm_eps": 1e-12, **config}
+
+
+def _read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+  try:
+    loaded = safetensors.numpy.load_file(path)
+  except (safetensors.SafetensorError, OSError, ValueError) as error:
+    raise errors.InputError(
+      f"{path} is damaged ({error}); copy or download it again."
+    ) from error
+  # A classifier's checkpoint prefixes the encoder's names with its own.
+  return {
+    name.removeprefix("bert."): x.astype(np.float32)
+    for name, x in loaded.items()
+    if np.issubdtype(x.dtype, np.floating)
+  }
+
+
+def _to_flax(
+  tensors: Mapping[str, np.ndarray], num_layers: int, pooling: str
+) -> dict[str, Any]:
+  """Renames and stacks; raises KeyError with the missing tensor's name."""
+
+  def norm(name: str) -> dict[str, np.ndarray]:
+    # Old checkpoints say gamma and beta.
+    old = f"{name}.gamma" in tensors
+    return {
+      "scale": tensors[f"{name}.gamma" if old else f"{name}.weight"],
+      "bias": tensors[f"{name}.beta" if old else f"{name}.bias"],
+    }
+
+  def dense(name: str) -> dict[str, np.ndarray]:
+    return {
+      "kernel": tensors[f"{name}.weight"].T,
+      "bias": tensors[f"{name}.bias"],
+    }
+
+  layers: dict[str, Any] = {"attention": {}}
+  for ours, theirs in _LAYER.items():
+    read = norm if ours in _NORMS else dense
+    each = [read(f"encoder.layer.{i}.{theirs}") for i in range(num_layers)]
+    parent, _, leaf = ours.rpartition("/")
+    stacked = jax.tree.map(lambda *xs: np.stack(xs), *each)
+    (layers[parent] if parent else layers)[leaf] = stacked
+  params = {
+    "position": tensors["embeddings.position_embeddings.weight"],
+    "token_type": tensors["embeddings.token_type_embeddings.weight"],
+    "embedding_norm": norm("embeddings.LayerNorm"),
+    "layers": layers,
+  }
+  if pooling == "first":
+    params["pooler"] = dense("pooler.dense")
+  return jax.tree.map(jnp.asarray, params)
+
+
+def _from_flax(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """The inverse of `_to_flax`, without the head."""
+  params = jax.tree.map(np.asarray, dict(params))
+  tensors = {
+    "embeddings.position_embeddings.weight": params["position"],
+    "embeddings.token_type_embeddings.weight": params["token_type"],
+    "embeddings.LayerNorm.weight": params["embedding_norm"]["scale"],
+    "embeddings.LayerNorm.bias": params["embedding_norm"]["bias"],
+    "pooler.dense.weight": params["pooler"]["kernel"].T,
+    "pooler.dense.bias": params["pooler"]["bias"],
+  }
+  for ours, theirs in _LAYER.items():
+    node = params["layers"]
+    for part in ours.split("/"):
+      node = node[part]
+    weight = node["scale"] if ours in _NORMS else node["kernel"]
+    for i in range(weight.shape[0]):
+      prefix = f"encoder.layer.{i}.{theirs}"
+      tensors[f"{prefix}.weight"] = weight[i].T  # a vector's .T is itself
+      tensors[f"{prefix}.bias"] = node["bias"][i]
+  return tensors

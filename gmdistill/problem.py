@@ -1,0 +1,64 @@
+"""A learning problem: an architecture and the frozen table that it reads."""
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from gmdistill import data, students
+
+Params = Any  # a pytree of arrays
+
+
+@flax.struct.dataclass
+class Problem:
+  """A student architecture over a frozen token-embedding table.
+
+  A pytree: the table and the pretrained parameters are arguments of `jit`,
+  never constants baked into the program. It holds no trained parameters.
+  """
+
+  embeddings: jax.Array  # [V, D], frozen, shared by every student of a run
+  initial: Params | None  # pretrained parameters, all but the head
+  student: nn.Module = flax.struct.field(pytree_node=False)
+
+  def init(self, key: jax.Array) -> Params:
+    """Returns the parameters of a new student.
+
+    Pretrained parameters where there are any, and a head drawn afresh from
+    `key`; else a random initialisation of the whole student.
+    """
+    inputs = jnp.zeros((1, 2, self.embeddings.shape[1]))
+    drawn = self.student.init(key, inputs, jnp.ones((1, 2), bool))["params"]
+    drawn = jax.tree.map(lambda x: x.astype(self.embeddings.dtype), drawn)
+    if self.initial is None:
+      return drawn
+    return {**self.initial, "head": drawn["head"]}
+
+  def apply(self, params: Params, batch: data.Batch) -> students.Outputs:
+    """Returns logits [B, C] and features [B, F] of ids or of embeddings."""
+    return self.student.apply({"params": params}, self.embed(batch), batch.mask)
+
+  def embed(self, batch: data.Batch) -> jax.Array:
+    """Returns the batch's word-level embeddings [B, L, D]."""
+    if jnp.issubdtype(batch.inputs.dtype, jnp.integer):
+      return self.embeddings[batch.inputs]
+    return batch.inputs
+
+  def loss(self, params: Params, batch: data.Batch) -> jax.Array:
+    """Returns the soft cross-entropy, the mean over the batch (nats).
+
+    -1/B sum_b sum_c y_bc log softmax(logits)_bc. The labels need not be a
+    distribution: synthetic labels may be unrestricted.
+    """
+    return self.loss_and_logits(params, batch)[0]
+
+  def loss_and_logits(
+    self, params: Params, batch: data.Batch
+  ) -> tuple[jax.Array, jax.Array]:
+    """Returns the loss of `batch` and its logits [B, C], in one pass."""
+    logits_BxC = self.apply(params, batch).logits
+    log_probs_BxC = jax.nn.log_softmax(logits_BxC)
+    return -(batch.labels * log_probs_BxC).sum(axis=-1).mean(), logits_BxC

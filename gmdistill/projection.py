@@ -1,0 +1,87 @@
+"""Synthetic embeddings back to text: the nearest tokens of the table."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@jax.jit
+def _similarities(rows_NxD, table_VxD):
+  unit = lambda x: (
+    x
+    / jnp.maximum(  # noqa: E731
+      jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-9
+    )
+  )
+  return unit(rows_NxD) @ unit(table_VxD).T
+
+
+def nearest_tokens(
+  embeddings: jax.Array, table: jax.Array, k: int = 3
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the ids and cosines [M, L, k] of the k nearest tokens.
+
+  Args:
+    embeddings: Word-level embeddings [M, L, D].
+    table: The embedding table [V, D].
+    k: How many, nearest first.
+  """
+  ids, cosines = [], []
+  for rows_LxD in embeddings:  # one example at a time: [L, V] stays small
+    top = jax.lax.top_k(_similarities(rows_LxD, table), k)
+    cosines.append(np.asarray(top[0]))
+    ids.append(np.asarray(top[1]))
+  return np.stack(ids), np.stack(cosines)
+
+
+def examples(
+  synthetic_batch: Any, table: jax.Array, tokens: Sequence[str], classes: Any
+) -> list[dict[str, Any]]:
+  """Returns for every synthetic example its labels and nearest tokens.
+
+  Args:
+    synthetic_batch: A `data.Batch` of embeddings [M, L, D].
+    table: The embedding table [V, D].
+    tokens: The token of each row of the table.
+    classes: The class [M] that each example was started from.
+  """
+  ids, cosines = nearest_tokens(synthetic_batch.inputs, table)
+  described = []
+  for m in range(len(ids)):
+    positions = np.flatnonzero(np.asarray(synthetic_batch.mask[m]))
+    described.append(
+      {
+        "label": int(classes[m]),
+        "labels": [float(y) for y in synthetic_batch.labels[m]],
+        "tokens": [
+          [
+            {"token": tokens[i], "cosine": round(float(c), 4)}
+            for i, c in zip(ids[m, p], cosines[m, p], strict=True)
+          ]
+          for p in positions
+        ],
+      }
+    )
+  return described
+
+
+def principal_components(
+  real: np.ndarray, synthetic: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, list[float]]:
+  """Projects features on the two directions in which the real ones vary most.
+
+  Args:
+    real: Features of real rows [N, F].
+    synthetic: Features of synthetic examples [M, F].
+
+  Returns:
+    Coordinates [N, 2] and [M, 2], and the two explained shares of variance.
+  """
+  mean = real.mean(axis=0)
+  _, scale, directions = np.linalg.svd(real - mean, full_matrices=False)
+  share = (scale**2 / max(float((scale**2).sum()), 1e-12))[:2]
+  project = lambda x: (x - mean) @ directions[:2].T  # noqa: E731
+  return project(real), project(synthetic), [float(x) for x in share]

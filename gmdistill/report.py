@@ -1,0 +1,277 @@
+"""Finished runs -> one HTML page; `load_run` is where notebooks begin.
+
+The tables are in `results`, the figures in `figures`.
+"""
+
+import importlib.resources
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import jinja2
+import numpy as np
+from etils import epath
+
+from gmdistill import errors, figures, results
+
+load_run = results.load_run
+
+_EXAMPLES_A_PAGE = 100
+_LABELS_SHOWN = 6
+
+
+def write(
+  runs: Sequence[results.Run | epath.PathLike], path: epath.PathLike
+) -> epath.Path:
+  """Writes one self-contained HTML page on the runs; returns its path.
+
+  The page appears whole or not at all: it is written beside `path` first.
+  """
+  loaded = [
+    run if isinstance(run, results.Run) else load_run(run) for run in runs
+  ]
+  if not loaded:
+    raise errors.InputError("a report needs at least one workdir; got none.")
+  page = _render(loaded)
+  path = epath.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+  try:
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(path)
+  finally:
+    partial.unlink(missing_ok=True)
+  return path
+
+
+def _render(runs: Sequence[results.Run]) -> str:
+  environment = jinja2.Environment(
+    autoescape=True, trim_blocks=True, lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+  )  # fmt: skip
+  package = importlib.resources.files("gmdistill")
+  source = (package / "report_template.html").read_text(encoding="utf-8")
+  most_examples = max(10, _EXAMPLES_A_PAGE // len(runs))
+  return environment.from_string(source).render(
+    runs=[
+      _view(run, name, most_examples)
+      for run, name in zip(runs, results.short_names(runs), strict=True)
+    ],
+    comparison=_comparison(runs) if len(runs) > 1 else None,
+  )
+
+
+# -- several runs ------------------------------------------------------------
+
+
+def _comparison(runs: Sequence[results.Run]) -> dict[str, Any]:
+  rows = results.results_table(runs)
+  merged = [row for row in results.over_seeds(rows) if row["seeds"] > 1]
+  groups: dict[str, list[results.Run]] = {}
+  for run in runs:
+    about = "{dataset}, {student}, length {sequence_length}"
+    groups.setdefault(about.format_map(run.summary), []).append(run)
+  images = {}
+  for kind, members in groups.items():
+    for protocol in results.PROTOCOLS:
+      try:
+        figure = figures.data_per_class_figure(members, protocol)
+      except errors.InputError:  # Fewer than two sizes under this protocol.
+        continue
+      images[f"{kind}: {protocol}"] = figures.as_image(figure)
+  return {
+    "results": _wide_table(rows) if rows else None,
+    "seeds": _table(merged) if merged else None,
+    "images": images,
+  }
+
+
+def _wide_table(rows: Sequence[results.Row]) -> dict[str, Any]:
+  """One line for each run and protocol: what compares many runs."""
+  about = results.varying(rows) | {"protocol": "protocol"}
+  names = list(dict.fromkeys(row["row"] for row in rows))
+  groups: dict[tuple[str, str], dict[str, results.Row]] = {}
+  for row in rows:
+    group = groups.setdefault((row["run"], row["protocol"]), {})
+    group[row["row"]] = row
+  lines = []
+  for group in groups.values():
+    distilled = group["distilled"]
+    cells = [str(distilled[key]) for key in about]
+    cells += [
+      results.plus_minus(group[name]) if name in group else "" for name in names
+    ]
+    cells += [results.percent(distilled["recovery"], 1)]
+    lines.append(("", cells))
+  header = [*about.values(), *names, "recovery, %"]
+  return {"header": header, "lines": lines, "named_by": 0}
+
+
+def _table(rows: Sequence[results.Row]) -> dict[str, Any]:
+  """One line for each row."""
+  header, body = results.cells(rows)
+  lines = []
+  for row, cells in zip(rows, body, strict=True):
+    classes = {
+      "start": row["row"] == "random",
+      "distilled": row["row"] == "distilled",
+      "unmeasured": row["mean"] is None,
+    }
+    lines.append((" ".join(c for c, holds in classes.items() if holds), cells))
+  return {"header": header, "lines": lines, "named_by": header.index("row")}
+
+
+# -- one run -----------------------------------------------------------------
+
+
+def _view(run: results.Run, name: str, most_examples: int) -> dict[str, Any]:
+  """What the template shows of one run; every value is plain text."""
+  rows = results.results_table(run)
+  made = figures.make_all(run)
+  measured = results.measured(run)
+  missing = [
+    f"accuracy under {protocol}"
+    for protocol in results.PROTOCOLS
+    if protocol not in measured
+  ]
+  missing += [title.lower() for title in figures.BY_TITLE if title not in made]
+  examples, left_out = _examples(run, most_examples)
+  return {
+    "name": name,
+    "summary": run.summary,
+    "objective": " then ".join(results.objectives(run)),
+    "headline": _headline(run, rows),
+    "results": _table(rows) if rows else None,
+    "selection": _selection(run),
+    "figures": {
+      title: figures.as_image(figure) for title, figure in made.items()
+    },
+    "ledger": results.ledger(run),
+    "cosine": _cosine(run),
+    "set": _set_facts(run),
+    "examples": examples,
+    "left_out": left_out,
+    "command": run.environment.get("command"),
+    "environment": {
+      key: ", ".join(map(str, value)) if isinstance(value, list) else value
+      for key, value in run.environment.items()
+      if key != "command"
+    },
+    "config": json.dumps(run.config, indent=2, ensure_ascii=False),
+    "missing": missing,
+    "absent": run.missing,
+  }
+
+
+def _headline(run: results.Run, rows: Sequence[results.Row]) -> dict[str, str]:
+  """The few numbers that a reader wants first."""
+  protocol = results.main_protocol(run)
+  by_row = {
+    row["row"]: row
+    for row in rows
+    if row["protocol"] == protocol and row["mean"] is not None
+  }
+  facts = {}
+  if distilled := by_row.get("distilled"):
+    facts[f"accuracy, {protocol}"] = f"{results.plus_minus(distilled)} %"
+    if distilled["recovery"]:
+      shown = results.percent(distilled["recovery"], 1)
+      facts["of the full data's accuracy"] = f"{shown} %"
+    coresets = [by_row.get(name) for name in ("random", "herding", "K-centers")]
+    if measured := [row for row in coresets if row]:
+      best = max(measured, key=lambda row: row["mean"])
+      gain = 100 * (distilled["mean"] - best["mean"])
+      facts[f"points over {best['row']}"] = f"{gain:+.1f}"
+  costs = results.ledger(run)
+  for label, key in (
+    ("size of the set", "Set"),
+    ("to distill", "Distillation"),
+  ):
+    if costs[key] != results.NOT_MEASURED:
+      facts[label] = costs[key]
+  return facts
+
+
+def _selection(run: results.Run) -> dict[str, str]:
+  """What was chosen on the selection split, and its accuracies there."""
+  facts = {}
+  for key, value in (run.summary.get("selection") or {}).items():
+    if isinstance(value, float):
+      facts[key] = f"{results.percent(value, 1)} %"
+    elif isinstance(value, int | str):
+      facts[key] = str(value)
+  return facts
+
+
+def _cosine(run: results.Run) -> dict[str, str]:
+  cosine = run.summary.get("gradient_cosine") or {}
+  by_class = {
+    results.class_name(run, label): value
+    for label, value in enumerate(cosine.get("per_class") or [])
+  }
+  named = by_class | {"mean": cosine.get("mean")}
+  return {name: f"{v:.3f}" for name, v in named.items() if v is not None}
+
+
+def _set_facts(run: results.Run) -> dict[str, str]:
+  facts = {}
+  tensors = run.tensors
+  if "embeddings" in tensors:
+    count, length, width = tensors["embeddings"].shape
+    facts["embeddings"] = f"{count} examples x {length} tokens x {width}"
+  if "labels" in tensors:
+    low, high = tensors["labels"].min(), tensors["labels"].max()
+    facts["labels"] = f"from {low:.2f} to {high:.2f}"
+  if "learning_rates" in tensors:
+    rates = tensors["learning_rates"]
+    ends = f"{rates.min():.2g} to {rates.max():.2g}"
+    facts["learned step sizes"] = f"{rates.size} steps, {ends}"
+  for key in ("task", "pooling", "embedding_space", "format"):
+    if key in run.card:
+      facts[key.replace("_", " ")] = str(run.card[key])
+  return facts
+
+
+def _examples(
+  run: results.Run, most: int
+) -> tuple[dict[str, list[dict[str, Any]]], int]:
+  """Synthetic examples by class, and how many are left out."""
+  examples = run.analysis.get("examples") or [
+    {"label": int(np.argmax(labels)), "labels": labels.tolist(), "tokens": []}
+    for labels in run.tensors.get("labels", [])
+  ]
+  values = [value for example in examples for value in example["labels"]]
+  low, high = min([0.0, *values]), max([1.0, *values])
+  by_class: dict[str, list[dict[str, Any]]] = {}
+  for number, example in enumerate(examples, start=1):
+    bars = _bars(run, example["labels"], low, high)
+    shown = {
+      "number": number,
+      "bars": bars,
+      "zero": f"{-100 * low / (high - low):.1f}",
+      "unshown": len(example["labels"]) - len(bars),
+      "tokens": example["tokens"],
+    }
+    name = results.class_name(run, example["label"])
+    by_class.setdefault(name, []).append(shown)
+  most = max(1, most // max(1, len(by_class)))
+  left_out = sum(max(0, len(group) - most) for group in by_class.values())
+  return {name: group[:most] for name, group in by_class.items()}, left_out
+
+
+def _bars(
+  run: results.Run, labels: Sequence[float], low: float, high: float
+) -> list[dict[str, str]]:
+  """The strongest labels of one example; places and widths in %."""
+  strongest = sorted(range(len(labels)), key=lambda label: -abs(labels[label]))
+  return [
+    {
+      "name": results.class_name(run, label),
+      "value": f"{labels[label]:.2f}",
+      "left": f"{100 * (min(labels[label], 0) - low) / (high - low):.1f}",
+      "width": f"{100 * abs(labels[label]) / (high - low):.1f}",
+      "sign": "negative" if labels[label] < 0 else "positive",
+    }
+    for label in sorted(strongest[:_LABELS_SHOWN])
+  ]

@@ -1,0 +1,215 @@
+"""Students: Linen encoders over word-level embeddings, with a linear head.
+
+Every student reads embeddings [B, L, D] *before* positions and LayerNorm, so
+that real text (through a frozen table) and synthetic examples take the same
+path, and students of different architecture share one embedding space.
+"""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+ACTIVATIONS = {
+  "gelu": lambda x: nn.gelu(x, approximate=False),
+  "gelu_new": lambda x: nn.gelu(x, approximate=True),
+  "gelu_pytorch_tanh": lambda x: nn.gelu(x, approximate=True),
+  "relu": nn.relu,
+  "silu": nn.silu,
+}
+
+
+class Outputs(NamedTuple):
+  """What a student says of a batch."""
+
+  logits: jax.Array  # [B, C]
+  features: jax.Array  # [B, F], what the head reads
+
+
+def _dense(features: int, name: str, std: float = 0.02) -> nn.Dense:
+  return nn.Dense(features, kernel_init=nn.initializers.normal(std), name=name)
+
+
+class Attention(nn.Module):
+  """Multi-head self-attention (Vaswani et al. 2017), second-order safe.
+
+  Plain products and a softmax: the fused kernels have no second-order rule.
+  """
+
+  num_heads: int
+
+  @nn.compact
+  def __call__(self, x_BxLxD: jax.Array, mask_BxL: jax.Array) -> jax.Array:
+    """Returns the mixed values [B, L, D]; masked keys get weight zero."""
+    width = x_BxLxD.shape[-1]
+    heads = (*x_BxLxD.shape[:-1], self.num_heads, width // self.num_heads)
+    query_BxLxHxK = _dense(width, "query")(x_BxLxD).reshape(heads)
+    key_BxLxHxK = _dense(width, "key")(x_BxLxD).reshape(heads)
+    value_BxLxHxK = _dense(width, "value")(x_BxLxD).reshape(heads)
+    scores_BxHxLxL = jnp.einsum("bqhk,bshk->bhqs", query_BxLxHxK, key_BxLxHxK)
+    scores_BxHxLxL = scores_BxHxLxL * heads[-1] ** -0.5
+    # A large finite number: exp underflows to exactly zero, and a row without
+    # any token gives finite numbers instead of NaN.
+    scores_BxHxLxL = jnp.where(mask_BxL[:, None, None, :], scores_BxHxLxL, -1e9)
+    weights_BxHxLxL = jax.nn.softmax(scores_BxHxLxL)
+    mixed_BxLxHxK = jnp.einsum(
+      "bhqs,bshk->bqhk", weights_BxHxLxL, value_BxLxHxK
+    )
+    return _dense(width, "output")(mixed_BxLxHxK.reshape(x_BxLxD.shape))
+
+
+class Layer(nn.Module):
+  """One post-norm BERT layer; returns a pair, as `nn.scan` asks."""
+
+  num_heads: int
+  hidden: int
+  activation: str
+  epsilon: float
+
+  @nn.compact
+  def __call__(
+    self, x_BxLxD: jax.Array, mask_BxL: jax.Array
+  ) -> tuple[jax.Array, None]:
+    """Returns the layer's output [B, L, D] and None."""
+    norm = lambda name: nn.LayerNorm(epsilon=self.epsilon, name=name)  # noqa: E731
+    mixed = Attention(self.num_heads, name="attention")(x_BxLxD, mask_BxL)
+    x_BxLxD = norm("attention_norm")(x_BxLxD + mixed)
+    hidden = _dense(self.hidden, "intermediate")(x_BxLxD)
+    hidden = ACTIVATIONS[self.activation](hidden)
+    hidden = _dense(x_BxLxD.shape[-1], "output")(hidden)
+    return norm("output_norm")(x_BxLxD + hidden), None
+
+
+class Transformer(nn.Module):
+  """A BERT-style encoder (Devlin et al. 2019) with a linear head.
+
+  Layers are scanned: their parameters carry a leading [layers] axis. Feature:
+  `first`, BERT's pooler on the first token; `mean`, the mean over tokens.
+  """
+
+  num_classes: int
+  width: int = 128
+  num_layers: int = 2
+  num_heads: int = 4
+  hidden: int = 512
+  max_positions: int = 128
+  pooling: str = "first"
+  activation: str = "gelu"
+  epsilon: float = 1e-12
+  remat: bool = False
+  unroll: int = 1  # layers a scan iteration; more compiles longer, runs faster
+
+  def setup(self) -> None:
+    """Names the parts as the parameter tree shows them."""
+    normal = nn.initializers.normal(0.02)
+    self.position = self.param(
+      "position", normal, (self.max_positions, self.width)
+    )
+    self.token_type = self.param("token_type", normal, (2, self.width))
+    self.embedding_norm = nn.LayerNorm(epsilon=self.epsilon)
+    layer = nn.remat(Layer, prevent_cse=False) if self.remat else Layer
+    self.layers = nn.scan(
+      layer,
+      variable_axes={"params": 0},
+      split_rngs={"params": True},
+      in_axes=nn.broadcast,
+      length=self.num_layers,
+      unroll=min(self.unroll, self.num_layers),
+    )(self.num_heads, self.hidden, self.activation, self.epsilon)
+    if self.pooling == "first":
+      self.pooler = nn.Dense(self.width, kernel_init=normal)
+    self.head = nn.Dense(self.num_classes, kernel_init=normal)
+
+  def encode(self, x_BxLxD: jax.Array, mask_BxL: jax.Array) -> jax.Array:
+    """Returns the last hidden states [B, L, D]."""
+    length = x_BxLxD.shape[1]
+    # Segment 0 throughout: a pair is told apart by its separator token.
+    positions_1xLxD = self.position[None, :length]
+    x_BxLxD = x_BxLxD + positions_1xLxD + self.token_type[None, :1]
+    hidden_BxLxD, _ = self.layers(self.embedding_norm(x_BxLxD), mask_BxL)
+    return hidden_BxLxD
+
+  def __call__(self, x_BxLxD: jax.Array, mask_BxL: jax.Array) -> Outputs:
+    """Returns logits [B, C] and features [B, D]."""
+    hidden_BxLxD = self.encode(x_BxLxD, mask_BxL)
+    if self.pooling == "first":
+      features_BxD = jnp.tanh(self.pooler(hidden_BxLxD[:, 0]))
+    else:
+      features_BxD = masked_mean(hidden_BxLxD, mask_BxL)
+    return Outputs(self.head(features_BxD), features_BxD)
+
+
+class BiLSTM(nn.Module):
+  """A bidirectional LSTM, mean-pooled (Graves and Schmidhuber 2005)."""
+
+  num_classes: int
+  width: int = 128
+  max_positions: int = 1 << 30  # any length
+
+  @nn.compact
+  def __call__(self, x_BxLxD: jax.Array, mask_BxL: jax.Array) -> Outputs:
+    """Returns logits [B, C] and features [B, 2 * width]."""
+
+    def step(cell, carry, inputs):
+      x_BxD, mask_B = inputs
+      new, out_BxF = cell(carry, x_BxD)
+      # A masked position leaves the memory as it is, wherever it stands.
+      keep = lambda a, b: jnp.where(mask_B[:, None], a, b)  # noqa: E731
+      return jax.tree.map(keep, new, carry), out_BxF
+
+    def run(name: str, reverse: bool) -> jax.Array:
+      cell = nn.OptimizedLSTMCell(self.width, name=name)
+      scan = nn.scan(
+        step,
+        variable_broadcast="params",
+        split_rngs={"params": False},
+        in_axes=1,
+        out_axes=1,
+        reverse=reverse,
+      )
+      carry = cell.initialize_carry(jax.random.key(0), x_BxLxD[:, 0].shape)
+      return scan(cell, carry, (x_BxLxD, mask_BxL))[1]
+
+    both = [run("forward", False), run("backward", True)]
+    features_BxF = masked_mean(jnp.concatenate(both, axis=-1), mask_BxL)
+    logits_BxC = _dense(self.num_classes, "head")(features_BxF)
+    return Outputs(logits_BxC, features_BxF)
+
+
+class TextCNN(nn.Module):
+  """Convolutions of several widths, max over time (Kim 2014)."""
+
+  num_classes: int
+  width: int = 128
+  windows: tuple[int, ...] = (3, 4, 5)
+  max_positions: int = 1 << 30  # any length
+
+  @nn.compact
+  def __call__(self, x_BxLxD: jax.Array, mask_BxL: jax.Array) -> Outputs:
+    """Returns logits [B, C] and features [B, windows * width]."""
+    x_BxLxD = jnp.where(mask_BxL[..., None], x_BxLxD, 0.0)
+    pooled = []
+    for window in self.windows:
+      conv = nn.Conv(self.width, (window,), name=f"conv_{window}")
+      out_BxLxF = nn.relu(conv(x_BxLxD))
+      # relu is never negative, so 0 is the maximum over no tokens.
+      out_BxLxF = jnp.where(mask_BxL[..., None], out_BxLxF, 0.0)
+      pooled.append(out_BxLxF.max(axis=1))
+    features_BxF = jnp.concatenate(pooled, axis=-1)
+    logits_BxC = _dense(self.num_classes, "head")(features_BxF)
+    return Outputs(logits_BxC, features_BxF)
+
+
+KINDS: dict[str, Any] = {
+  "transformer": Transformer,
+  "bilstm": BiLSTM,
+  "textcnn": TextCNN,
+}
+
+
+def masked_mean(x_BxLxD: jax.Array, mask_BxL: jax.Array) -> jax.Array:
+  """Returns the mean [B, D] over unmasked positions; 0 where there are none."""
+  weight_BxLx1 = mask_BxL[..., None].astype(x_BxLxD.dtype)
+  total_BxD = (x_BxLxD * weight_BxLx1).sum(axis=1)
+  return total_BxD / jnp.maximum(weight_BxLx1.sum(axis=1), 1.0)

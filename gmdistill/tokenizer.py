@@ -1,0 +1,179 @@
+"""Texts to rows of token ids: reading a tokenizer, or training one."""
+
+import functools
+import hashlib
+import itertools
+import os
+import pathlib
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import tokenizers
+from tokenizers import (
+  decoders,
+  models,
+  normalizers,
+  pre_tokenizers,
+  processors,
+  trainers,
+)
+
+from gmdistill import errors
+
+# Another release of the library may train another vocabulary.
+LIBRARY_VERSION = tokenizers.__version__
+
+_SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+_ALPHABET = 1000  # characters at most; rarer ones are unknown
+
+
+class Tokenizer:
+  """Texts to arrays of fixed length, by the `tokenizers` library.
+
+  Of a pair, only ids and mask are kept: BERT's segment ids are not used, and
+  the separator alone tells a student where the second text begins.
+  """
+
+  def __init__(self, tokenizer: tokenizers.Tokenizer):
+    """Copies `tokenizer`, less its own settings of length and padding.
+
+    Raises:
+      errors.InputError: it has no padding token.
+    """
+    padding = tokenizer.padding
+    self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())
+    self._tokenizer.no_padding()
+    self._tokenizer.no_truncation()
+    vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+    self.tokens = [""] * (max(vocabulary.values()) + 1)  # [V], by id
+    for token, index in vocabulary.items():
+      self.tokens[index] = token
+    names = [padding["pad_token"]] if padding else ["[PAD]", "<pad>"]
+    known = [name for name in names if name in vocabulary]
+    if not known:
+      raise errors.InputError(
+        f"The tokenizer has no padding token; expected {' or '.join(names)}"
+      )
+    self.pad_id = int(vocabulary[known[0]])
+
+  @classmethod
+  def from_file(cls, path: str | os.PathLike[str]) -> "Tokenizer":
+    """Reads a `tokenizer.json`.
+
+    Raises:
+      errors.InputError: there is no such file, or it is no tokenizer.
+    """
+    if not pathlib.Path(path).is_file():
+      raise errors.InputError(
+        f"No tokenizer file {path}; give the path of a tokenizer.json"
+      )
+    try:
+      return cls(tokenizers.Tokenizer.from_file(os.fspath(path)))
+    except errors.InputError:
+      raise
+    except Exception as error:  # The library raises nothing narrower.
+      raise errors.InputError(
+        f"{path} is not a tokenizer.json of the tokenizers library"
+      ) from error
+
+  @classmethod
+  def from_json(cls, text: str) -> "Tokenizer":
+    """Reads what `to_json` returns."""
+    return cls(tokenizers.Tokenizer.from_str(text))
+
+  def save(self, path: str | os.PathLike[str]) -> None:
+    """Writes a `tokenizer.json` that `from_file` reads."""
+    self._tokenizer.save(os.fspath(path))
+
+  def to_json(self) -> str:
+    """Returns what `save` writes."""
+    return self._tokenizer.to_str()
+
+  @property
+  def vocab_size(self) -> int:
+    """The number of token ids."""
+    return len(self.tokens)
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """A hash of everything that decides the ids of a text."""
+    return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+  def encode(
+    self, texts: Sequence[str] | Sequence[tuple[str, str]], length: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Encodes texts, or pairs of texts, in rows of `length` tokens.
+
+    A pair that is too long loses tokens of its longer text first. An empty
+    text is a row of the special tokens alone.
+
+    Returns:
+      Token ids [N, length] int32 and mask [N, length] bool.
+    """
+    encoder = tokenizers.Tokenizer.from_str(self.to_json())
+    encoder.enable_truncation(length, strategy="longest_first")
+    encoder.enable_padding(
+      length=length, pad_id=self.pad_id, pad_token=self.tokens[self.pad_id]
+    )
+    ids = np.empty((len(texts), length), np.int32)
+    mask = np.empty((len(texts), length), np.bool_)
+    for start in range(0, len(texts), 4096):
+      encodings = encoder.encode_batch(list(texts[start : start + 4096]))
+      for row, encoding in enumerate(encodings, start):
+        ids[row] = encoding.ids
+        mask[row] = encoding.attention_mask
+    return ids, mask
+
+
+def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+  """Trains a lower-casing WordPiece tokenizer that frames texts as BERT does.
+
+  Deterministic in `texts` and `vocab_size`. [PAD] is 0; then come [UNK],
+  [CLS], [SEP] and [MASK]. The vocabulary holds every frequent character, and
+  so may exceed a very small `vocab_size`.
+  """
+  texts = list(texts)
+  normalizer = normalizers.BertNormalizer(lowercase=True)
+  counts = Counter(
+    itertools.chain.from_iterable(map(normalizer.normalize_str, texts))
+  )
+  frequent = sorted(
+    counts, key=lambda character: (-counts[character], character)
+  )
+  alphabet = sorted(frequent[:_ALPHABET])
+  # The trainer numbers continuing characters in the order of a hash table, and
+  # breaks ties by number: give them their numbers beforehand.
+  continuing = ["##" + character for character in alphabet if _joins(character)]
+  learner = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
+  learner.normalizer = normalizer
+  learner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+  trainer = trainers.WordPieceTrainer(
+    vocab_size=vocab_size,
+    special_tokens=_SPECIAL_TOKENS + continuing,
+    initial_alphabet=alphabet,
+    limit_alphabet=len(alphabet),
+    show_progress=False,
+  )
+  learner.train_from_iterator(texts, trainer)
+  # Built anew, so that the continuing characters are no special tokens.
+  tokenizer = tokenizers.Tokenizer(
+    models.WordPiece(learner.get_vocab(), unk_token="[UNK]")
+  )
+  tokenizer.normalizer = normalizer
+  tokenizer.pre_tokenizer = learner.pre_tokenizer
+  tokenizer.decoder = decoders.WordPiece()
+  tokenizer.add_special_tokens(_SPECIAL_TOKENS)
+  vocabulary = tokenizer.get_vocab()
+  tokenizer.post_processor = processors.BertProcessing(
+    ("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"])
+  )
+  return Tokenizer(tokenizer)
+
+
+def _joins(character: str) -> bool:
+  """Whether a character can continue a word; punctuation stands alone."""
+  if character.isascii():
+    return character.isalnum()
+  return unicodedata.category(character)[0] not in "PZC"

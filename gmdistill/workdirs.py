@@ -1,0 +1,108 @@
+"""A run's folder: who may write there, and what identifies the run."""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import ml_collections
+
+from gmdistill import errors
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+  """Writes a JSON file, whole or not at all."""
+  partial = path.with_name(path.name + ".partial")
+  partial.write_text(json.dumps(content, indent=2) + "\n")
+  partial.replace(path)
+
+
+def prepare(workdir: str, config: ml_collections.ConfigDict) -> pathlib.Path:
+  """Checks, before any work, that a run of `config` may write to `workdir`.
+
+  Raises:
+    InputError: it cannot be written, or it holds a run of another config.
+  """
+  folder = pathlib.Path(workdir).expanduser().absolute()
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+      pass
+  except OSError as error:
+    raise errors.InputError(
+      f"workdir {folder} cannot be written ({error.strerror}); give another "
+      "--workdir."
+    ) from error
+  path = folder / "config.json"
+  if path.is_file():
+    try:
+      earlier = json.loads(path.read_text())
+    except ValueError as error:
+      raise errors.InputError(
+        f"{path} is damaged; give a new --workdir."
+      ) from error
+    ours = json.loads(json.dumps(config.to_dict()))
+    differing = _differences(earlier, ours)
+    if differing:
+      raise errors.InputError(
+        f"workdir {folder} holds a run of another config: "
+        + "; ".join(differing)
+        + ". Use that config, or another --workdir."
+      )
+  return folder
+
+
+def claim(
+  folder: pathlib.Path, config: ml_collections.ConfigDict, command: str
+) -> pathlib.Path:
+  """Writes `config.json` and `environment.json`."""
+  write_json(folder / "config.json", config.to_dict())
+  write_json(folder / "environment.json", environment(command))
+  return folder
+
+
+def environment(command: str) -> dict[str, Any]:
+  """Returns versions, devices, commit and command line of this process."""
+  packages = ("gmdistill", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+  return {
+    **{name: importlib.metadata.version(name) for name in packages},
+    "python": platform.python_version(),
+    "platform": platform.platform(),
+    "devices": [str(device) for device in jax.devices()],
+    "cpu_count": os.cpu_count(),
+    "git_commit": _git_commit(),
+    "command": command,
+  }
+
+
+def _git_commit() -> str | None:
+  try:
+    found = subprocess.run(
+      ["git", "rev-parse", "HEAD"],
+      cwd=pathlib.Path(__file__).parent,
+      capture_output=True,
+      text=True,
+      check=True,
+    )
+  except (OSError, subprocess.CalledProcessError):
+    return None  # installed without its repository
+  return found.stdout.strip()
+
+
+def _differences(
+  earlier: Mapping[str, Any], ours: Mapping[str, Any], prefix: str = ""
+) -> list[str]:
+  found = []
+  for name in sorted({*earlier, *ours}):
+    a, b = earlier.get(name), ours.get(name)
+    if isinstance(a, dict) and isinstance(b, dict):
+      found += _differences(a, b, f"{prefix}{name}.")
+    elif a != b:
+      found.append(f"{prefix}{name} is {a!r} there, {b!r} here")
+  return found

@@ -1,0 +1,91 @@
+"""Fixture-size problems; every test keeps its caches to itself."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gmdistill import data, students
+from gmdistill import problem as problems
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+VOCABULARY, WIDTH, LENGTH, CLASSES = 20, 8, 6, 2
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_session(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("cache")
+  before = os.environ.get("GMDISTILL_CACHE")
+  os.environ["GMDISTILL_CACHE"] = str(folder)
+  yield folder
+  if before is None:
+    del os.environ["GMDISTILL_CACHE"]
+  else:
+    os.environ["GMDISTILL_CACHE"] = before
+
+
+def make_problem(kind="transformer", classes=CLASSES, **fields):
+  """A student of D=8, L=6 from random initialisation."""
+  table = jax.random.normal(jax.random.key(11), (VOCABULARY, WIDTH))
+  if kind == "transformer":
+    fields = dict(
+      width=WIDTH, num_layers=2, num_heads=2, hidden=16, max_positions=LENGTH
+    ) | fields
+  else:
+    fields = dict(width=WIDTH) | fields
+  module = students.KINDS[kind](classes, **fields)
+  return problems.Problem(table, None, module)
+
+
+def make_examples(rows=40, classes=CLASSES, seed=0):
+  """Rows whose class shows in their tokens, some of them padded."""
+  rng = np.random.default_rng(seed)
+  labels = np.arange(rows) % classes
+  ids = rng.integers(0, VOCABULARY // classes, (rows, LENGTH))
+  ids = ids + labels[:, None] * (VOCABULARY // classes)
+  lengths = rng.integers(3, LENGTH + 1, rows)
+  mask = np.arange(LENGTH)[None] < lengths[:, None]
+  ids = np.where(mask, ids, 0)
+  return data.Examples(ids.astype(np.int32), mask, labels.astype(np.int32))
+
+
+def make_synthetic(per_class=2, classes=CLASSES, seed=3):
+  """A batch of embeddings in class order, all positions in use."""
+  m = per_class * classes
+  inputs = jax.random.normal(jax.random.key(seed), (m, LENGTH, WIDTH))
+  labels = jnp.repeat(jnp.eye(classes), per_class, axis=0)
+  return data.Batch(inputs, jnp.ones((m, LENGTH), bool), labels)
+
+
+def make_real(num_batches=1, rows_per_class=4, classes=CLASSES):
+  """What an objective reads: leaves [N, C * rows, ...] in class order."""
+  sampler = data.class_balanced_sampler(
+    make_examples(classes=classes),
+    rows_per_class=rows_per_class,
+    num_classes=classes,
+    seed=0,
+  )
+  batches = [sampler(i) for i in range(num_batches)]
+  return jax.tree.map(lambda *xs: jnp.stack([jnp.asarray(x) for x in xs]), *batches)
+
+
+@pytest.fixture
+def x64():
+  """Double precision, for finite differences."""
+  with jax.enable_x64(True):
+    yield
+
+
+def as_float64(tree):
+  """Floats of a tree in double precision; ids and masks as they are."""
+  return jax.tree.map(
+    lambda x: x.astype(jnp.float64)
+    if jnp.issubdtype(x.dtype, jnp.floating)
+    else x,
+    tree,
+  )

@@ -1,0 +1,305 @@
+"""Laws of every objective, with every parameterization."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import (
+  as_float64,
+  make_problem,
+  make_real,
+  make_synthetic,
+)
+
+from gmdistill import data, matching, synthetic, training
+
+TRAJECTORY = matching.trajectory(optax.sgd(0.1), max_age=4, steps_between=2)
+OBJECTIVES = {
+  "look_ahead": matching.look_ahead,
+  **{
+    f"gradient_matching-{kind}-{matched}": functools.partial(
+      matching.gradient_matching,
+      TRAJECTORY,
+      distance_kind=kind,
+      matched=matched,
+    )
+    for kind in matching.DISTANCES
+    for matched in ("all", "last_1", "head")
+  },
+}
+PARAMETERIZATIONS = {
+  "hard": lambda: synthetic.direct(),
+  "softmax": lambda: synthetic.with_soft_labels(synthetic.direct(), "softmax"),
+  "unrestricted": lambda: synthetic.with_soft_labels(
+    synthetic.direct(), "unrestricted"
+  ),
+}
+
+
+def outer_loss(objective, parameterization, problem):
+  """The loss as a function of the set's parameters, and those parameters."""
+  stored = synthetic.with_learning_rates(parameterization, 3, 0.1)
+  params = stored.init(make_synthetic())
+  student = objective.init(problem, jax.random.key(1), jnp.float32(0.0))
+  real = make_real(objective.num_batches)
+
+  def loss(params, student, real):
+    value, _ = objective.loss(
+      problem, stored.decode(params), student, real, jax.random.key(2)
+    )
+    return value
+
+  return loss, params, student, real
+
+
+@pytest.mark.parametrize("stored", PARAMETERIZATIONS)
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_meta_gradient_equals_finite_differences(name, stored, x64):
+  problem = as_float64(make_problem())
+  objective = OBJECTIVES[name]()
+  loss, *at = outer_loss(objective, PARAMETERIZATIONS[stored](), problem)
+  params, student, real = (as_float64(x) for x in at)
+  loss = jax.jit(loss)
+  grads = jax.grad(loss)(params, student, real)
+  direction = jax.tree.map(
+    lambda x: jax.random.normal(jax.random.key(x.size), x.shape), params
+  )
+  if stored == "hard":  # fixed labels get no gradient, by design
+    direction["base"]["labels"] *= 0.0
+    assert not np.any(grads["base"]["labels"])
+  exact = sum(
+    jnp.vdot(a, b)
+    for a, b in zip(*map(jax.tree.leaves, (grads, direction)), strict=True)
+  )
+  step = 1e-5
+  move = lambda sign: jax.tree.map(  # noqa: E731
+    lambda x, d: x + sign * step * d, params, direction
+  )
+  numeric = loss(move(1), student, real) - loss(move(-1), student, real)
+  np.testing.assert_allclose(exact, numeric / (2 * step), rtol=1e-5)
+  assert abs(float(exact)) > 1e-8
+
+
+@pytest.mark.parametrize("name", [n for n in OBJECTIVES if "matching" in n])
+def test_distance_and_gradient_are_zero_where_synthetic_is_real(name, x64):
+  problem = as_float64(make_problem())
+  objective = OBJECTIVES[name]()
+  batch = as_float64(make_synthetic())
+  real = jax.tree.map(
+    lambda x: jnp.broadcast_to(x, (objective.num_batches, *x.shape)), batch
+  )
+  student = as_float64(
+    objective.init(problem, jax.random.key(1), jnp.float32(0.0))
+  )
+
+  def loss(inputs):
+    syn = synthetic.SyntheticSet(batch.replace(inputs=inputs))
+    return objective.loss(problem, syn, student, real, jax.random.key(0))[0]
+
+  value, grads = jax.value_and_grad(loss)(batch.inputs)
+  np.testing.assert_allclose(value, 0.0, atol=1e-12)
+  np.testing.assert_allclose(grads, 0.0, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", matching.DISTANCES)
+def test_zero_gradients_give_finite_distances_and_finite_derivatives(kind):
+  grads = {"head": {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros((2,))}}
+  zeros = jax.tree.map(jnp.zeros_like, grads)
+  measure = functools.partial(matching.distance, kind=kind, matched="all")
+  for a, b in ((zeros, grads), (grads, zeros), (zeros, zeros)):
+    value, slope = jax.value_and_grad(measure)(a, b)
+    assert np.isfinite(value)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(slope))
+  assert float(measure(zeros, zeros)) == 0.0
+
+
+def test_the_neuron_cosine_ignores_each_neurons_scale():
+  kernel = jax.random.normal(jax.random.key(0), (4, 3))
+  scaled = kernel * jnp.array([[1.0, 5.0, 0.1]])
+  measure = functools.partial(matching.distance, matched="all")
+  a, b = {"head": {"kernel": kernel}}, {"head": {"kernel": scaled}}
+  assert float(measure(a, b, kind="neuron_cosine")) == pytest.approx(0, abs=1e-6)
+  assert float(measure(a, b, kind="tensor_cosine")) > 0.01
+
+
+def test_the_neuron_cosine_is_the_sum_over_columns_of_a_dense_kernel():
+  a, b = (jax.random.normal(jax.random.key(i), (4, 3)) for i in (0, 1))
+  expected = np.mean(
+    [
+      1 - a[:, j] @ b[:, j] / jnp.linalg.norm(a[:, j]) / jnp.linalg.norm(b[:, j])
+      for j in range(3)
+    ]
+  )
+  found = matching.distance(
+    {"head": {"kernel": a}},
+    {"head": {"kernel": b}},
+    kind="neuron_cosine",
+    matched="all",
+  )
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_tables_and_key_biases_are_left_out_by_name():
+  params = make_problem().init(jax.random.key(0))
+  names = [tensor.name for tensor in matching.select(params, "all")]
+  every = [
+    "/".join(part.key for part in path)
+    for path, _ in jax.tree_util.tree_leaves_with_path(params)
+  ]
+  assert set(every) - set(names) == {
+    "position",
+    "token_type",
+    "layers/attention/key/bias",
+  }
+
+
+def test_last_k_takes_the_last_layers_and_the_head():
+  params = make_problem(num_layers=3).init(jax.random.key(0))
+  chosen = {t.name: t for t in matching.select(params, "last_2")}
+  kernel = params["layers"]["intermediate"]["kernel"]
+  np.testing.assert_array_equal(
+    chosen["layers/intermediate/kernel"].array, kernel[1:]
+  )
+  assert "head/kernel" in chosen and "embedding_norm/scale" not in chosen
+  head = [t.name for t in matching.select(params, "head")]
+  assert head == ["head/bias", "head/kernel"]
+
+
+@pytest.mark.parametrize("matched", ["first_2", "last_0", "last_x", ""])
+def test_an_unknown_matched_set_is_refused(matched):
+  with pytest.raises(ValueError, match="head, last_K, all"):
+    matching.select({"head": {}}, matched)
+
+
+def test_last_k_is_refused_where_there_are_no_layers():
+  params = make_problem("textcnn").init(jax.random.key(0))
+  with pytest.raises(ValueError, match="no layers"):
+    matching.select(params, "last_1")
+
+
+@pytest.mark.parametrize("kind", ["bilstm", "textcnn"])
+def test_every_student_can_be_matched(kind):
+  problem = make_problem(kind)
+  objective = OBJECTIVES["gradient_matching-neuron_cosine-all"]()
+  loss, params, student, real = outer_loss(
+    objective, PARAMETERIZATIONS["unrestricted"](), problem
+  )
+  grads = jax.grad(loss)(params, student, real)
+  assert float(jnp.abs(grads["base"]["base"]["embeddings"]).max()) > 0
+
+
+def test_a_trajectory_takes_its_steps_and_a_reset_restores_bit_for_bit():
+  problem = make_problem()
+  key = jax.random.key(7)
+  state = TRAJECTORY.init(problem, key, jnp.float32(0.0))
+  jax.tree.map(np.testing.assert_array_equal, state.params, problem.init(key))
+  batches = make_real(2)
+  moved = TRAJECTORY.advance(problem, state, batches, key)
+  params = state.params
+  for t in range(2):
+    batch = jax.tree.map(lambda x, t=t: x[t], batches)
+    grads = jax.grad(problem.loss)(params, batch)
+    params = jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
+  assert int(moved.age) == 2
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+    moved.params,
+    params,
+  )
+  again = TRAJECTORY.advance(problem, moved, batches, key)
+  assert int(again.age) == 0
+  jax.tree.map(np.testing.assert_array_equal, again, state)
+
+
+def test_students_start_staggered():
+  problem = make_problem()
+  ages = [
+    int(TRAJECTORY.init(problem, jax.random.key(0), jnp.float32(p)).age)
+    for p in (0.0, 0.25, 0.5, 0.75)
+  ]
+  assert ages == [0, 1, 2, 3]
+
+
+def test_training_on_the_set_reads_one_real_batch_a_step():
+  along = matching.trajectory(
+    optax.sgd(0.1), max_age=9, steps_between=3, train_on="synthetic"
+  )
+  objective = matching.gradient_matching(along)
+  assert objective.num_batches == 1
+  problem, syn = make_problem(), synthetic.SyntheticSet(make_synthetic())
+  student = objective.init(problem, jax.random.key(0), jnp.float32(0))
+  _, (moved, _) = objective.loss(
+    problem, syn, student, make_real(1), jax.random.key(1)
+  )
+  params = student.params
+  for _ in range(3):
+    grads = jax.grad(problem.loss)(params, syn.batch)
+    params = jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+    moved.params,
+    params,
+  )
+
+
+def test_the_sum_over_classes_is_weighted():
+  problem, real = make_problem(), make_real(3)
+  syn = synthetic.SyntheticSet(make_synthetic())
+  values = []
+  for weight in (0.0, 1.0, 2.0):
+    objective = matching.gradient_matching(TRAJECTORY, sum_weight=weight)
+    student = objective.init(problem, jax.random.key(0), jnp.float32(0))
+    values.append(
+      float(objective.loss(problem, syn, student, real, jax.random.key(1))[0])
+    )
+  assert values[1] - values[0] == pytest.approx(values[2] - values[1], rel=1e-4)
+  assert values[1] > values[0]
+
+
+def test_look_ahead_takes_exactly_t_steps_of_the_learned_sizes():
+  problem, real = make_problem(), make_real(1)
+  batch = make_synthetic()
+  rates = jnp.array([0.5, 0.1, 0.02])
+  key = jax.random.key(4)
+  params = problem.init(key)
+  for rate in rates:
+    grads = jax.grad(problem.loss)(params, batch)
+    params = jax.tree.map(lambda p, g, r=rate: p - r * g, params, grads)
+  first = jax.tree.map(lambda x: x[0], real)
+  value, _ = matching.look_ahead().loss(
+    problem, synthetic.SyntheticSet(batch, rates), (), real, key
+  )
+  np.testing.assert_allclose(value, problem.loss(params, first), rtol=1e-5)
+
+
+def test_a_set_with_an_order_takes_only_those_rows():
+  problem, batch = make_problem(), make_synthetic()
+  params = problem.init(jax.random.key(0))
+  order = jnp.array([[0, 2], [1, 3]])
+  rates = jnp.array([0.3, 0.2])
+  ours = training.replay(problem, params, batch, rates, order=order)
+  for rate, rows in zip(rates, order, strict=True):
+    part = jax.tree.map(lambda x, r=rows: x[r], batch)
+    grads = jax.grad(problem.loss)(params, part)
+    params = jax.tree.map(lambda p, g, r=rate: p - r * g, params, grads)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), ours, params
+  )
+
+
+def test_by_class_undoes_class_order():
+  batch = make_synthetic(per_class=3)
+  split = matching.by_class(batch, 2)
+  assert isinstance(split, data.Batch)
+  for label in range(2):
+    assert (np.asarray(split.labels[label]).argmax(-1) == label).all()
+
+
+def test_unknown_names_are_refused():
+  with pytest.raises(ValueError, match="neuron_cosine"):
+    matching.gradient_matching(TRAJECTORY, distance_kind="cos")
+  with pytest.raises(ValueError, match="real, synthetic"):
+    matching.trajectory(optax.sgd(0.1), train_on="both")

@@ -1,0 +1,329 @@
+"""Laws of the report, on workdirs that the tests write themselves."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from safetensors import numpy as safetensors_numpy
+
+from gmdistill import errors, figures, report, results
+
+ROWS = ["random", "herding", "K-centers", "distilled", "full"]
+TITLES = {
+  "Accuracy under finetune",
+  "Accuracy by step",
+  "Loss",
+  "Gradient cosine",
+  "Features of real and synthetic examples",
+}
+
+
+def make_summary(data_per_class=2, seed=0, distilled=0.8):
+  means = [0.6, 0.7, 0.72, distilled, 0.9]
+  cells = [{"mean": mean, "std": 0.02, "n": 16} for mean in means]
+  keys = ["random", "herding", "k_centers", "distilled", "full"]
+  return {
+    "schema": 1,
+    "dataset": "sst2",
+    "student": "transformer",
+    "data_per_class": data_per_class,
+    "sequence_length": 3,
+    "seed": seed,
+    "selection": {"step": 20, "accuracy": 0.81, "finetune": 0.79},
+    "protocols": {
+      "finetune": dict(zip(keys, cells, strict=True)),
+      "replay": None,
+    },
+    "cost": {
+      "distill_seconds": 312.0,
+      "peak_memory_bytes": 3 * 2**30,
+      "student_seconds_set": 2.0,
+      "student_seconds_full": 80.0,
+      "set_bytes": 2048,
+      "real_text_bytes": 2**20,
+      "break_even_students": 4.0,
+    },
+    "gradient_cosine": {"per_class": [0.98, 0.96], "mean": 0.97},
+  }
+
+
+def make_metrics(num_steps=40):
+  lines = []
+  for step in range(0, num_steps, 2):
+    record = {
+      "step": step,
+      "time": 0.1 * step,
+      "outer/loss": 2.0 / (1 + step),
+      "outer/grad_norm": 1.0 / (1 + step),
+      "outer/learning_rate": 0.01,
+      "outer/stage": step // 20,
+      "matching/cosine": 0.5 + step / 100,
+    }
+    if step % 10 == 0:
+      record |= {"selection/accuracy": 0.5 + step / 100, "selection/loss": 0.4}
+    lines.append(json.dumps(record))
+  return "\n".join(lines) + "\n"
+
+
+def make_analysis(token="<unk>"):
+  near = [{"token": token, "cosine": 0.9}, {"token": "[CLS]", "cosine": -0.2}]
+  return {
+    "examples": [
+      {"label": i % 2, "labels": [1.2, -0.3], "tokens": [near, near]}
+      for i in range(4)
+    ],
+    "projection": {
+      "method": "PCA of student features",
+      "real": [[0.1 * i, 0.2, i % 2] for i in range(20)],
+      "synthetic": [[0.5, 0.1 * i, i % 2] for i in range(4)],
+      "explained": [0.6, 0.1],
+    },
+  }
+
+
+def make_run(workdir, summary=None, seed=0):
+  """A workdir with every file that a finished run leaves."""
+  (workdir / "set").mkdir(parents=True)
+  files = {
+    "config.json": {
+      "objective": "gradient_matching,look_ahead",
+      "seed": seed,
+      "data": {"name": "sst2"},
+    },
+    "environment.json": {
+      "gmdistill": "0.1.0",
+      "devices": ["cpu:0"],
+      "git_commit": None,
+      "command": "gmdistill distill --config=configs/sst2.py",
+    },
+    "summary.json": summary or make_summary(seed=seed),
+    "analysis.json": make_analysis(),
+    "set/card.json": {"label_names": ["negative", "<positive>"]},
+  }
+  for name, content in files.items():
+    (workdir / name).write_text(json.dumps(content))
+  (workdir / "metrics.jsonl").write_text(make_metrics())
+  tensors = {
+    "embeddings": np.zeros((4, 3, 8), np.float32),
+    "mask": np.ones((4, 3), bool),
+    "labels": np.array([[1.2, -0.3], [0, 1]] * 2, np.float32),
+    "learning_rates": np.full((5,), 0.02, np.float32),
+  }
+  safetensors_numpy.save_file(tensors, str(workdir / "set/set.safetensors"))
+  return workdir
+
+
+@pytest.fixture
+def workdir(tmp_path):
+  return make_run(tmp_path / "run")
+
+
+def page_of(runs, tmp_path):
+  return report.write(runs, tmp_path / "out" / "report.html").read_text()
+
+
+def test_the_last_line_of_a_repeated_step_wins(workdir):
+  with (workdir / "metrics.jsonl").open("a") as file:
+    file.write('{"step": 4, "outer/loss": 7.5}\n')
+  steps, losses = results.series(report.load_run(workdir), "outer/loss")
+  assert steps.tolist() == list(range(0, 40, 2))
+  assert losses[steps == 4].tolist() == [7.5]
+
+
+def test_a_torn_last_line_is_ignored(workdir):
+  before = report.load_run(workdir)
+  with (workdir / "metrics.jsonl").open("a") as file:
+    file.write('{"step": 40, "outer/lo')
+  after = report.load_run(workdir)
+  np.testing.assert_equal(after.metrics, before.metrics)
+  assert after.missing == ()
+
+
+def test_a_torn_line_before_the_last_is_counted(workdir):
+  text = (workdir / "metrics.jsonl").read_text()
+  (workdir / "metrics.jsonl").write_text('{"step": 1, "out' + text)
+  assert report.load_run(workdir).missing == (
+    "1 unreadable lines of metrics.jsonl left out",
+  )
+
+
+def test_a_series_has_only_the_steps_that_logged_it(workdir):
+  steps, values = results.series(report.load_run(workdir), "selection/accuracy")
+  assert steps.tolist() == [0, 10, 20, 30]
+  np.testing.assert_allclose(values, [0.5, 0.6, 0.7, 0.8])
+
+
+@pytest.mark.parametrize("name", ["config.json", "summary.json"])
+def test_a_folder_without_a_finished_run_names_the_command(workdir, name):
+  (workdir / name).unlink()
+  with pytest.raises(errors.InputError) as caught:
+    report.load_run(workdir)
+  message = str(caught.value)
+  assert "\n" not in message
+  assert name in message and f"--workdir={workdir}" in message
+
+
+def test_broken_json_and_other_schemas_are_refused_in_one_line(workdir):
+  for text in ('{"schema": 1', '{"schema": 2}'):
+    (workdir / "summary.json").write_text(text)
+    with pytest.raises(errors.InputError, match="summary.json") as caught:
+      report.load_run(workdir)
+    assert "\n" not in str(caught.value)
+
+
+def test_recovery_and_standard_error_are_computed(workdir):
+  rows = results.results_table(report.load_run(workdir))
+  assert [row["row"] for row in rows] == ROWS
+  distilled = rows[3]
+  assert distilled["recovery"] == pytest.approx(0.8 / 0.9)
+  assert distilled["standard_error"] == pytest.approx(0.02 / 4)
+
+
+@pytest.mark.parametrize("absent", [None, "missing"])
+def test_an_absent_row_is_not_measured(tmp_path, absent):
+  summary = make_summary()
+  cells = summary["protocols"]["finetune"]
+  cells["full"] = None
+  if absent == "missing":
+    del cells["full"]
+  run = report.load_run(make_run(tmp_path / "run", summary))
+  rows = results.results_table(run)
+  assert [row["row"] for row in rows] == ROWS
+  assert rows[3]["recovery"] is None and rows[4]["mean"] is None
+  assert re.search(r"full +not measured", results.as_text(rows))
+  assert "not measured" in page_of([run], tmp_path)
+
+
+@pytest.mark.parametrize("render", [results.as_text, results.as_markdown])
+def test_a_rendered_table_has_every_row(tmp_path, render):
+  runs = [
+    report.load_run(make_run(tmp_path / f"r{seed}", seed=seed))
+    for seed in range(2)
+  ]
+  lines = render(results.results_table(runs)).splitlines()
+  assert len(lines) == 2 + 2 * len(ROWS)
+  for name in ["r0", "r1", *ROWS, "80.0 ± 2.0", "88.9"]:
+    assert any(name in line for line in lines), name
+
+
+def test_seeds_are_pooled_and_cached_rows_count_once(tmp_path):
+  rows = []
+  for seed, accuracy in enumerate((0.78, 0.8, 0.82)):
+    summary = make_summary(seed=seed, distilled=accuracy)
+    run = make_run(tmp_path / f"r{seed}", summary, seed)
+    rows += results.results_table(report.load_run(run))
+  merged = {row["row"]: row for row in results.over_seeds(rows)}
+  distilled = merged["distilled"]
+  assert distilled["seeds"] == 3 and distilled["n"] == 48
+  assert distilled["mean"] == pytest.approx(0.8)
+  assert distilled["std_over_seeds"] == pytest.approx(0.02)
+  assert distilled["std"] == pytest.approx((0.02**2 + 0.02**2 * 2 / 3) ** 0.5)
+  assert merged["random"]["seeds"] == 1
+  assert merged["random"]["std_over_seeds"] is None
+
+
+def test_runs_of_two_sizes_give_the_figure_by_size(tmp_path):
+  runs = [
+    make_run(tmp_path / f"dpc{size}", make_summary(size, distilled=accuracy))
+    for size, accuracy in ((1, 0.7), (5, 0.8))
+  ]
+  loaded = [report.load_run(run) for run in runs]
+  figure = figures.data_per_class_figure(loaded, "finetune")
+  labels = [line.get_label() for line in figure.axes[0].get_lines()]
+  assert labels == ROWS
+  assert "Accuracy against data per class" in page_of(runs, tmp_path)
+  with pytest.raises(errors.InputError, match="two sizes"):
+    figures.data_per_class_figure(loaded[:1], "finetune")
+
+
+def test_every_figure_is_made_and_described(workdir):
+  made = figures.make_all(report.load_run(workdir))
+  assert set(made) == TITLES
+  for figure in made.values():
+    assert isinstance(figure, Figure) and len(figure.get_label()) > 20
+
+
+def test_stage_boundaries_split_the_loss(workdir):
+  figure = figures.loss_figure(report.load_run(workdir))
+  texts = [text.get_text() for text in figure.axes[0].texts]
+  assert texts == ["gradient_matching", "look_ahead"]
+
+
+def test_the_page_needs_nothing_outside_itself(workdir, tmp_path):
+  page = page_of([workdir], tmp_path)
+  assert not re.search(r"https?://", page)
+  assert not re.search(r"<(script|link|iframe|object)\b", page)
+  assert not re.search(r"url\(|@import", page)
+  sources = re.findall(r'src="([^"]*)"', page)
+  assert len(sources) == len(TITLES)
+  assert all(s.startswith("data:image/svg+xml;base64,") for s in sources)
+  assert len(re.findall(r'<img alt="[^"]+"', page)) == len(sources)
+
+
+def test_the_page_escapes_text(workdir, tmp_path):
+  evil = '"><script>alert(1)</script>'
+  (workdir / "analysis.json").write_text(json.dumps(make_analysis(evil)))
+  page = page_of([workdir], tmp_path)
+  assert "<script" not in page and "&lt;script&gt;" in page
+  assert "<positive>" not in page and "&lt;positive&gt;" in page
+  assert "[CLS]" in page
+
+
+def test_the_page_says_what_is_missing(workdir, tmp_path):
+  for name in ("metrics.jsonl", "analysis.json", "environment.json"):
+    (workdir / name).unlink()
+  for path in (workdir / "set").iterdir():
+    path.unlink()
+  page = page_of([workdir], tmp_path)
+  for name in ("metrics.jsonl", "analysis.json", "set/set.safetensors"):
+    assert f"no {name}" in page
+  assert "Labels and nearest tokens: not measured" in page
+  assert "accuracy under replay" in page
+
+
+def test_labels_are_shown_without_an_analysis(workdir, tmp_path):
+  (workdir / "analysis.json").unlink()
+  page = page_of([workdir], tmp_path)
+  assert "Example 4" in page and "Nearest tokens: not measured" in page
+
+
+def test_the_page_holds_the_ledger_and_the_command(workdir, tmp_path):
+  page = page_of([workdir], tmp_path)
+  for text in ("2.0 KiB", "512.0 times smaller", "5 min 12 s", "3.0 GiB"):
+    assert text in page
+  assert "gmdistill distill --config=configs/sst2.py" in page
+
+
+def test_a_summary_without_numbers_still_makes_a_page(workdir, tmp_path):
+  summary = make_summary() | {"protocols": {}, "cost": {}, "selection": {}}
+  summary |= {"gradient_cosine": {}}
+  (workdir / "summary.json").write_text(json.dumps(summary))
+  run = report.load_run(workdir)
+  assert "not measured" in results.as_text(results.results_table(run))
+  assert set(results.ledger(run).values()) == {"not measured"}
+  assert "Accuracy: not measured" in page_of([run], tmp_path)
+
+
+def test_a_page_is_written_whole_and_twice_the_same(workdir, tmp_path):
+  first = page_of([workdir], tmp_path)
+  assert page_of([workdir], tmp_path) == first
+  files = [path.name for path in (tmp_path / "out").iterdir()]
+  assert files == ["report.html"]
+
+
+def test_a_report_of_nothing_is_refused(tmp_path):
+  with pytest.raises(errors.InputError, match="at least one workdir"):
+    report.write([], tmp_path / "report.html")
+
+
+def test_opening_a_run_needs_neither_jax_nor_pyplot():
+  code = (
+    "import sys; from gmdistill import report; "
+    "bad = {'jax', 'tensorflow', 'matplotlib.pyplot'} & set(sys.modules); "
+    "assert not bad, bad"
+  )
+  subprocess.run([sys.executable, "-c", code], check=True)

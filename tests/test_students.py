@@ -1,0 +1,110 @@
+"""Students and the problem around them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import LENGTH, make_examples, make_problem, make_synthetic
+
+from gmdistill import data
+from gmdistill import problem as problems
+
+KINDS = ["transformer", "bilstm", "textcnn"]
+
+
+def padded_batch():
+  """Real rows, some of them shorter than the batch."""
+  batch = data.as_batch(make_examples(8), 2)
+  assert not batch.mask.all()
+  return jax.tree.map(jnp.asarray, batch)
+
+
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_masked_tokens_do_not_change_the_loss(kind, pooling):
+  fields = {"pooling": pooling} if kind == "transformer" else {}
+  problem, batch = make_problem(kind, **fields), padded_batch()
+  params = problem.init(jax.random.key(0))
+  other = batch.replace(inputs=jnp.where(batch.mask, batch.inputs, 7))
+  before = jax.value_and_grad(problem.loss)(params, batch)
+  after = jax.value_and_grad(problem.loss)(params, other)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), before, after
+  )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_and_their_embeddings_are_the_same_input(kind):
+  problem, batch = make_problem(kind), padded_batch()
+  params = problem.init(jax.random.key(0))
+  embedded = batch.replace(inputs=problem.embeddings[batch.inputs])
+  np.testing.assert_array_equal(
+    problem.apply(params, batch).logits, problem.apply(params, embedded).logits
+  )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_padding_a_batch_further_changes_nothing(kind):
+  problem, batch = make_problem(kind), padded_batch()
+  params = problem.init(jax.random.key(0))
+  cut = LENGTH - 1
+  short = batch.mask[:, cut:].sum(axis=1) == 0
+  rows = np.flatnonzero(short)
+  assert len(rows)
+  one = problem.apply(params, jax.tree.map(lambda x: x[rows], batch)).logits
+  trimmed = data.Batch(
+    batch.inputs[rows, :cut], batch.mask[rows, :cut], batch.labels[rows]
+  )
+  two = problem.apply(params, trimmed).logits
+  np.testing.assert_allclose(one, two, atol=1e-6)
+
+
+@pytest.mark.parametrize("fields", [{"remat": True}, {"unroll": 2}])
+def test_remat_and_unrolled_layers_change_no_number(fields):
+  batch = make_synthetic()
+  plain, other = make_problem(), make_problem(**fields)
+  params = plain.init(jax.random.key(0))
+  a = jax.value_and_grad(plain.loss)(params, batch)
+  b = jax.value_and_grad(other.loss)(params, batch)
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), a, b
+  )
+
+
+def test_the_key_biases_have_no_gradient():
+  problem, batch = make_problem(), make_synthetic()
+  grads = jax.grad(problem.loss)(problem.init(jax.random.key(0)), batch)
+  bias = grads["layers"]["attention"]["key"]["bias"]
+  np.testing.assert_allclose(bias, 0.0, atol=1e-8)
+
+
+def test_a_pretrained_student_differs_in_its_head_alone():
+  scratch = make_problem()
+  params = scratch.init(jax.random.key(5))
+  initial = {k: v for k, v in params.items() if k != "head"}
+  problem = problems.Problem(scratch.embeddings, initial, scratch.student)
+  one, two = problem.init(jax.random.key(1)), problem.init(jax.random.key(2))
+  assert not np.array_equal(one["head"]["kernel"], two["head"]["kernel"])
+  for name in initial:
+    jax.tree.map(np.testing.assert_array_equal, one[name], params[name])
+  assert np.std(one["head"]["kernel"]) == pytest.approx(0.02, rel=0.6)
+
+
+def test_the_table_is_an_argument_and_not_a_constant_of_the_program():
+  problem, batch = make_problem(), padded_batch()
+  params = problem.init(jax.random.key(0))
+  program = jax.jit(lambda p, q, b: p.loss(q, b)).lower(problem, params, batch)
+  table = ", ".join(str(n) for n in problem.embeddings.shape)
+  shape = f"tensor<{table.replace(', ', 'x')}xf32>"
+  lines = [line for line in program.as_text().splitlines() if shape in line]
+  assert lines and not any("stablehlo.constant" in line for line in lines)
+
+
+def test_soft_labels_weight_the_classes():
+  problem, batch = make_problem(), make_synthetic()
+  params = problem.init(jax.random.key(0))
+  ones = [batch.replace(labels=jnp.eye(2)[jnp.full(4, c)]) for c in (0, 1)]
+  mixed = batch.replace(labels=jnp.tile(jnp.array([[0.3, 0.7]]), (4, 1)))
+  expected = 0.3 * problem.loss(params, ones[0])
+  expected += 0.7 * problem.loss(params, ones[1])
+  np.testing.assert_allclose(problem.loss(params, mixed), expected, rtol=1e-6)
