@@ -11,7 +11,8 @@ from gmdistill import recipe
 def get_config(mode: str = "") -> ml_collections.ConfigDict:
   config = recipe.defaults()
   config.data.name = "docstrings"
-  config.data.max_length = 32
+  config.data.max_length = 48
+  config.data.train_length = 32
   config.student.width = 64
   config.student.num_layers = 1
   config.student.hidden = 128
@@ -27,8 +28,11 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
   config.checkpoint_every = 50
   config.protocols = ("scratch", "replay")
   config.selection.protocol = "scratch"
-  config.selection.num_students = 4
-  config.students_at_once = 4
-  if mode == "tiny":
-    config.num_steps = 4
+  config.selection.num_students = 5
+  config.students_at_once = 5
+  config.scratch = dict(num_steps=100, rates=(3e-3,), num_students=10)
+  config.replay = dict(rates=(0.1, 1.0), num_students=10)
+  config.full = dict(
+    num_steps=600, batch_size=32, rates=(3e-3,), num_students=2, warmup=0.1
+  )
   return config

@@ -35,13 +35,16 @@ _FORMAT = 1  # Raise it when the same options come to mean other arrays.
 _PARTS = ("train", "selection", "reported")
 
 
+Array = jax.Array | np.ndarray  # on a device, or on the host
+
+
 @flax.struct.dataclass
 class Batch:
   """What a student sees; real and synthetic data are the same type."""
 
-  inputs: jax.Array  # [B, L] token ids, or [B, L, D] word-level embeddings
-  mask: jax.Array  # [B, L] bool
-  labels: jax.Array  # [B, C] probabilities; one-hot when hard
+  inputs: Array  # [B, L] token ids, or [B, L, D] word-level embeddings
+  mask: Array  # [B, L] bool
+  labels: Array  # [B, C] probabilities; one-hot when hard
 
 
 class Examples(NamedTuple):
@@ -351,11 +354,7 @@ def as_batch(examples: Examples, num_classes: int) -> Batch:
   """Returns all rows as one batch of numpy arrays with one-hot labels."""
   one_hot = np.eye(num_classes, dtype=np.float32)[examples.labels]
   # Host arrays: where they go on the device is decided by who uses them.
-  return Batch(
-    inputs=cast(jax.Array, examples.token_ids),
-    mask=cast(jax.Array, examples.mask),
-    labels=cast(jax.Array, one_hot),
-  )
+  return Batch(inputs=examples.token_ids, mask=examples.mask, labels=one_hot)
 
 
 def require_rows(

@@ -194,17 +194,20 @@ def run(
   stages = recipe.stages(config)
   protocols = recipe.protocols(config)
   _check_numbers(config)
-  folder = workdirs.prepare(workdir, config)
+  folder = workdirs.check(workdir, config)
   setup = recipe.setup(config)
-  folder = workdirs.claim(folder, config, command)
+  parameterization = recipe.parameterization(config)
+  params = first_params(setup, config, parameterization)
+  select = _selector(setup, config, parameterization)
+  draws = [
+    _real_batches(setup, config, s.objective.num_batches) for s in stages
+  ]
+  workdirs.claim(folder, config, command)
   metrics.say(
     f"{config.data.name}: {len(setup.corpus.train.labels)} training rows, "
     f"{len(setup.corpus.label_names)} classes; student {setup.student_name}"
   )
-  parameterization = recipe.parameterization(config)
   root_key = jax.random.key(config.seed)
-
-  params = first_params(setup, config, parameterization)
   keep = checkpoint.Checkpoints(folder / "checkpoints")
   step = keep.latest() or 0
   # A state is saved in the shape of the stage that it ends, not the next one.
@@ -214,7 +217,6 @@ def run(
     state = keep.load(step, state)
     metrics.say(f"going on from step {step}")
   writer = metrics.Writer(folder / "metrics.jsonl", step)
-  select = _selector(setup, config, parameterization)
   progress = metrics.Progress(config.num_steps, step, config.eval_every)
   signals = _Signals()
   num_steps = dispatch_size(config, stages)
@@ -230,7 +232,7 @@ def run(
         )
         state = state.replace(optimizer=optimizer, students=students)
       steps = outer_steps(stage, parameterization, config.outer.ema)
-      draw = _real_batches(setup, config, stage.objective.num_batches)
+      draw = draws[i]
       while step < stage.last:
         real = draw(step, num_steps)
         state, seen = steps(setup.problem, state, real, root_key)
@@ -328,8 +330,16 @@ def _with_best(state, accuracy):
 
 def _real_batches(setup, config, num_batches):
   """Returns `draw(step, K)` -> batches with the leading axes [K, S, N]."""
+  long_enough = setup.corpus.train.mask.sum(axis=1) >= config.min_tokens
+  examples = data.take(setup.corpus.train, np.flatnonzero(long_enough))
+  counts = np.bincount(examples.labels, minlength=len(setup.corpus.label_names))
+  if not counts.all():
+    raise errors.InputError(
+      f"min_tokens={config.min_tokens} leaves no row of class "
+      f"{setup.corpus.label_names[int(counts.argmin())]}; use a smaller one."
+    )
   sampler = data.class_balanced_sampler(
-    setup.corpus.train,
+    examples,
     rows_per_class=config.rows_per_class,
     num_classes=len(setup.corpus.label_names),
     seed=config.seed,

@@ -75,12 +75,13 @@ def finish(
   rows: dict[str, dict[str, Any]] = {}
   seconds = {}
   for name, protocol in protocols.items():
+    own = table.measure(protocol, evaluate.stacked(best), f"{name}: distilled")
+    seconds[name] = own.seconds
     rows[name] = {
       method: table.coreset(name, protocol, method) for method in CORESETS
     }
-    own = table.measure(protocol, evaluate.stacked(best), f"{name}: distilled")
-    rows[name]["distilled"], seconds[name] = own.row(), own.seconds
     full = table.full()
+    rows[name]["distilled"] = own.row()
     rows[name]["full"] = {k: full[k] for k in ("mean", "std", "n")}
   first = next(iter(protocols))
   cost = _cost(setup, best, distill_seconds, seconds[first], full["seconds"])

@@ -52,10 +52,10 @@ def main(argv: list[str]) -> int:
 
   try:
     flags, rest = _parse([argv[0], *argv[2:]])
-    from gmdistill import verbs
+    from gmdistill import verbs as module
 
     command = shlex.join(["gmdistill", *argv[1:]])
-    getattr(verbs, verb)(flags, rest, command)
+    getattr(module, verb)(flags, rest, command)
   except errors.InputError as error:
     return _refuse(str(error))
   except errors.Stopped as error:

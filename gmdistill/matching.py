@@ -104,11 +104,8 @@ def select(grads: Params, matched: str) -> list[Tensor]:
   Raises:
     ValueError: another name, or `last_K` for a student without layers.
   """
+  _check_matched(matched)
   last = matched.removeprefix("last_")
-  if matched not in ("head", "all") and not (
-    matched.startswith("last_") and last.isdigit() and int(last) > 0
-  ):
-    raise ValueError(f"matched={matched!r} is none of head, last_K, all.")
   if matched.startswith("last_") and "layers" not in grads:
     raise ValueError(f"matched={matched!r}, but this student has no layers.")
   chosen = []
@@ -127,6 +124,14 @@ def select(grads: Params, matched: str) -> list[Tensor]:
         array = array[-int(last) :]
     chosen.append(Tensor(name, array, stacked))
   return chosen
+
+
+def _check_matched(matched: str) -> None:
+  last = matched.removeprefix("last_")
+  if matched not in ("head", "all") and not (
+    matched.startswith("last_") and last.isdigit() and int(last) > 0
+  ):
+    raise ValueError(f"matched={matched!r} is none of head, last_K, all.")
 
 
 def cosine(a: Params, b: Params, matched: str) -> jax.Array:
@@ -247,12 +252,13 @@ def gradient_matching(
     rule: A rule of `mixed_mode.grad`.
 
   Raises:
-    ValueError: an unknown distance.
+    ValueError: an unknown distance or matched set.
   """
   if distance_kind not in DISTANCES:
     raise ValueError(
       f"distance_kind={distance_kind!r} is none of {', '.join(DISTANCES)}."
     )
+  _check_matched(matched)
 
   def gap(a, b):
     return distance(a, b, kind=distance_kind, matched=matched)

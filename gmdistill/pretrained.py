@@ -33,6 +33,14 @@ _LAYER = {
   "output_norm": "output.LayerNorm",
 }
 _NORMS = ("attention_norm", "output_norm", "embedding_norm")
+_SIZES = (
+  "hidden_size",
+  "num_hidden_layers",
+  "num_attention_heads",
+  "intermediate_size",
+  "max_position_embeddings",
+)
+_SPECIAL_TOKENS = ("pad", "unk", "cls", "sep", "mask")
 
 
 class Pretrained(NamedTuple):
@@ -81,6 +89,10 @@ def load(
   Raises:
     InputError: the directory is incomplete, damaged or of another family.
   """
+  if pooling not in ("first", "mean"):
+    raise errors.InputError(
+      f"student.pooling={pooling} is none of first, mean."
+    )
   folder = find(source)
   config = _read_config(folder)
   total = config["num_hidden_layers"]
@@ -89,7 +101,8 @@ def load(
       f"student.num_layers={num_layers}, but {source} has {total} layers; "
       f"use 1 to {total}, or 0 for all."
     )
-  tensors = _read_tensors(folder / "model.safetensors")
+  path = folder / "model.safetensors"
+  tensors = _read_tensors(path)
   layers = num_layers or total
   student = dict(
     width=config["hidden_size"],
@@ -106,14 +119,18 @@ def load(
     embeddings = jnp.asarray(tensors["embeddings.word_embeddings.weight"])
   except KeyError as error:
     raise errors.InputError(
-      f"{folder / 'model.safetensors'} has no tensor {error}; it is not a "
-      f"complete BERT encoder"
+      f"{path} has no tensor {error}; it is not a complete BERT encoder"
       + (
         " with a pooler: use student.pooling=mean."
         if "pooler" in str(error)
         else f" of {layers} layers."
       )
     ) from error
+  except ValueError as error:  # np.stack
+    raise errors.InputError(
+      f"{path} holds layers of different shapes; copy or download it again."
+    ) from error
+  _check_shapes(path, student, params, embeddings)
   return Pretrained(student, params, embeddings, str(folder / FILES[2]))
 
 
@@ -122,7 +139,7 @@ def save(
   *,
   params: Mapping[str, Any],
   embeddings: jax.Array,
-  student: students.Transformer,
+  student: Any,
   label_names: Sequence[str],
   tokenizer_json: str,
 ) -> pathlib.Path:
@@ -132,7 +149,7 @@ def save(
     folder: Made if absent; files of the same names are replaced.
     params: Parameters of a Transformer student with `first` pooling.
     embeddings: The word-embedding table [V, D].
-    student: The module, whose sizes go into `config.json`.
+    student: The students.Transformer, whose sizes go into `config.json`.
     label_names: One name a class, in the order of the logits.
     tokenizer_json: The text of `tokenizer.json`.
 
@@ -173,8 +190,17 @@ def save(
     metadata={"format": "pt"},
   )
   (folder / "tokenizer.json").write_text(tokenizer_json)
+  known = {t["content"] for t in json.loads(tokenizer_json)["added_tokens"]}
+  special = {f"{name}_token": f"[{name.upper()}]" for name in _SPECIAL_TOKENS}
+  tokenizer_config = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "model_max_length": student.max_positions,
+    # No token_type_ids: the student saw segment 0 alone, in pairs too.
+    "model_input_names": ["input_ids", "attention_mask"],
+    **{name: token for name, token in special.items() if token in known},
+  }
   (folder / "tokenizer_config.json").write_text(
-    json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}, indent=2) + "\n"
+    json.dumps(tokenizer_config, indent=2) + "\n"
   )
   return folder
 
@@ -225,10 +251,26 @@ def _read_config(folder: pathlib.Path) -> dict[str, Any]:
       f"{folder} holds a model of type {family}; student.pretrained takes the "
       "BERT family (model_type bert)."
     )
-  if config.get("hidden_act", "gelu") not in students.ACTIVATIONS:
+  if config.get("hidden_act", "gelu") not in list(students.ACTIVATIONS):
     raise errors.InputError(
       f"{folder} uses hidden_act={config['hidden_act']}; known are "
       f"{', '.join(students.ACTIVATIONS)}."
+    )
+  if config.get("position_embedding_type", "absolute") != "absolute":
+    raise errors.InputError(
+      f"{folder} uses position_embedding_type="
+      f"{config['position_embedding_type']}; only absolute is known."
+    )
+  for name in _SIZES:
+    if not isinstance(config.get(name), int) or config[name] < 1:
+      raise errors.InputError(
+        f"{folder / 'config.json'} has {name}={config.get(name)!r}; it must be "
+        "a positive integer."
+      )
+  if config["hidden_size"] % config["num_attention_heads"]:
+    raise errors.InputError(
+      f"{folder / 'config.json'} has hidden_size={config['hidden_size']}, "
+      f"which {config['num_attention_heads']} attention heads do not divide."
     )
   return {"hidden_act": "gelu", "layer_norm_eps": 1e-12, **config}
 
@@ -244,7 +286,7 @@ def _read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
   return {
     name.removeprefix("bert."): x.astype(np.float32)
     for name, x in loaded.items()
-    if np.issubdtype(x.dtype, np.floating)
+    if jnp.issubdtype(x.dtype, jnp.floating)  # numpy's denies bfloat16
   }
 
 
@@ -283,6 +325,35 @@ def _to_flax(
   if pooling == "first":
     params["pooler"] = dense("pooler.dense")
   return jax.tree.map(jnp.asarray, params)
+
+
+def _check_shapes(
+  path: pathlib.Path,
+  student: dict[str, Any],
+  params: dict[str, Any],
+  embeddings: jax.Array,
+) -> None:
+  """Refuses tensors of other shapes than the student's own."""
+  module = students.Transformer(1, **student)
+  width = student["width"]
+  expected = jax.eval_shape(
+    module.init,
+    jax.random.key(0),
+    jnp.zeros((1, 1, width)),
+    jnp.ones((1, 1), bool),
+  )["params"]
+  expected = {name: expected[name] for name in params}
+  expected["embeddings"] = jax.ShapeDtypeStruct(
+    (len(embeddings), width), embeddings.dtype
+  )
+  found = dict(jax.tree.leaves_with_path({**params, "embeddings": embeddings}))
+  for where, like in jax.tree.leaves_with_path(expected):
+    if found[where].shape != like.shape:
+      name = "/".join(part.key for part in where)
+      raise errors.InputError(
+        f"{path} has {name} of shape {found[where].shape}, but the student of "
+        f"its config.json takes {like.shape}; they are not of one model."
+      )
 
 
 def _from_flax(params: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -39,9 +39,11 @@ class Problem:
 
   def apply(self, params: Params, batch: data.Batch) -> students.Outputs:
     """Returns logits [B, C] and features [B, F] of ids or of embeddings."""
-    return self.student.apply({"params": params}, self.embed(batch), batch.mask)
+    variables = {"params": params}
+    outputs: Any = self.student.apply(variables, self.embed(batch), batch.mask)
+    return outputs
 
-  def embed(self, batch: data.Batch) -> jax.Array:
+  def embed(self, batch: data.Batch) -> data.Array:
     """Returns the batch's word-level embeddings [B, L, D]."""
     if jnp.issubdtype(batch.inputs.dtype, jnp.integer):
       return self.embeddings[batch.inputs]

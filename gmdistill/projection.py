@@ -10,13 +10,12 @@ import numpy as np
 
 @jax.jit
 def _similarities(rows_NxD, table_VxD):
-  unit = lambda x: (
-    x
-    / jnp.maximum(  # noqa: E731
-      jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-9
-    )
-  )
-  return unit(rows_NxD) @ unit(table_VxD).T
+  return _unit(rows_NxD) @ _unit(table_VxD).T
+
+
+def _unit(x_NxD):
+  norm_Nx1 = jnp.linalg.norm(x_NxD, axis=-1, keepdims=True)
+  return x_NxD / jnp.maximum(norm_Nx1, 1e-9)
 
 
 def nearest_tokens(

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import ml_collections
 import optax
 
@@ -44,7 +45,7 @@ def defaults() -> ml_collections.ConfigDict:
         remat=False,
         unroll=1,
       ),
-      table=dict(num_steps=400, batch_size=32, learning_rate=3e-3, window=4),
+      table=dict(window=4),  # how a table is learned where none is given
       # The set.
       data_per_class=1,
       sequence_length=32,
@@ -59,6 +60,7 @@ def defaults() -> ml_collections.ConfigDict:
       num_steps=1000,
       num_students=1,  # students an outer step
       rows_per_class=16,  # real rows a batch
+      min_tokens=0,  # of the outer loop's real rows; shorter ones are left out
       rule="mixed",  # how gradients are differentiated; see mixed_mode
       gradient_matching=dict(
         distance_kind="neuron_cosine", matched="all", sum_weight=1.0
@@ -99,6 +101,18 @@ def setup(config: ml_collections.ConfigDict) -> spaces.Setup:
     raise errors.InputError(
       f"sequence_length={config.sequence_length}, but the student has "
       f"{positions} positions; use 1 to {positions}."
+    )
+  if "gradient_matching" in config.objective:
+    matched = config.gradient_matching.matched
+
+    def tensors(key):
+      grads = built.problem.init(key)
+      return [tensor.array for tensor in matching.select(grads, matched)]
+
+    # Shapes alone: whether this student has what is to be matched.
+    _named(
+      "gradient_matching",
+      lambda: jax.eval_shape(tensors, jax.random.key(0)),
     )
   return built
 

@@ -1,8 +1,8 @@
 """The embedding space of a run: a frozen table, its tokenizer, its problem.
 
-A space is either read from a pretrained encoder or learned in a short training
-on the real data. Every student of a run, and every reader of its synthetic
-set, shares it; its id is a hash of table and tokenizer.
+A space is either read from a pretrained encoder or learned from the real text.
+Every student of a run, and every reader of its synthetic set, shares it; its id
+is a hash of table and tokenizer.
 """
 
 import hashlib
@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import safetensors
 import safetensors.numpy
+from scipy import sparse
+from sklearn.utils import extmath
 
-from gmdistill import data, errors, pretrained, students, synthetic, training
+from gmdistill import data, errors, pretrained, students, synthetic
 from gmdistill import problem as problems
 from gmdistill import tokenizer as tokenizing
 
@@ -53,123 +54,124 @@ def build(
   Raises:
     InputError: anything that does not fit together, named.
   """
-  fields = dict(student)
-  source = fields.pop("pretrained", "")
-  space = fields.pop("space", "")
-  kind = fields.pop("kind", "transformer")
-  common = {k: fields[k] for k in ("remat", "unroll") if k in fields}
-  if source:
-    read = pretrained.load(
-      source, fields.get("num_layers", 0), fields.get("pooling", "first")
-    )
-    arguments = {**read.student, **common}
-    _check_length(options, arguments["max_positions"])
-    corpus = data.load(options, read.tokenizer_file)
-    module = students.Transformer(len(corpus.label_names), **arguments)
-    setup = problems.Problem(read.embeddings, read.params, module)
-    name = f"{pathlib.Path(source).name}-{module.num_layers}"
+  if student.get("pretrained"):
+    problem, corpus, name = _pretrained(student, options)
   else:
-    if kind not in students.KINDS:
-      raise errors.InputError(
-        f"student.kind={kind} is none of {', '.join(students.KINDS)}."
-      )
-    if kind == "transformer":
-      _check_length(options, fields.get("max_positions", 128))
-    tokenizer_file = f"{space}/tokenizer.json" if space else ""
-    corpus = data.load(options, tokenizer_file)
-    try:
-      module = students.KINDS[kind](len(corpus.label_names), **fields)
-    except TypeError as error:
-      raise errors.InputError(f"student of kind {kind}: {error}.") from error
-    if space:
-      embeddings = read_table(pathlib.Path(space))
-      if embeddings.shape[1] != module.width and kind == "transformer":
-        raise errors.InputError(
-          f"student.width={module.width}, but the table in {space} is "
-          f"{embeddings.shape[1]} wide; use student.width={embeddings.shape[1]}."
-        )
-    else:
-      embeddings = _cached_table(module, corpus, dict(table))
-    setup = problems.Problem(embeddings, None, module)
-    name = f"{kind}-{module.width}"
+    problem, corpus, name = _from_scratch(student, table, options)
   vocabulary = corpus.tokenizer.vocab_size
-  if vocabulary > setup.embeddings.shape[0]:
+  if vocabulary > problem.embeddings.shape[0]:
     raise errors.InputError(
       f"the tokenizer has {vocabulary} tokens, the embedding table "
-      f"{setup.embeddings.shape[0]} rows; they are not of one model."
+      f"{problem.embeddings.shape[0]} rows; they are not of one model."
     )
-  space_id = synthetic.space_id(setup.embeddings, corpus.tokenizer.fingerprint)
-  return Setup(setup, corpus, space_id, name)
+  fingerprint = corpus.tokenizer.fingerprint
+  space_id = synthetic.space_id(problem.embeddings, fingerprint)
+  return Setup(problem, corpus, space_id, name)
+
+
+def _pretrained(
+  student: Mapping[str, Any], options: data.DataOptions
+) -> tuple[problems.Problem, data.Corpus, str]:
+  source = student["pretrained"]
+  read = pretrained.load(
+    source, student.get("num_layers", 0), student.get("pooling", "first")
+  )
+  common = {k: student[k] for k in ("remat", "unroll") if k in student}
+  _check_length(options, read.student["max_positions"])
+  corpus = data.load(options, read.tokenizer_file)
+  module = students.Transformer(
+    len(corpus.label_names), **read.student, **common
+  )
+  problem = problems.Problem(read.embeddings, read.params, module)
+  name = pathlib.Path(source).absolute().name
+  return problem, corpus, f"{name}, {module.num_layers} layers"
+
+
+def _from_scratch(
+  student: Mapping[str, Any],
+  table: Mapping[str, Any],
+  options: data.DataOptions,
+) -> tuple[problems.Problem, data.Corpus, str]:
+  kind = student.get("kind", "transformer")
+  space = student.get("space", "")
+  if kind not in students.KINDS:
+    raise errors.InputError(
+      f"student.kind={kind} is none of {', '.join(students.KINDS)}."
+    )
+  # One config serves every kind: each takes the fields that it has.
+  names = students.KINDS[kind].__dataclass_fields__
+  fields = {name: value for name, value in student.items() if name in names}
+  if kind == "transformer":
+    _check_transformer(fields)
+    _check_length(options, fields.get("max_positions", 128))
+  corpus = data.load(options, f"{space}/tokenizer.json" if space else "")
+  module = students.KINDS[kind](len(corpus.label_names), **fields)
+  if space:
+    embeddings = read_table(pathlib.Path(space))
+    if embeddings.shape[1] != module.width and kind == "transformer":
+      raise errors.InputError(
+        f"student.width={module.width} is not the width of the table in "
+        f"{space}; use student.width={embeddings.shape[1]}."
+      )
+  else:
+    embeddings = _cached_table(module, corpus, dict(table))
+  problem = problems.Problem(embeddings, None, module)
+  depth = f", {module.num_layers} layers" if kind == "transformer" else ""
+  return problem, corpus, f"{kind} of width {module.width}{depth}"
+
+
+def _check_transformer(fields: Mapping[str, Any]) -> None:
+  width, heads = fields.get("width", 128), fields.get("num_heads", 4)
+  if heads < 1 or width % heads:
+    raise errors.InputError(
+      f"student.width={width} does not divide into student.num_heads={heads}; "
+      f"use a width of {max(heads, 1) * max(1, round(width / max(heads, 1)))}."
+    )
+  if fields.get("pooling", "first") not in ("first", "mean"):
+    raise errors.InputError(
+      f"student.pooling={fields['pooling']} is none of first, mean."
+    )
 
 
 def learn_table(
-  examples: data.Examples,
-  *,
-  shape: tuple[int, int],
-  num_steps: int = 400,
-  batch_size: int = 32,
-  learning_rate: float = 3e-3,
-  window: int = 4,
-) -> jax.Array:
-  """Learns a table [V, D] from real text alone: each token from its neighbours.
+  examples: data.Examples, *, shape: tuple[int, int], window: int = 4
+) -> np.ndarray:
+  """Learns a table [V, D] (float32) from the real text alone.
 
-  Continuous bag of words (Mikolov et al. 2013) with a full softmax over the
-  vocabulary, by Adam. It reads no labels: a table trained on them would hand
-  the task's answers to every student, whatever set it trains on.
+  Positive pointwise mutual information of tokens within a window, factorised:
+  what skip-gram with negative sampling converges to (Levy and Goldberg 2014;
+  context counts to the power 0.75). It reads no labels: a table trained on
+  them would hand the answers to every student, whatever set it trains on.
 
   Args:
     examples: Rows of token ids.
     shape: (V, D).
-    num_steps: Updates.
-    batch_size: Rows an update.
-    learning_rate: Peak rate of a cosine schedule.
     window: Neighbours on either side.
   """
   vocab_size, width = shape
-  optimizer = optax.adam(
-    optax.warmup_cosine_decay_schedule(
-      0.0, learning_rate, max(1, num_steps // 10), num_steps
-    )
+  ids, mask = examples.token_ids, examples.mask
+  counts = sparse.csr_matrix((vocab_size, vocab_size))
+  for shift in range(1, min(window, ids.shape[1] - 1) + 1):
+    both = mask[:, shift:] & mask[:, :-shift]
+    pair = (ids[:, :-shift][both], ids[:, shift:][both])
+    counts += sparse.csr_matrix((np.ones(both.sum()), pair), counts.shape)
+  counts = (counts + counts.T).tocoo()
+  of_token = np.asarray(counts.sum(axis=1)).ravel()
+  context = of_token**0.75 / (of_token**0.75).sum()
+  information = np.log(
+    counts.data / (of_token[counts.row] * context[counts.col])
   )
-
-  def loss(params, batch):
-    table_VxD, context_VxD, bias_V = params
-    weight_BxL = batch.mask.astype(jnp.float32)
-    words_BxLxD = context_VxD[batch.inputs] * weight_BxL[..., None]
-    total_BxLxD = jnp.zeros_like(words_BxLxD)
-    count_BxL = jnp.zeros_like(weight_BxL)
-    for shift in range(1, window + 1):
-      for roll, edge in (
-        (shift, slice(0, shift)),
-        (-shift, slice(-shift, None)),
-      ):
-        total_BxLxD += jnp.roll(words_BxLxD, roll, axis=1).at[:, edge].set(0.0)
-        count_BxL += jnp.roll(weight_BxL, roll, axis=1).at[:, edge].set(0.0)
-    mean_BxLxD = total_BxLxD / jnp.maximum(count_BxL, 1.0)[..., None]
-    logits_BxLxV = mean_BxLxD @ table_VxD.T + bias_V[None, None]
-    losses_BxL = optax.softmax_cross_entropy_with_integer_labels(
-      logits_BxLxV, batch.inputs
-    )
-    return (losses_BxL * weight_BxL).sum() / jnp.maximum(weight_BxL.sum(), 1.0)
-
-  @jax.jit
-  def learn(key, batch):
-    *table_keys, order_key = jax.random.split(key, 3)
-    tables = [0.05 * jax.random.normal(k, shape) for k in table_keys]
-    rows = training.shuffled_rows(
-      order_key, len(examples.labels), num_steps, batch_size
-    )
-    params = (*tables, jnp.zeros((vocab_size,)))
-    table_VxD = training.descend(loss, params, batch, optimizer, rows=rows)[0]
-    # As BERT's: entries of about 0.05, whatever the training's scale.
-    return table_VxD * (0.05 / jnp.std(table_VxD))
-
-  batch = data.as_batch(examples, int(examples.labels.max()) + 1)
-  return learn(jax.random.key(0), jax.tree.map(jnp.asarray, batch))
+  positive = information > 0
+  where = (counts.row[positive], counts.col[positive])
+  matrix = sparse.csr_matrix((information[positive], where), counts.shape)
+  left, _, _ = extmath.randomized_svd(matrix, width, random_state=0)
+  # Rows of one length, entries of about 0.05, as BERT's.
+  left = left / (left.std(axis=1, keepdims=True) + 1e-6)
+  return (left * (0.05 / left.std())).astype(np.float32)
 
 
 def write(
-  folder: pathlib.Path, embeddings: jax.Array, tokenizer: tokenizing.Tokenizer
+  folder: pathlib.Path, embeddings: data.Array, tokenizer: tokenizing.Tokenizer
 ) -> None:
   """Writes `embeddings.safetensors` and `tokenizer.json`, or neither."""
   folder.parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ A `Parameterization` is a pair of pure functions; wrappers add to it:
 `with_learning_rates(with_soft_labels(direct(), "unrestricted"), 8, 0.05)`.
 """
 
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -88,7 +89,8 @@ def with_soft_labels(base: Parameterization, kind: str) -> Parameterization:
     labels = params["labels"]
     if kind == "softmax":
       labels = jax.nn.softmax(labels)
-    return decoded.replace(batch=decoded.batch.replace(labels=labels))
+    batch = dataclasses.replace(decoded.batch, labels=labels)
+    return dataclasses.replace(decoded, batch=batch)
 
   return Parameterization(init, decode)
 
@@ -112,7 +114,8 @@ def with_learning_rates(
 
   def decode(params: PyTree) -> SyntheticSet:
     decoded = base.decode(params["base"])
-    return decoded.replace(learning_rates=jax.nn.softplus(params["step_sizes"]))
+    rates = jax.nn.softplus(params["step_sizes"])
+    return dataclasses.replace(decoded, learning_rates=rates)
 
   return Parameterization(init, decode)
 

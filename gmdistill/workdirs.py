@@ -6,7 +6,6 @@ import os
 import pathlib
 import platform
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,22 +22,19 @@ def write_json(path: pathlib.Path, content: Any) -> None:
   partial.replace(path)
 
 
-def prepare(workdir: str, config: ml_collections.ConfigDict) -> pathlib.Path:
-  """Checks, before any work, that a run of `config` may write to `workdir`.
+def check(workdir: str, config: ml_collections.ConfigDict) -> pathlib.Path:
+  """Checks, and writes nothing, that a run of `config` may use `workdir`.
 
   Raises:
     InputError: it cannot be written, or it holds a run of another config.
   """
   folder = pathlib.Path(workdir).expanduser().absolute()
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-      pass
-  except OSError as error:
+  existing = next(path for path in (folder, *folder.parents) if path.exists())
+  if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
     raise errors.InputError(
-      f"workdir {folder} cannot be written ({error.strerror}); give another "
-      "--workdir."
-    ) from error
+      f"workdir {folder} cannot be written: {existing} is not a writable "
+      "folder; give another --workdir."
+    )
   path = folder / "config.json"
   if path.is_file():
     try:
@@ -60,11 +56,21 @@ def prepare(workdir: str, config: ml_collections.ConfigDict) -> pathlib.Path:
 
 def claim(
   folder: pathlib.Path, config: ml_collections.ConfigDict, command: str
-) -> pathlib.Path:
-  """Writes `config.json` and `environment.json`."""
-  write_json(folder / "config.json", config.to_dict())
-  write_json(folder / "environment.json", environment(command))
-  return folder
+) -> None:
+  """Makes the folder and writes `config.json` and `environment.json`.
+
+  Raises:
+    InputError: the disk is full, or the folder cannot be written after all.
+  """
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", config.to_dict())
+    write_json(folder / "environment.json", environment(command))
+  except OSError as error:
+    raise errors.InputError(
+      f"workdir {folder} cannot be written ({error.strerror}); free some room "
+      "or give another --workdir."
+    ) from error
 
 
 def environment(command: str) -> dict[str, Any]:

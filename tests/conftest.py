@@ -33,9 +33,12 @@ def make_problem(kind="transformer", classes=CLASSES, **fields):
   """A student of D=8, L=6 from random initialisation."""
   table = jax.random.normal(jax.random.key(11), (VOCABULARY, WIDTH))
   if kind == "transformer":
-    fields = dict(
-      width=WIDTH, num_layers=2, num_heads=2, hidden=16, max_positions=LENGTH
-    ) | fields
+    fields = (
+      dict(
+        width=WIDTH, num_layers=2, num_heads=2, hidden=16, max_positions=LENGTH
+      )
+      | fields
+    )
   else:
     fields = dict(width=WIDTH) | fields
   module = students.KINDS[kind](classes, **fields)
@@ -71,7 +74,9 @@ def make_real(num_batches=1, rows_per_class=4, classes=CLASSES):
     seed=0,
   )
   batches = [sampler(i) for i in range(num_batches)]
-  return jax.tree.map(lambda *xs: jnp.stack([jnp.asarray(x) for x in xs]), *batches)
+  return jax.tree.map(
+    lambda *xs: jnp.stack([jnp.asarray(x) for x in xs]), *batches
+  )
 
 
 @pytest.fixture
@@ -84,8 +89,8 @@ def x64():
 def as_float64(tree):
   """Floats of a tree in double precision; ids and masks as they are."""
   return jax.tree.map(
-    lambda x: x.astype(jnp.float64)
-    if jnp.issubdtype(x.dtype, jnp.floating)
-    else x,
+    lambda x: (
+      x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x
+    ),
     tree,
   )

@@ -121,7 +121,9 @@ def test_the_neuron_cosine_ignores_each_neurons_scale():
   scaled = kernel * jnp.array([[1.0, 5.0, 0.1]])
   measure = functools.partial(matching.distance, matched="all")
   a, b = {"head": {"kernel": kernel}}, {"head": {"kernel": scaled}}
-  assert float(measure(a, b, kind="neuron_cosine")) == pytest.approx(0, abs=1e-6)
+  assert float(measure(a, b, kind="neuron_cosine")) == pytest.approx(
+    0, abs=1e-6
+  )
   assert float(measure(a, b, kind="tensor_cosine")) > 0.01
 
 
@@ -129,7 +131,8 @@ def test_the_neuron_cosine_is_the_sum_over_columns_of_a_dense_kernel():
   a, b = (jax.random.normal(jax.random.key(i), (4, 3)) for i in (0, 1))
   expected = np.mean(
     [
-      1 - a[:, j] @ b[:, j] / jnp.linalg.norm(a[:, j]) / jnp.linalg.norm(b[:, j])
+      1
+      - a[:, j] @ b[:, j] / jnp.linalg.norm(a[:, j]) / jnp.linalg.norm(b[:, j])
       for j in range(3)
     ]
   )

@@ -66,9 +66,7 @@ def test_remat_and_unrolled_layers_change_no_number(fields):
   params = plain.init(jax.random.key(0))
   a = jax.value_and_grad(plain.loss)(params, batch)
   b = jax.value_and_grad(other.loss)(params, batch)
-  jax.tree.map(
-    lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), a, b
-  )
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), a, b)
 
 
 def test_the_key_biases_have_no_gradient():

@@ -1,0 +1,31 @@
+"""SST-2, one learned example per class, replayed in three SGD steps.
+
+gmdistill distill --config=configs/sst2.py --workdir=runs/sst2
+"""
+
+import ml_collections
+
+from gmdistill import recipe
+
+
+def get_config(mode: str = "") -> ml_collections.ConfigDict:
+  config = recipe.defaults()
+  config.data.name = "glue/sst2"
+  config.data.max_length = 64
+  config.data.train_length = 32
+  config.student.pretrained = "sentence-transformers/all-MiniLM-L6-v2"
+  config.student.num_layers = 0
+  config.student.pooling = "mean"
+  config.data_per_class = 1
+  config.sequence_length = 24
+  config.replay_steps = 3
+  config.initial_step_size = 0.1
+  config.objective = "look_ahead"
+  config.num_steps = 900
+  config.rows_per_class = 16
+  config.min_tokens = 12
+  config.eval_every = 100
+  config.checkpoint_every = 100
+  config.protocols = ("replay",)
+  config.full.num_students = 1
+  return config

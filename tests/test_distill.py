@@ -1,0 +1,276 @@
+"""The main job, end to end, on the embedded corpus."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+import tiny_config
+
+from gmdistill import checkpoint, distill, errors, recipe, results
+
+HERE = pathlib.Path(__file__).parent
+ROWS = {"random", "herding", "k_centers", "distilled", "full"}
+
+
+def tensors(workdir):
+  return safetensors.numpy.load_file(workdir / "set" / "set.safetensors")
+
+
+def assert_same_run(one, two):
+  a, b = tensors(one), tensors(two)
+  assert set(a) == set(b)
+  for name in a:
+    np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+  steps = []
+  for workdir in (one, two):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    steps.append([json.loads(line) for line in lines])
+    for line in steps[-1]:
+      del line["time"]
+  assert steps[0] == steps[1]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  """An uninterrupted run of both objectives."""
+  workdir = tmp_path_factory.mktemp("runs") / "whole"
+  state = distill.run(tiny_config.get_config(), str(workdir), "the command")
+  return workdir, state
+
+
+def test_a_run_leaves_everything_it_promises(finished):
+  workdir, state = finished
+  for name in (
+    "config.json environment.json metrics.jsonl checkpoints summary.json "
+    "set/set.safetensors set/card.json analysis.json report.html space"
+  ).split():
+    assert (workdir / name).exists(), name
+  assert int(state.step) == 12
+  summary = json.loads((workdir / "summary.json").read_text())
+  assert (
+    list(summary)
+    == (
+      "schema dataset student data_per_class sequence_length seed selection "
+      "protocols cost gradient_cosine"
+    ).split()
+  )
+  assert set(summary["protocols"]) == {"scratch", "replay"}
+  for rows in summary["protocols"].values():
+    assert set(rows) == ROWS
+    for row in rows.values():
+      assert set(row) == {"mean", "std", "n"} and 0 <= row["mean"] <= 1
+  assert set(summary["cost"]) == set(
+    "distill_seconds peak_memory_bytes student_seconds_set "
+    "student_seconds_full set_bytes real_text_bytes break_even_students".split()
+  )
+  card = json.loads((workdir / "set" / "card.json").read_text())
+  assert card["results"] == summary["protocols"]
+  assert "the command" in (workdir / "report.html").read_text()
+
+
+def test_the_set_has_the_promised_shapes_and_has_moved(finished):
+  workdir, _ = finished
+  found = tensors(workdir)
+  classes = len(
+    json.loads((workdir / "set/card.json").read_text())["label_names"]
+  )
+  assert found["embeddings"].shape == (2 * classes, 6, 16)
+  assert found["labels"].shape == (2 * classes, classes)
+  assert found["learning_rates"].shape == (2,)
+  assert (found["learning_rates"] > 0).all()
+  assert not np.isin(found["labels"], [0.0, 1.0]).all()
+
+
+def test_metrics_have_one_line_a_step(finished):
+  run = results.load_run(finished[0])
+  np.testing.assert_array_equal(run.metrics["step"], np.arange(1, 13))
+  np.testing.assert_array_equal(
+    run.metrics["outer/stage"], np.repeat([0.0, 1.0], 6)
+  )
+  steps, _ = results.series(run, "selection/accuracy")
+  assert steps.tolist() == [4, 8, 12]
+
+
+def test_a_finished_run_started_again_ends_with_the_same_set(finished):
+  workdir, _ = finished
+  before = tensors(workdir)
+  distill.run(tiny_config.get_config(), str(workdir), "the command")
+  for name, value in tensors(workdir).items():
+    np.testing.assert_array_equal(value, before[name])
+
+
+@pytest.mark.parametrize("saves", [1, 3, 4])
+def test_resume_equals_uninterrupted(finished, tmp_path, monkeypatch, saves):
+  # Saves 1, 3 and 4: within a stage, at the stage's end, and just after it.
+  whole, count = checkpoint.Checkpoints.save, []
+
+  def save(self, step, state):
+    whole(self, step, state)
+    count.append(step)
+    if len(count) == saves:
+      signal.raise_signal(signal.SIGTERM)
+
+  monkeypatch.setattr(checkpoint.Checkpoints, "save", save)
+  config = tiny_config.get_config()
+  with pytest.raises(
+    errors.Stopped, match="go on with the same command"
+  ) as stop:
+    distill.run(config, str(tmp_path), "the command")
+  assert stop.value.status == 0
+  assert not (tmp_path / "set").exists()
+  monkeypatch.setattr(checkpoint.Checkpoints, "save", whole)
+  distill.run(config, str(tmp_path), "the command")
+  assert_same_run(finished[0], tmp_path)
+
+
+def command_line(workdir):
+  return [
+    sys.executable,
+    "-m",
+    "gmdistill",
+    "distill",
+    f"--config={HERE / 'tiny_config.py'}",
+    f"--workdir={workdir}",
+  ]
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(finished, tmp_path):
+  environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+  metrics = tmp_path / "run" / "metrics.jsonl"
+  process = subprocess.Popen(
+    command_line(tmp_path / "run"), env=environment, stderr=subprocess.PIPE
+  )
+  deadline = time.monotonic() + 240
+  while time.monotonic() < deadline and process.poll() is None:
+    if metrics.is_file() and metrics.read_text().count("\n") >= 4:
+      break
+    time.sleep(0.01)
+  process.kill()
+  assert process.wait() == -signal.SIGKILL
+  process.stderr.close()
+  with metrics.open("a") as file:
+    file.write('{"step": 5, "outer/lo')  # a torn line, as a kill may leave it
+  done = subprocess.run(
+    command_line(tmp_path / "run"), env=environment, capture_output=True
+  )
+  assert done.returncode == 0, done.stderr.decode()
+  assert "report:" in done.stdout.decode()
+  assert_same_run(finished[0], tmp_path / "run")
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+  timer = threading.Timer(0.0, lambda: None)
+  config = tiny_config.get_config("polish")
+  before = signal.getsignal(signal.SIGINT)
+  seen = []
+
+  def interrupt():
+    while not (tmp_path / "metrics.jsonl").is_file():
+      time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGINT)
+
+  timer = threading.Thread(target=interrupt)
+  timer.start()
+  with pytest.raises(errors.Stopped, match="gmdistill distill --x") as stop:
+    distill.run(config, str(tmp_path), "gmdistill distill --x")
+  timer.join()
+  seen.append(stop.value.status)
+  assert seen == [130]
+  assert signal.getsignal(signal.SIGINT) is before
+  assert any((tmp_path / "checkpoints").iterdir())
+
+
+def test_another_config_in_the_workdir_is_refused_by_field(finished):
+  config = tiny_config.get_config()
+  config.outer.learning_rate = 0.5
+  config.seed = 9
+  with pytest.raises(
+    errors.InputError, match="outer.learning_rate is 0.01.*0.5.*seed is 0.*9"
+  ):
+    distill.run(config, str(finished[0]))
+
+
+def test_a_diverging_run_names_the_step_and_keeps_its_checkpoint(tmp_path):
+  config = tiny_config.get_config("polish")
+  config.outer.learning_rate = 1e30
+  with pytest.raises(errors.NotFinite, match=r"step \d+: set/.* is not finite"):
+    distill.run(config, str(tmp_path))
+  assert not (tmp_path / "set").exists()
+  config.outer.learning_rate = 1e-2
+  # The checkpoints that are kept hold finite numbers only.
+  keep = checkpoint.Checkpoints(tmp_path / "checkpoints")
+  if keep.latest() is not None:
+    assert keep.latest() < 12
+  keep.close()
+
+
+def test_the_outer_step_compiles_once():
+  config = tiny_config.get_config("polish")
+  setup = recipe.setup(config)
+  stage = recipe.stages(config)[0]
+  stored = recipe.parameterization(config)
+  key = jax.random.key(0)
+  params = distill.first_params(setup, config, stored)
+  state = distill._first_state(params, stage, setup.problem, key, config)
+  steps = distill.outer_steps(stage, stored, 0.99)
+  draw = distill._real_batches(setup, config, stage.objective.num_batches)
+  for step in range(0, 6, 2):
+    state, seen = steps(setup.problem, state, draw(step, 2), key)
+  assert steps._cache_size() == 1
+  assert int(state.step) == 6 and seen["outer/loss"].shape == (2,)
+
+
+def test_steps_in_one_dispatch_equal_steps_one_by_one():
+  config = tiny_config.get_config("polish")
+  setup = recipe.setup(config)
+  stage = recipe.stages(config)[0]
+  stored = recipe.parameterization(config)
+  key = jax.random.key(0)
+  found = []
+  for size in (1, 4):
+    params = distill.first_params(setup, config, stored)
+    state = distill._first_state(params, stage, setup.problem, key, config)
+    steps = distill.outer_steps(stage, stored, 0.99)
+    draw = distill._real_batches(setup, config, stage.objective.num_batches)
+    for step in range(0, 4, size):
+      state, _ = steps(setup.problem, state, draw(step, size), key)
+    found.append(state.params)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *found)
+
+
+@pytest.mark.parametrize(
+  "every, steps, expected", [(4, 12, 4), (5, 10, 5), (4, 10, 2), (3, 7, 1)]
+)
+def test_a_dispatch_divides_every_stretch(every, steps, expected):
+  config = tiny_config.get_config("polish")
+  config.eval_every = config.checkpoint_every = every
+  config.num_steps, config.steps_per_dispatch = steps, 5
+  stages = recipe.stages(config)
+  assert distill.dispatch_size(config, stages) == expected
+
+
+def test_students_gradients_are_averaged_only_with_respect_to_the_set():
+  config = tiny_config.get_config()
+  setup = recipe.setup(config)
+  stage = recipe.stages(config)[0]
+  stored = recipe.parameterization(config)
+  params = distill.first_params(setup, config, stored)
+  key = jax.random.key(0)
+  state = distill._first_state(params, stage, setup.problem, key, config)
+  kernel = jax.tree.leaves(state.students.params)[-1]
+  assert kernel.shape[0] == 2 and not np.array_equal(kernel[0], kernel[1])
+  assert all(
+    jnp.isfinite(x).all()
+    for x in jax.tree.leaves(state)
+    if jnp.issubdtype(x.dtype, jnp.floating)
+  )

@@ -1,0 +1,42 @@
+"""The package's shape."""
+
+import ast
+import pathlib
+
+PACKAGE = pathlib.Path(__file__).parents[1] / "gmdistill"
+
+# A file imports only files above it.
+ORDER = """
+errors tokenizer data students mixed_mode checkpoint metrics pretrained
+problem training synthetic spaces matching coresets evaluate projection
+workdirs recipe results figures report finish distill verbs main __main__
+""".split()
+
+
+def imported(path):
+  tree = ast.parse(path.read_text())
+  for node in ast.walk(tree):
+    if isinstance(node, ast.ImportFrom) and node.module == "gmdistill":
+      yield from (alias.name for alias in node.names)
+
+
+def test_a_file_imports_only_files_above_it():
+  files = {p.stem for p in PACKAGE.glob("*.py")} - {"__init__"}
+  assert files == set(ORDER)
+  for name in ORDER:
+    above = ORDER[: ORDER.index(name)]
+    for other in imported(PACKAGE / f"{name}.py"):
+      assert other in above, f"{name}.py imports {other}, which stands below it"
+
+
+def test_only_one_file_imports_orbax():
+  found = [p.name for p in PACKAGE.rglob("*.py") if "orbax" in p.read_text()]
+  assert found == ["checkpoint.py"] or set(found) == {
+    "checkpoint.py",
+    "workdirs.py",  # names its version, imports nothing
+  }
+
+
+def test_linen_stays_in_the_students():
+  found = {p.name for p in PACKAGE.rglob("*.py") if "linen" in p.read_text()}
+  assert found == {"students.py", "problem.py"}

@@ -1,0 +1,190 @@
+"""The command line: verbs, and one line for every bad input."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import tiny_config
+
+from gmdistill import distill, main, workdirs
+
+CONFIG = f"--config={pathlib.Path(__file__).parent / 'tiny_config.py'}:polish"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("runs") / "run"
+  distill.run(tiny_config.get_config("polish"), str(workdir), "command")
+  return workdir
+
+
+def refused(capsys, *arguments):
+  """Runs a command that must be refused; returns its one line."""
+  assert main.main(["gmdistill", *map(str, arguments)]) == 2
+  said = capsys.readouterr().err.splitlines()
+  lines = [line for line in said if line.startswith("gmdistill: ")]
+  assert len(lines) == 1 and lines[0] == said[-1]
+  return lines[0]
+
+
+def test_help_says_the_verbs_without_loading_jax():
+  code = (
+    "import sys; from gmdistill import main; status = main.main(['x', '-h']);"
+    "sys.exit(status or ('jax' in sys.modules))"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True
+  )
+  assert done.returncode == 0
+  assert all(verb in done.stdout for verb in main.VERBS)
+
+
+def test_the_verbs_work_on_a_finished_run(finished, tmp_path, capsys):
+  given = f"--set={finished / 'set'}"
+  student = tmp_path / "student"
+  assert main.main(["x", "train", given, f"--workdir={student}"]) == 0
+  assert "accuracy" in capsys.readouterr().out
+  config = json.loads((student / "config.json").read_text())
+  assert config["architectures"] == ["BertForSequenceClassification"]
+  weights = safetensors.numpy.load_file(student / "model.safetensors")
+  assert weights["classifier.weight"].shape == (len(config["id2label"]), 16)
+
+  evaluated = tmp_path / "evaluated"
+  assert main.main(["x", "evaluate", given, f"--workdir={evaluated}"]) == 0
+  found = json.loads((evaluated / "evaluation.json").read_text())
+  summary = json.loads((finished / "summary.json").read_text())
+  for name, rows in summary["protocols"].items():
+    assert found[name]["mean"] == pytest.approx(rows["distilled"]["mean"])
+  assert main.main(["x", "evaluate", CONFIG, "--row=random"]) == 0
+
+  pages = f"--workdir={tmp_path / 'pages'}"
+  assert main.main(["x", "report", str(finished), pages]) == 0
+  assert (tmp_path / "pages" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+  "override, words",
+  [
+    ("--config.data_per_clas=3", ["data_per_clas"]),
+    ("--config.num_steps=ten", ["num_steps", "ten"]),
+    ("--config.num_steps=0", ["num_steps", "at least 1"]),
+    ("--config.data.name=no_such_set", ["no_such_set"]),
+    ("--config.data_per_class=9999", ["9999", "at most"]),
+    ("--config.sequence_length=17", ["sequence_length=17", "16 positions"]),
+    ("--config.data.max_length=64", ["max_length=64", "16 positions"]),
+    ("--config.objective=look_around", ["look_around", "look_ahead"]),
+    ("--config.labels=fuzzy", ["fuzzy", "unrestricted"]),
+    ("--config.rule=forward", ["forward", "mixed"]),
+    ("--config.student.kind=mamba", ["mamba", "textcnn"]),
+    ("--config.initialise=best", ["best", "k_centers"]),
+    ("--config.selection.protocol=zero", ["zero", "replay"]),
+    ("--config.gradient_matching.matched=tail", ["tail", "last_K"]),
+    ("--config.min_tokens=99", ["min_tokens", "99"]),
+    ("--config.student.pretrained=/no/where", ["/no/where", "directory"]),
+    ("--config.student.space=/no/where", ["/no/where"]),
+    ("--config.replay_steps=0", ["replay_steps"]),
+  ],
+)
+def test_a_bad_field_is_one_line_and_writes_nothing(
+  override, words, tmp_path, capsys
+):
+  extra = []
+  if "matched" in override:
+    extra = ["--config.objective=gradient_matching"]
+  workdir = tmp_path / "run"
+  said = refused(
+    capsys, "distill", CONFIG, f"--workdir={workdir}", override, *extra
+  )
+  for word in words:
+    assert word in said
+  assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+  "arguments, word",
+  [
+    (["distil"], "unknown verb 'distil'"),
+    (["distill"], "--config"),
+    (["distill", CONFIG], "--workdir"),
+    (["distill", "--config=none.py", "--workdir=x"], "none.py"),
+    (["distill", CONFIG, "--workdir=x", "--wrokdir=y"], "wrokdir"),
+    (["distill", CONFIG, "--workdir=x", "extra"], "extra"),
+    (["train"], "--set"),
+    (["train", "--set=nowhere", "--workdir=x"], "set.safetensors"),
+    (["evaluate", CONFIG, "--row=best"], "k_centers"),
+    (["report"], "workdirs"),
+    (["report", "nowhere"], "nowhere"),
+  ],
+)
+def test_a_bad_command_is_one_line(arguments, word, capsys):
+  assert word in refused(capsys, *arguments)
+
+
+def test_an_unwritable_workdir_is_one_line(tmp_path, capsys):
+  file = tmp_path / "file"
+  file.write_text("in the way")
+  assert str(file) in refused(capsys, "distill", CONFIG, f"--workdir={file}")
+  inside = f"--workdir={file / 'run'}"
+  assert "another --workdir" in refused(capsys, "distill", CONFIG, inside)
+
+
+def test_a_full_disk_is_one_line(tmp_path, capsys, monkeypatch):
+  def full(path, content):
+    raise OSError(28, "No space left on device", str(path))
+
+  monkeypatch.setattr(workdirs, "write_json", full)
+  said = refused(capsys, "distill", CONFIG, f"--workdir={tmp_path / 'run'}")
+  assert "No space left" in said
+
+
+def test_a_set_of_another_space_is_refused_with_both_ids(
+  finished, tmp_path, capsys
+):
+  card = json.loads((finished / "set" / "card.json").read_text())
+  said = refused(
+    capsys,
+    "evaluate",
+    CONFIG,
+    f"--set={finished / 'set'}",
+    "--config.data.vocab_size=200",
+    "--config.student.space=",
+  )
+  assert "vocab" in said or card["embedding_space"] in said
+
+
+def test_a_damaged_set_is_one_line(finished, tmp_path, capsys):
+  folder = tmp_path / "set"
+  folder.mkdir()
+  for name in ("set.safetensors", "card.json"):
+    whole = (finished / "set" / name).read_bytes()
+    (folder / name).write_bytes(whole[: len(whole) // 2])
+  said = refused(capsys, "train", f"--set={folder}", "--workdir=x")
+  assert "damaged" in said and str(folder) in said
+
+
+def test_a_student_that_bert_cannot_hold_is_refused(finished, tmp_path, capsys):
+  said = refused(
+    capsys,
+    "train",
+    CONFIG,
+    f"--set={finished / 'set'}",
+    f"--workdir={tmp_path / 'student'}",
+    "--config.student.pooling=mean",
+  )
+  assert "pooling=first" in said
+  assert not (tmp_path / "student").exists()
+
+
+def test_a_trained_student_depends_on_the_set_alone(finished, tmp_path):
+  weights = []
+  for name in ("a", "b"):
+    given = f"--set={finished / 'set'}"
+    main.main(["x", "train", given, f"--workdir={tmp_path / name}"])
+    path = tmp_path / name / "model.safetensors"
+    weights.append(safetensors.numpy.load_file(path))
+  for name, value in weights[0].items():
+    np.testing.assert_array_equal(value, weights[1][name])

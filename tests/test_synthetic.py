@@ -1,0 +1,125 @@
+"""The set: how it is stored, saved and refused."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from conftest import make_synthetic
+
+from gmdistill import errors, synthetic
+
+CARD = {"task": "toy", "label_names": ["a", "b"], "embedding_space": "abc"}
+
+
+def learned(kind="unrestricted", steps=3):
+  stored = synthetic.with_learning_rates(
+    synthetic.with_soft_labels(synthetic.direct(), kind), steps, 0.05
+  )
+  return stored, stored.init(make_synthetic())
+
+
+@pytest.mark.parametrize("kind", ["hard", "softmax", "unrestricted"])
+def test_decoding_the_first_parameters_gives_the_batch_back(kind):
+  batch = make_synthetic()
+  stored, params = learned(kind)
+  decoded = stored.decode(params)
+  np.testing.assert_array_equal(decoded.batch.inputs, batch.inputs)
+  np.testing.assert_allclose(decoded.learning_rates, 0.05, rtol=1e-5)
+  atol = 0.051 if kind == "softmax" else 0.0
+  np.testing.assert_allclose(decoded.batch.labels, batch.labels, atol=atol)
+  assert bool(decoded.batch.mask.all())
+
+
+def test_softmax_labels_stay_distributions_and_steps_stay_positive():
+  stored, params = learned("softmax")
+  far = jax.tree.map(lambda x: x - 30.0 * jnp.sign(x) - 5.0, params)
+  decoded = stored.decode(far)
+  np.testing.assert_allclose(decoded.batch.labels.sum(-1), 1.0, rtol=1e-6)
+  assert bool((decoded.learning_rates > 0).all())
+
+
+def test_hard_labels_get_no_gradient():
+  stored, params = learned("hard")
+  grads = jax.grad(lambda p: stored.decode(p).batch.labels.sum())(params)
+  assert not np.any(grads["base"]["labels"])
+
+
+def test_no_replayed_steps_means_no_learning_rates():
+  stored, params = learned(steps=0)
+  assert stored.decode(params).learning_rates is None
+
+
+def test_an_unknown_label_kind_is_refused():
+  with pytest.raises(ValueError, match="hard, softmax, unrestricted"):
+    synthetic.with_soft_labels(synthetic.direct(), "smooth")
+
+
+def test_a_saved_set_loads_with_safetensors_alone(tmp_path):
+  stored, params = learned()
+  decoded = stored.decode(params)
+  synthetic.save(tmp_path / "set", decoded, CARD)
+  tensors = safetensors.numpy.load_file(tmp_path / "set" / "set.safetensors")
+  assert set(tensors) == {"embeddings", "mask", "labels", "learning_rates"}
+  np.testing.assert_array_equal(tensors["embeddings"], decoded.batch.inputs)
+  assert tensors["mask"].dtype == bool
+  card = json.loads((tmp_path / "set" / "card.json").read_text())
+  kept = [tensors[k].nbytes for k in ("embeddings", "labels", "learning_rates")]
+  assert card["bytes"] == sum(kept)
+  assert card["format"] == synthetic.FORMAT
+
+
+def test_a_set_comes_back_bit_for_bit(tmp_path):
+  stored, params = learned()
+  order = jnp.array([[0, 1], [2, 3], [0, 3]])
+  before = stored.decode(params).replace(order=order)
+  synthetic.save(tmp_path, before, CARD)
+  after, card = synthetic.load(tmp_path, "abc")
+  jax.tree.map(np.testing.assert_array_equal, before, after)
+  assert card["task"] == "toy"
+
+
+def test_a_set_of_another_space_is_refused_with_both_ids(tmp_path):
+  stored, params = learned()
+  synthetic.save(tmp_path, stored.decode(params), CARD)
+  with pytest.raises(errors.InputError, match="abc.*\\bxyz\\b"):
+    synthetic.load(tmp_path, "xyz")
+
+
+@pytest.mark.parametrize(
+  "name, content",
+  [
+    ("set.safetensors", None),
+    ("set.safetensors", b"not a tensor file"),
+    ("set.safetensors", "half"),
+    ("card.json", None),
+    ("card.json", b"{"),
+    ("card.json", b"{}"),
+  ],
+)
+def test_a_damaged_set_is_one_line(tmp_path, name, content):
+  stored, params = learned()
+  synthetic.save(tmp_path, stored.decode(params), CARD)
+  path = tmp_path / name
+  if content is None:
+    path.unlink()
+  else:
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] if content == "half" else content)
+  with pytest.raises(errors.InputError) as refusal:
+    synthetic.load(tmp_path)
+  assert "\n" not in str(refusal.value)
+  assert name in str(refusal.value)
+
+
+def test_the_space_id_depends_on_table_and_tokenizer():
+  table = np.ones((3, 2), np.float32)
+  ids = {
+    synthetic.space_id(table, "a"),
+    synthetic.space_id(table, "b"),
+    synthetic.space_id(table * 2, "a"),
+  }
+  assert len(ids) == 3
+  assert synthetic.space_id(jnp.asarray(table), "a") in ids

@@ -1,0 +1,171 @@
+"""Training students, one and many."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import make_examples, make_problem, make_synthetic
+
+from gmdistill import data, evaluate, synthetic, training
+
+NUM_STEPS = 5
+
+
+def fit(problem, batch, key, batch_size=3):
+  return training.fit(
+    problem,
+    batch,
+    optax.adam(1e-2),
+    num_steps=NUM_STEPS,
+    batch_size=batch_size,
+    key=key,
+  )
+
+
+def test_vmapped_training_equals_a_loop_over_seeds():
+  problem, batch = make_problem(), make_synthetic()
+  keys = jax.random.split(jax.random.key(0), 3)
+  stacked = jax.vmap(lambda key: fit(problem, batch, key))(keys)
+  for i, key in enumerate(keys):
+    alone = fit(problem, batch, key)
+    jax.tree.map(
+      lambda a, b, i=i: np.testing.assert_allclose(a[i], b, atol=1e-5),
+      stacked,
+      alone,
+    )
+
+
+def test_training_lowers_the_loss_and_depends_on_its_key_alone():
+  problem, batch = make_problem(), make_synthetic()
+  key = jax.random.key(0)
+  one, two = fit(problem, batch, key), fit(problem, batch, key)
+  jax.tree.map(np.testing.assert_array_equal, one, two)
+  before = problem.loss(problem.init(jax.random.split(key)[0]), batch)
+  assert problem.loss(one, batch) < before
+
+
+def test_an_epoch_takes_every_row_once():
+  rows = training.shuffled_rows(jax.random.key(0), 12, 6, 4)
+  assert rows.shape == (6, 4)
+  for epoch in (rows[:3], rows[3:]):
+    assert sorted(np.ravel(epoch).tolist()) == list(range(12))
+  whole = training.shuffled_rows(jax.random.key(0), 3, 2, 4)
+  np.testing.assert_array_equal(whole, [[0, 1, 2], [0, 1, 2]])
+
+
+@pytest.mark.parametrize("rows", [1, 7, 64])
+def test_length_buckets_count_every_row_once(rows):
+  problem, examples = make_problem(), make_examples(41)
+  keys = jax.random.split(jax.random.key(0), 2)
+  params = jax.vmap(problem.init)(keys)
+  buckets = training.length_buckets(examples, 2, rows=rows)
+  found = training.accuracies(problem, params, buckets)
+  batch = data.as_batch(examples, 2)
+  for i in range(2):
+    one = jax.tree.map(lambda x, i=i: x[i], params)
+    logits = problem.apply(one, jax.tree.map(jnp.asarray, batch)).logits
+    expected = (logits.argmax(-1) == examples.labels).mean()
+    assert found[i] == pytest.approx(float(expected))
+
+
+PROTOCOLS = {
+  "scratch": evaluate.fine_tuning(
+    num_steps=4, batch_size=3, rates=(1e-2, 1e-1), num_students=5
+  ),
+  "replay": evaluate.replaying(num_steps=3, rates=(0.1, 1.0), num_students=5),
+}
+
+
+def splits():
+  buckets = training.length_buckets(make_examples(30), 2)
+  return evaluate.Splits(buckets, training.length_buckets(make_examples(26), 2))
+
+
+@pytest.mark.parametrize("learned_steps", [False, True])
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_chunks_of_students_equal_a_loop(name, learned_steps):
+  problem = make_problem()
+  rates = jnp.array([0.5, 0.1]) if learned_steps else None
+  sets = evaluate.stacked(synthetic.SyntheticSet(make_synthetic(), rates))
+  found = []
+  for at_once in (1, 2, 5):
+    trainer = evaluate.Trainer(problem, PROTOCOLS[name], at_once)
+    key = jax.random.key(3)
+    keys = jax.random.split(key, 5)
+    params = [
+      trainer(sets, keys[i : i + at_once], 0.1, i)[0]
+      for i in range(0, 5 - 5 % at_once, at_once)
+    ]
+    found.append(jax.tree.map(lambda *xs: np.concatenate(xs)[:4], *params))
+  for other in found[1:]:
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found[0], other
+    )
+
+
+def test_every_student_of_a_random_row_trains_on_its_own_set():
+  problem = make_problem()
+  sets = [synthetic.SyntheticSet(make_synthetic(seed=i)) for i in range(3)]
+  stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *sets)
+  protocol = PROTOCOLS["replay"]
+  trainer = evaluate.Trainer(problem, protocol, 2)
+  keys = jax.random.split(jax.random.key(0), 2)
+  params, _ = trainer(stacked, keys, 0.1, 2)
+  for i, index in enumerate((2, 0)):
+    alone = protocol.train(problem, sets[index], keys[i], jnp.float32(0.1))
+    jax.tree.map(
+      lambda a, b, i=i: np.testing.assert_allclose(a[i], b, atol=1e-5),
+      params,
+      alone,
+    )
+
+
+def test_the_selection_split_chooses_the_rate():
+  problem = make_problem()
+  examples = make_examples(60)
+  buckets = training.length_buckets(examples, 2)
+  batch = jax.tree.map(jnp.asarray, data.as_batch(examples, 2))
+  sets = evaluate.stacked(synthetic.SyntheticSet(batch))
+  protocol = evaluate.fine_tuning(
+    num_steps=60, batch_size=16, rates=(1e-9, 3e-2), num_students=2
+  )
+  found = evaluate.measure(
+    evaluate.Trainer(problem, protocol, 2),
+    problem,
+    sets,
+    evaluate.Splits(buckets, buckets),
+  )
+  assert found.rate == 3e-2
+  assert found.row()["mean"] > 0.9
+  assert found.row()["n"] == 2 and found.seconds > 0
+
+
+def test_a_set_with_its_own_steps_chooses_no_rate():
+  problem = make_problem()
+  syn = synthetic.SyntheticSet(make_synthetic(), jnp.array([0.5, 0.1]))
+  found = evaluate.measure(
+    evaluate.Trainer(problem, PROTOCOLS["replay"], 5),
+    problem,
+    evaluate.stacked(syn),
+    splits(),
+  )
+  assert found.rate == 0.0
+
+
+def test_the_gradient_cosine_of_real_rows_with_themselves_is_one():
+  problem = make_problem()
+  examples = make_examples(8)
+  order = np.argsort(examples.labels, kind="stable")
+  sampler = lambda step: data.as_batch(data.take(examples, order), 2)  # noqa: E731
+  batch = jax.tree.map(jnp.asarray, sampler(0))
+  cosines = evaluate.gradient_cosines(
+    problem,
+    synthetic.SyntheticSet(batch),
+    sampler,
+    learning_rate=1e-2,
+    num_students=2,
+    num_steps=4,
+    every=2,
+  )
+  np.testing.assert_allclose(cosines, 1.0, atol=1e-5)
