@@ -11,8 +11,8 @@ from gmdistill import recipe
 def get_config(mode: str = "") -> ml_collections.ConfigDict:
   config = recipe.defaults()
   config.data.name = "docstrings"
-  config.data.max_length = 48
-  config.data.train_length = 32
+  config.data.max_length = 64
+  config.data.train_length = 48
   config.student.width = 64
   config.student.num_layers = 1
   config.student.hidden = 128
@@ -21,18 +21,21 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
   config.sequence_length = 16
   config.replay_steps = 10
   config.initial_step_size = 0.1
+  config.objective = "look_ahead"
   config.num_steps = 300
-  config.num_students = 4
+  config.num_students = 2
   config.rows_per_class = 16
   config.eval_every = 50
   config.checkpoint_every = 50
-  config.protocols = ("scratch", "replay")
-  config.selection.protocol = "scratch"
+  config.protocols = ("replay",)
   config.selection.num_students = 5
   config.students_at_once = 5
-  config.scratch = dict(num_steps=100, rates=(3e-3,), num_students=10)
-  config.replay = dict(rates=(0.1, 1.0), num_students=10)
-  config.full = dict(
-    num_steps=600, batch_size=32, rates=(3e-3,), num_students=2, warmup=0.1
+  config.replay.update(rates=(0.03, 0.1, 0.3, 1.0), num_students=20)
+  config.full.update(
+    num_steps=1200, weight_decay=0.1, rates=(3e-3,), num_students=3
   )
+  if mode == "tiny":
+    return recipe.tiny(config)
+  if mode:
+    raise ValueError(f"mode {mode!r} is none of '', 'tiny'.")
   return config

@@ -16,16 +16,21 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
   config.student.pretrained = "sentence-transformers/all-MiniLM-L6-v2"
   config.student.num_layers = 0
   config.student.pooling = "mean"
+  config.student.unroll = 6
   config.data_per_class = 1
-  config.sequence_length = 24
-  config.replay_steps = 3
+  config.sequence_length = 40
+  config.replay_steps = 5
   config.initial_step_size = 0.1
   config.objective = "look_ahead"
-  config.num_steps = 900
-  config.rows_per_class = 16
+  config.num_steps = 600
+  config.rows_per_class = 12
   config.min_tokens = 12
   config.eval_every = 100
   config.checkpoint_every = 100
   config.protocols = ("replay",)
   config.full.num_students = 1
+  if mode == "tiny":
+    return recipe.tiny(config)
+  if mode:
+    raise ValueError(f"mode {mode!r} is none of '', 'tiny'.")
   return config

@@ -80,10 +80,44 @@ def defaults() -> ml_collections.ConfigDict:
       finetune=dict(num_steps=200, rates=(1e-4,), num_students=10),
       scratch=dict(num_steps=200, rates=(1e-3, 3e-3), num_students=20),
       full=dict(
-        num_steps=1000, batch_size=32, rates=(1e-4,), num_students=3, warmup=0.1
+        num_steps=1000,
+        batch_size=32,
+        weight_decay=0.01,
+        warmup=0.1,
+        rates=(1e-4,),
+        num_students=3,
       ),
     )
   )
+
+
+def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """Returns the same recipe, small enough to end in seconds on a CPU.
+
+  It runs anywhere: the embedded corpus, and a student from random
+  initialisation where the config names a pretrained one.
+  """
+  config.data.update(
+    name="docstrings", dir="", max_length=16, train_length=0, vocab_size=500
+  )
+  config.student.update(
+    pretrained="", num_layers=1, width=16, num_heads=2, hidden=16
+  )
+  config.data_per_class = min(config.data_per_class, 2)
+  config.sequence_length = min(config.sequence_length, 8)
+  config.replay_steps = min(config.replay_steps, 3)
+  config.coreset_pool = 50
+  config.num_steps = 4
+  config.num_students = min(config.num_students, 2)
+  config.rows_per_class = 4
+  config.min_tokens = 0
+  config.steps_per_dispatch = config.eval_every = config.checkpoint_every = 2
+  config.selection.update(num_students=2, rows=50)
+  config.students_at_once = 2
+  config.replay.update(num_students=2)
+  for protocol in (config.finetune, config.scratch, config.full):
+    protocol.update(num_steps=4, num_students=2)
+  return config
 
 
 def setup(config: ml_collections.ConfigDict) -> spaces.Setup:

@@ -26,13 +26,16 @@ def fit(problem, batch, key, batch_size=3):
 def test_vmapped_training_equals_a_loop_over_seeds():
   problem, batch = make_problem(), make_synthetic()
   keys = jax.random.split(jax.random.key(0), 3)
-  stacked = jax.vmap(lambda key: fit(problem, batch, key))(keys)
+  train = lambda key: fit(problem, batch, key)  # noqa: E731
+  stacked = jax.jit(jax.vmap(train))(keys)
+  other = make_synthetic(seed=9)
   for i, key in enumerate(keys):
-    alone = fit(problem, batch, key)
-    jax.tree.map(
-      lambda a, b, i=i: np.testing.assert_allclose(a[i], b, atol=1e-5),
-      stacked,
-      alone,
+    one = jax.tree.map(lambda x, i=i: x[i], stacked)
+    alone = jax.jit(train)(key)
+    np.testing.assert_allclose(
+      problem.apply(one, other).logits,
+      problem.apply(alone, other).logits,
+      atol=1e-4,
     )
 
 
@@ -97,11 +100,12 @@ def test_chunks_of_students_equal_a_loop(name, learned_steps):
       trainer(sets, keys[i : i + at_once], 0.1, i)[0]
       for i in range(0, 5 - 5 % at_once, at_once)
     ]
-    found.append(jax.tree.map(lambda *xs: np.concatenate(xs)[:4], *params))
+    stacked = jax.tree.map(lambda *xs: np.concatenate(xs)[:4], *params)
+    # Logits, not parameters: Adam blows the key biases' rounding errors up.
+    apply = jax.vmap(problem.apply, (0, None))
+    found.append(apply(stacked, make_synthetic(seed=9)).logits)
   for other in found[1:]:
-    jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found[0], other
-    )
+    np.testing.assert_allclose(found[0], other, atol=1e-4)
 
 
 def test_every_student_of_a_random_row_trains_on_its_own_set():
