@@ -139,7 +139,7 @@ def outer_steps(
     values = {name: value.mean() for name, value in seen.items()}
     values |= {
       "outer/loss": losses_S.mean(),
-      "outer/grad_norm": optax.global_norm(grads),
+      "outer/grad_norm": optax.tree.norm(grads),
     }
     state = state.replace(
       step=state.step + 1,

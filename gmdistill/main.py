@@ -92,15 +92,20 @@ def _parse(argv: list[str]) -> tuple[Any, list[str]]:
       path = argument.removeprefix("--config=").partition(":")[0]
       if not pathlib.Path(path).is_file():
         raise errors.InputError(f"there is no config file {path}.")
+  before, sys.argv = sys.argv, argv  # where config_flags looks for overrides
   try:
     rest = values(argv)
   except (absl_flags.Error, AttributeError, KeyError, TypeError) as error:
     raise errors.InputError(_first_line(error)) from error
+  finally:
+    sys.argv = before
   return values, rest[1:]
 
 
 def _first_line(error: Exception) -> str:
-  text = str(error.args[0] if error.args else error).strip()
+  text = str(error.args[0] if error.args else error)
+  # ml_collections puts one error's repr into another: undo the escapes.
+  text = text.replace("\\n", " ").replace("\\'", "'").strip("'\" ")
   return " ".join(text.split())
 
 

@@ -12,7 +12,15 @@ import jax
 import ml_collections
 import optax
 
-from gmdistill import data, errors, evaluate, matching, spaces, synthetic
+from gmdistill import (
+  data,
+  errors,
+  evaluate,
+  matching,
+  mixed_mode,
+  spaces,
+  synthetic,
+)
 
 OBJECTIVES = ("gradient_matching", "look_ahead")
 
@@ -181,6 +189,10 @@ def stages(config: ml_collections.ConfigDict) -> list[Stage]:
   Raises:
     InputError: an unknown objective, or one that the set cannot serve.
   """
+  if config.rule not in mixed_mode.RULES:
+    raise errors.InputError(
+      f"rule={config.rule} is none of {', '.join(mixed_mode.RULES)}."
+    )
   names = [name.strip() for name in config.objective.split(",")]
   shares = tuple(config.stage_fractions) or (1 / len(names),) * len(names)
   if len(shares) != len(names) or not math.isclose(sum(shares), 1.0):
@@ -205,7 +217,7 @@ def _objective(config, name: str) -> matching.Objective:
         "objective=look_ahead learns the steps that it takes; use "
         "replay_steps=1 or more."
       )
-    return _named("rule", lambda: matching.look_ahead(rule=config.rule))
+    return matching.look_ahead(rule=config.rule)
   if name == "gradient_matching":
     fields = config.trajectory.to_dict()
     optimizer = optax.adamw(fields.pop("learning_rate"))

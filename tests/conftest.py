@@ -3,13 +3,20 @@
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# The suite compiles hundreds of tiny programs: compile fast, run slowly.
+os.environ["XLA_FLAGS"] = (
+  os.environ.get("XLA_FLAGS", "")
+  + " --xla_backend_optimization_level=0"
+  + " --xla_llvm_disable_expensive_passes=true"
+)
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_config
 
-from gmdistill import data, students
+from gmdistill import data, distill, students
 from gmdistill import problem as problems
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -27,6 +34,14 @@ def cache_of_the_session(tmp_path_factory):
     del os.environ["GMDISTILL_CACHE"]
   else:
     os.environ["GMDISTILL_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+  """An uninterrupted run of both objectives: its workdir and last state."""
+  workdir = tmp_path_factory.mktemp("runs") / "whole"
+  state = distill.run(tiny_config.get_config(), str(workdir), "the command")
+  return workdir, state
 
 
 def make_problem(kind="transformer", classes=CLASSES, **fields):

@@ -16,7 +16,15 @@ import pytest
 import safetensors.numpy
 import tiny_config
 
-from gmdistill import checkpoint, distill, errors, recipe, results
+from gmdistill import (
+  checkpoint,
+  distill,
+  errors,
+  finish,
+  recipe,
+  results,
+  synthetic,
+)
 
 HERE = pathlib.Path(__file__).parent
 ROWS = {"random", "herding", "k_centers", "distilled", "full"}
@@ -40,16 +48,8 @@ def assert_same_run(one, two):
   assert steps[0] == steps[1]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-  """An uninterrupted run of both objectives."""
-  workdir = tmp_path_factory.mktemp("runs") / "whole"
-  state = distill.run(tiny_config.get_config(), str(workdir), "the command")
-  return workdir, state
-
-
-def test_a_run_leaves_everything_it_promises(finished):
-  workdir, state = finished
+def test_a_run_leaves_everything_it_promises(finished_run):
+  workdir, state = finished_run
   for name in (
     "config.json environment.json metrics.jsonl checkpoints summary.json "
     "set/set.safetensors set/card.json analysis.json report.html space"
@@ -78,8 +78,8 @@ def test_a_run_leaves_everything_it_promises(finished):
   assert "the command" in (workdir / "report.html").read_text()
 
 
-def test_the_set_has_the_promised_shapes_and_has_moved(finished):
-  workdir, _ = finished
+def test_the_set_has_the_promised_shapes_and_has_moved(finished_run):
+  workdir, _ = finished_run
   found = tensors(workdir)
   classes = len(
     json.loads((workdir / "set/card.json").read_text())["label_names"]
@@ -91,8 +91,8 @@ def test_the_set_has_the_promised_shapes_and_has_moved(finished):
   assert not np.isin(found["labels"], [0.0, 1.0]).all()
 
 
-def test_metrics_have_one_line_a_step(finished):
-  run = results.load_run(finished[0])
+def test_metrics_have_one_line_a_step(finished_run):
+  run = results.load_run(finished_run[0])
   np.testing.assert_array_equal(run.metrics["step"], np.arange(1, 13))
   np.testing.assert_array_equal(
     run.metrics["outer/stage"], np.repeat([0.0, 1.0], 6)
@@ -101,16 +101,23 @@ def test_metrics_have_one_line_a_step(finished):
   assert steps.tolist() == [4, 8, 12]
 
 
-def test_a_finished_run_started_again_ends_with_the_same_set(finished):
-  workdir, _ = finished
+def test_a_finished_run_started_again_ends_with_the_same_set(finished_run):
+  workdir, _ = finished_run
   before = tensors(workdir)
   distill.run(tiny_config.get_config(), str(workdir), "the command")
   for name, value in tensors(workdir).items():
     np.testing.assert_array_equal(value, before[name])
 
 
+def only_the_set(*, folder, best, **_):
+  """What these tests compare; measuring it takes the longest."""
+  synthetic.save(folder / "set", best, {})
+
+
 @pytest.mark.parametrize("saves", [1, 3, 4])
-def test_resume_equals_uninterrupted(finished, tmp_path, monkeypatch, saves):
+def test_resume_equals_uninterrupted(
+  finished_run, tmp_path, monkeypatch, saves
+):
   # Saves 1, 3 and 4: within a stage, at the stage's end, and just after it.
   whole, count = checkpoint.Checkpoints.save, []
 
@@ -121,6 +128,7 @@ def test_resume_equals_uninterrupted(finished, tmp_path, monkeypatch, saves):
       signal.raise_signal(signal.SIGTERM)
 
   monkeypatch.setattr(checkpoint.Checkpoints, "save", save)
+  monkeypatch.setattr(finish, "finish", only_the_set)
   config = tiny_config.get_config()
   with pytest.raises(
     errors.Stopped, match="go on with the same command"
@@ -130,7 +138,7 @@ def test_resume_equals_uninterrupted(finished, tmp_path, monkeypatch, saves):
   assert not (tmp_path / "set").exists()
   monkeypatch.setattr(checkpoint.Checkpoints, "save", whole)
   distill.run(config, str(tmp_path), "the command")
-  assert_same_run(finished[0], tmp_path)
+  assert_same_run(finished_run[0], tmp_path)
 
 
 def command_line(workdir):
@@ -144,7 +152,7 @@ def command_line(workdir):
   ]
 
 
-def test_a_killed_run_goes_on_to_the_same_bits(finished, tmp_path):
+def test_a_killed_run_goes_on_to_the_same_bits(finished_run, tmp_path):
   environment = os.environ | {"JAX_PLATFORMS": "cpu"}
   metrics = tmp_path / "run" / "metrics.jsonl"
   process = subprocess.Popen(
@@ -165,7 +173,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(finished, tmp_path):
   )
   assert done.returncode == 0, done.stderr.decode()
   assert "report:" in done.stdout.decode()
-  assert_same_run(finished[0], tmp_path / "run")
+  assert_same_run(finished_run[0], tmp_path / "run")
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
@@ -190,14 +198,14 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
   assert any((tmp_path / "checkpoints").iterdir())
 
 
-def test_another_config_in_the_workdir_is_refused_by_field(finished):
+def test_another_config_in_the_workdir_is_refused_by_field(finished_run):
   config = tiny_config.get_config()
   config.outer.learning_rate = 0.5
   config.seed = 9
   with pytest.raises(
     errors.InputError, match="outer.learning_rate is 0.01.*0.5.*seed is 0.*9"
   ):
-    distill.run(config, str(finished[0]))
+    distill.run(config, str(finished_run[0]))
 
 
 def test_a_diverging_run_names_the_step_and_keeps_its_checkpoint(tmp_path):
