@@ -1,6 +1,10 @@
 """The embedded corpus, from random initialisation: what `make quickstart` runs.
 
 gmdistill distill --config=configs/quickstart.py --workdir=runs/quickstart
+
+Two CPU cores: about 3 minutes. Expected, protocol replay, 20 students:
+distilled 81.1 ± 2.0 %, K-centers 64.9 ± 2.3 %, full 87.0 ± 0.3 %.
+`:tiny` ends in seconds.
 """
 
 import ml_collections

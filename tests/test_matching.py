@@ -26,8 +26,11 @@ OBJECTIVES = {
       distance_kind=kind,
       matched=matched,
     )
-    for kind in matching.DISTANCES
-    for matched in ("all", "last_1", "head")
+    for kind, matched in (
+      *((kind, "all") for kind in matching.DISTANCES),
+      ("neuron_cosine", "last_1"),
+      ("tensor_cosine", "head"),
+    )
   },
 }
 PARAMETERIZATIONS = {
