@@ -240,7 +240,7 @@ def _peak_memory() -> int:
 def _gradient_cosine(setup, config, best):
   sampler = data.class_balanced_sampler(
     setup.corpus.train,
-    rows_per_class=4 * config.rows_per_class,
+    rows_per_class=2 * config.rows_per_class,
     num_classes=len(setup.corpus.label_names),
     seed=config.seed + 1,
   )

@@ -143,24 +143,33 @@ def save(
   label_names: Sequence[str],
   tokenizer_json: str,
 ) -> pathlib.Path:
-  """Writes a directory that `BertForSequenceClassification` loads.
+  """Writes a Hugging Face directory.
+
+  With `first` pooling, `BertForSequenceClassification` loads it and gives the
+  same logits. That class knows no other pooling: with `mean`, the directory
+  holds a `BertModel`, and `classifier.safetensors` beside it the `weight` and
+  `bias` that read the mean of its last hidden states over unmasked tokens.
 
   Args:
     folder: Made if absent; files of the same names are replaced.
-    params: Parameters of a Transformer student with `first` pooling.
+    params: Parameters of a Transformer student.
     embeddings: The word-embedding table [V, D].
     student: The students.Transformer, whose sizes go into `config.json`.
     label_names: One name a class, in the order of the logits.
     tokenizer_json: The text of `tokenizer.json`.
 
   Raises:
-    InputError: BERT has no place for this student's architecture or pooling.
+    InputError: BERT has no place for this student's architecture.
   """
   check_exportable(student)
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
+  is_classifier = student.pooling == "first"
+  architecture = (
+    "BertForSequenceClassification" if is_classifier else "BertModel"
+  )
   config = {
-    "architectures": ["BertForSequenceClassification"],
+    "architectures": [architecture],
     "model_type": "bert",
     "vocab_size": embeddings.shape[0],
     "hidden_size": student.width,
@@ -178,17 +187,18 @@ def save(
     "label2id": {name: i for i, name in enumerate(label_names)},
   }
   (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-  tensors = {
-    "bert." + name: value for name, value in _from_flax(params).items()
+  tensors = _from_flax(params)
+  tensors["embeddings.word_embeddings.weight"] = np.asarray(embeddings)
+  head = {
+    "weight": np.asarray(params["head"]["kernel"]).T,
+    "bias": np.asarray(params["head"]["bias"]),
   }
-  tensors["bert.embeddings.word_embeddings.weight"] = np.asarray(embeddings)
-  tensors["classifier.weight"] = np.asarray(params["head"]["kernel"]).T
-  tensors["classifier.bias"] = np.asarray(params["head"]["bias"])
-  safetensors.numpy.save_file(
-    {name: np.ascontiguousarray(x) for name, x in tensors.items()},
-    folder / "model.safetensors",
-    metadata={"format": "pt"},
-  )
+  if is_classifier:
+    tensors = {f"bert.{name}": x for name, x in tensors.items()}
+    tensors |= {f"classifier.{name}": x for name, x in head.items()}
+  else:
+    _write_tensors(folder / "classifier.safetensors", head)
+  _write_tensors(folder / "model.safetensors", tensors)
   (folder / "tokenizer.json").write_text(tokenizer_json)
   known = {t["content"] for t in json.loads(tokenizer_json)["added_tokens"]}
   special = {f"{name}_token": f"[{name.upper()}]" for name in _SPECIAL_TOKENS}
@@ -206,21 +216,21 @@ def save(
 
 
 def check_exportable(student: Any) -> None:
-  """Refuses a student that `BertForSequenceClassification` cannot hold.
+  """Refuses a student that has no Hugging Face form.
 
   Raises:
-    InputError: another architecture, or another pooling than `first`.
+    InputError: it is no Transformer.
   """
   if not isinstance(student, students.Transformer):
     raise errors.InputError(
       f"a {type(student).__name__} student has no Hugging Face BERT form; "
       "use student.kind=transformer."
     )
-  if student.pooling != "first":
-    raise errors.InputError(
-      f"student.pooling={student.pooling} has no place in "
-      "BertForSequenceClassification; use student.pooling=first."
-    )
+
+
+def _write_tensors(path: pathlib.Path, tensors: dict[str, np.ndarray]) -> None:
+  contiguous = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
+  safetensors.numpy.save_file(contiguous, path, metadata={"format": "pt"})
 
 
 def _fetch(source: str) -> pathlib.Path:
@@ -364,9 +374,10 @@ def _from_flax(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     "embeddings.token_type_embeddings.weight": params["token_type"],
     "embeddings.LayerNorm.weight": params["embedding_norm"]["scale"],
     "embeddings.LayerNorm.bias": params["embedding_norm"]["bias"],
-    "pooler.dense.weight": params["pooler"]["kernel"].T,
-    "pooler.dense.bias": params["pooler"]["bias"],
   }
+  if "pooler" in params:
+    tensors["pooler.dense.weight"] = params["pooler"]["kernel"].T
+    tensors["pooler.dense.bias"] = params["pooler"]["bias"]
   for ours, theirs in _LAYER.items():
     node = params["layers"]
     for part in ours.split("/"):

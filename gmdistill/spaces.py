@@ -183,6 +183,7 @@ def write(
     partial / "embeddings.safetensors",
   )
   tokenizer.save(partial / "tokenizer.json")
+  partial.chmod(0o755)  # mkdtemp's folder is the user's alone
   try:
     os.rename(partial, folder)
   except OSError:  # Another process, or an earlier run, was here first.

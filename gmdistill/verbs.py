@@ -37,9 +37,8 @@ def distill(flags: Any, rest: list[str], command: str) -> None:
     )
   distillation.run(flags.config, flags.workdir, command)
   print(
-    f"next: gmdistill evaluate --set={flags.workdir}/set --protocol=scratch\n"
-    "      or your own data: gmdistill distill --config=configs/sst2.py "
-    "--workdir=runs/sst2"
+    f"next: gmdistill train --set={flags.workdir}/set "
+    f"--workdir={flags.workdir}-student"
   )
 
 

@@ -173,9 +173,9 @@ def test_a_student_that_bert_cannot_hold_is_refused(finished, tmp_path, capsys):
     CONFIG,
     f"--set={finished / 'set'}",
     f"--workdir={tmp_path / 'student'}",
-    "--config.student.pooling=mean",
+    "--config.student.kind=textcnn",
   )
-  assert "pooling=first" in said
+  assert "kind=transformer" in said
   assert not (tmp_path / "student").exists()
 
 

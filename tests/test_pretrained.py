@@ -309,12 +309,25 @@ def test_another_architecture_is_not_saved(tmp_path, kind):
   assert not (tmp_path / "saved").exists()
 
 
-def test_mean_pooling_is_not_saved(tmp_path):
+def test_a_mean_pooled_student_is_saved_as_encoder_and_classifier(tmp_path):
   read = pretrained.load(str(TINY), pooling="mean")
-  message = refusal(save, tmp_path / "saved", read)
-  assert "student.pooling=mean" in message
-  assert "use student.pooling=first" in message
-  assert not (tmp_path / "saved").exists()
+  problem = make_problem(read)
+  params = problem.init(jax.random.key(0))
+  pretrained.save(
+    tmp_path,
+    params=params,
+    embeddings=read.embeddings,
+    student=problem.student,
+    label_names=["a", "b"],
+    tokenizer_json=(TINY / "tokenizer.json").read_text(),
+  )
+  again = pretrained.load(str(tmp_path), pooling="mean")
+  for name, value in again.params.items():
+    jax.tree.map(np.testing.assert_array_equal, value, params[name])
+  head = safetensors.numpy.load_file(tmp_path / "classifier.safetensors")
+  np.testing.assert_array_equal(head["weight"], params["head"]["kernel"].T)
+  config = json.loads((tmp_path / "config.json").read_text())
+  assert config["architectures"] == ["BertModel"]
 
 
 # --- refusing ----------------------------------------------------------------

@@ -1,0 +1,39 @@
+"""What the README shows works as it stands."""
+
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+from conftest import make_problem, make_real, make_synthetic
+
+from gmdistill import main, synthetic
+
+README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
+
+
+def test_the_worked_objective_is_an_objective():
+  (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
+  names = {}
+  exec(code, names)
+  objective = names["distribution_matching"]()
+  problem, batch = make_problem(), make_synthetic()
+
+  def loss(inputs):
+    syn = synthetic.SyntheticSet(batch.replace(inputs=inputs))
+    value, _ = objective.loss(
+      problem, syn, (), make_real(objective.num_batches), jax.random.key(0)
+    )
+    return value
+
+  assert float(jnp.abs(jax.grad(loss)(batch.inputs)).max()) > 0
+
+
+def test_every_command_of_the_readme_is_a_verb_and_every_file_exists():
+  root = pathlib.Path(__file__).parents[1]
+  verbs = re.findall(r"^gmdistill (\w+)", README, re.M)
+  assert verbs and set(verbs) <= set(main.VERBS)
+  for path in re.findall(r"(?:configs|notebooks)/\w+\.py", README):
+    assert (root / path).is_file(), path
+  for name in re.findall(r"`(\w+\.py)`", README):
+    assert (root / "gmdistill" / name).is_file(), name
