@@ -31,7 +31,7 @@ def test_the_worked_objective_is_an_objective():
 
 def test_every_command_of_the_readme_is_a_verb_and_every_file_exists():
   root = pathlib.Path(__file__).parents[1]
-  verbs = re.findall(r"^gmdistill (\w+)", README, re.M)
+  verbs = re.findall(r"^gmdistill (\w+) (?:--|runs)", README, re.M)
   assert verbs and set(verbs) <= set(main.VERBS)
   for path in re.findall(r"(?:configs|notebooks)/\w+\.py", README):
     assert (root / path).is_file(), path
