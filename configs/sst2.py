@@ -1,6 +1,10 @@
 """SST-2, one learned example per class, replayed in three SGD steps.
 
 gmdistill distill --config=configs/sst2.py --workdir=runs/sst2
+
+Two CPU cores: about 14 minutes of outer loop, then the evaluation. Expected,
+protocol replay, 20 heads on the 872 validation rows: distilled 81.7 ± 0.6 %.
+`:tiny` runs the same recipe on the embedded corpus, in seconds on a CPU.
 """
 
 import ml_collections
