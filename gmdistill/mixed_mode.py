@@ -13,10 +13,12 @@ ordinary gradient gives the same numbers:
 (Pearlmutter 1994; the mixed-mode form of Kemaev et al. 2025).
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
@@ -60,8 +62,10 @@ def grad(
     (grads, _), linear = jax.linearize(both, params)
     # The linear map closes over the arrays of the forward pass: hoist them, so
     # that custom_vjp can carry them to the backward pass.
-    pure, residuals = jax.closure_convert(linear, params)
-    return grads, (jax.tree_util.Partial(pure), residuals, other)
+    jaxpr, shapes = jax.make_jaxpr(linear, return_shape=True)(params)
+    treedef = jax.tree.structure(shapes)
+    apply = functools.partial(_apply, jaxpr.jaxpr, treedef)
+    return grads, (jax.tree_util.Partial(apply), jaxpr.consts, other)
 
   def backward(residuals, covector):
     if rule == "mixed":
@@ -70,7 +74,7 @@ def grad(
       _, (params_bar, floats_bar) = jax.jvp(both, (params,), (covector,))
     else:
       linear, hoisted, other = residuals
-      params_bar, floats_bar = linear(covector, *hoisted)
+      params_bar, floats_bar = linear(hoisted, covector)
     leaves, treedef = jax.tree.flatten(other, is_leaf=lambda x: x is None)
     remaining = iter(floats_bar)
     args_bar = [
@@ -99,6 +103,12 @@ def _gradient_in_all(loss, args):
     return jax.grad(loss_of_floats, argnums=(0, 1))(params, floats)
 
   return both, jax.tree.unflatten(treedef, other)
+
+
+def _apply(jaxpr, treedef, consts, covector):
+  closed = jax.extend.core.ClosedJaxpr(jaxpr, consts)
+  flat = jax.extend.core.jaxpr_as_fun(closed)(*jax.tree.leaves(covector))
+  return jax.tree.unflatten(treedef, flat)
 
 
 def _no_tangent(x):
