@@ -3,12 +3,6 @@
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# The suite compiles hundreds of tiny programs: compile fast, run slowly.
-os.environ["XLA_FLAGS"] = (
-  os.environ.get("XLA_FLAGS", "")
-  + " --xla_backend_optimization_level=0"
-  + " --xla_llvm_disable_expensive_passes=true"
-)
 
 import jax
 import jax.numpy as jnp
