@@ -23,7 +23,7 @@ quickstart: $(STAMP)  ## distill, evaluate and report: runs/quickstart
 	  --workdir=runs/quickstart
 
 test: $(STAMP)  ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
 
 lint: $(STAMP)  ## check format and style
 	$(BIN)/ruff format --check .

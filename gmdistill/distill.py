@@ -1,184 +1,37 @@
-"""The main job: the state of a run, its outer step, and `run`."""
+"""The main job: `run` distils, evaluates and reports."""
 
-import functools
 import signal
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import optax
 
 from gmdistill import (
   checkpoint,
-  coresets,
   data,
   errors,
   evaluate,
   finish,
   metrics,
+  outer,
   recipe,
   spaces,
   synthetic,
   training,
   workdirs,
 )
-from gmdistill import problem as problems
 
 PyTree = Any
 SELECTION_SEED = 1  # of the students that choose; the reported ones are others
 
 
-@flax.struct.dataclass
-class DistillState:
-  """Everything that changes during a run; one checkpoint."""
-
-  step: jax.Array  # outer steps done
-  params: PyTree  # of the synthetic set
-  optimizer: PyTree
-  ema: PyTree  # moving average of params: what is evaluated and kept
-  students: PyTree  # inner state of each student, leading axis [S]
-  best: PyTree  # the average that the selection split liked best
-  best_accuracy: jax.Array
-  best_step: jax.Array
-
-
-def first_params(
-  setup: spaces.Setup,
-  config: ml_collections.ConfigDict,
-  parameterization: synthetic.Parameterization,
-) -> PyTree:
-  """Returns the parameters of the set before the first step: real rows."""
-  rows = coresets.choose(
-    config.initialise,
-    setup.problem,
-    setup.corpus.train,
-    per_class=config.data_per_class,
-    pool=config.coreset_pool,
-    seed=config.seed,
-    shortest=config.sequence_length,
-  )
-  num_classes = len(setup.corpus.label_names)
-  real = data.as_batch(data.take(setup.corpus.train, rows), num_classes)
-  missing = max(0, config.sequence_length - real.inputs.shape[1])
-  pad = functools.partial(np.pad, pad_width=((0, 0), (0, missing)))
-  ids = pad(real.inputs, constant_values=setup.corpus.tokenizer.pad_id)
-  batch = data.Batch(
-    inputs=setup.problem.embeddings[ids[:, : config.sequence_length]],
-    mask=jnp.ones((len(ids), config.sequence_length), bool),
-    labels=jnp.asarray(real.labels),
-  )
-  # Inside jit: leaves that alias the seed data would be donated with it.
-  return jax.jit(parameterization.init)(batch)
-
-
-def enter(
-  stage: recipe.Stage,
-  problem: problems.Problem,
-  params: PyTree,
-  key: jax.Array,
-  num_students: int,
-) -> tuple[PyTree, PyTree]:
-  """Returns a stage's first optimiser state and students."""
-
-  @jax.jit
-  def begin(problem, params, key):
-    init = functools.partial(stage.objective.init, problem)
-    phases_S = jnp.arange(num_students) / num_students
-    keys = jax.random.split(key, num_students)
-    students = jax.lax.map(lambda xs: init(*xs), (keys, phases_S))
-    return stage.optimizer.init(params), students
-
-  return begin(problem, params, key)
-
-
-def outer_steps(
-  stage: recipe.Stage,
-  parameterization: synthetic.Parameterization,
-  ema: float,
-) -> Callable[..., tuple[DistillState, dict[str, jax.Array]]]:
-  """Returns `steps(problem, state, real, key) -> (state, metrics)`, jitted.
-
-  `real` has the leading axes [K, S, N]: K outer steps a dispatch, S students,
-  N batches each. The state is donated; metrics come stacked [K].
-  """
-
-  def one_step(problem, state, real, root_key):
-    key = jax.random.fold_in(root_key, state.step)
-
-    def one_student(student_real_key):
-      student, batches, key = student_real_key
-
-      def loss(params):
-        decoded = parameterization.decode(params)
-        return stage.objective.loss(problem, decoded, student, batches, key)
-
-      return jax.value_and_grad(loss, has_aux=True)(state.params)
-
-    num_students = len(real.labels)
-    # One student after the other: memory holds one student's graph, and only
-    # gradients with respect to the set are averaged over students.
-    (losses_S, (students, seen)), grads = jax.lax.map(
-      one_student,
-      (state.students, real, jax.random.split(key, num_students)),
-    )
-    grads = jax.tree.map(lambda x: x.mean(axis=0), grads)
-    updates, optimizer = stage.optimizer.update(
-      grads, state.optimizer, state.params
-    )
-    params = optax.apply_updates(state.params, updates)
-    # Early on, the average follows closely: it must not remember the start.
-    decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
-    average = jax.tree.map(
-      lambda old, new: decay * old + (1 - decay) * new, state.ema, params
-    )
-    values = {name: value.mean() for name, value in seen.items()}
-    values |= {
-      "outer/loss": losses_S.mean(),
-      "outer/grad_norm": optax.tree.norm(grads),
-    }
-    state = state.replace(
-      step=state.step + 1,
-      params=params,
-      optimizer=optimizer,
-      ema=average,
-      students=students,
-    )
-    return state, values
-
-  @functools.partial(jax.jit, donate_argnums=1)
-  def steps(problem, state, real, root_key):
-    step = lambda state, real: one_step(problem, state, real, root_key)  # noqa: E731
-    return jax.lax.scan(step, state, real)
-
-  return steps
-
-
-def dispatch_size(
-  config: ml_collections.ConfigDict, stages: list[recipe.Stage]
-) -> int:
-  """Returns K: at most `steps_per_dispatch`, a divisor of every stretch.
-
-  Stage ends, evaluations and saves then fall between dispatches, and each
-  stage compiles one program for one shape.
-  """
-  stretch = int(
-    np.gcd.reduce(
-      [config.eval_every, config.checkpoint_every]
-      + [stage.last - stage.first for stage in stages]
-    )
-  )
-  most = max(1, config.steps_per_dispatch)
-  return max(k for k in range(1, most + 1) if stretch % k == 0)
-
-
 def run(
   config: ml_collections.ConfigDict, workdir: str, command: str = ""
-) -> DistillState:
+) -> outer.DistillState:
   """Distils, evaluates and reports; goes on where an earlier run ended.
 
   Args:
@@ -197,85 +50,40 @@ def run(
   folder = workdirs.check(workdir, config)
   setup = recipe.setup(config)
   parameterization = recipe.parameterization(config)
-  params = first_params(setup, config, parameterization)
-  select = _selector(setup, config, parameterization)
-  draws = [
-    _real_batches(setup, config, s.objective.num_batches) for s in stages
-  ]
+  params = outer.first_params(setup, config, parameterization)
+  job = _Job(
+    config=config,
+    command=command,
+    setup=setup,
+    stages=stages,
+    parameterization=parameterization,
+    draws=[
+      _real_batches(setup, config, s.objective.num_batches) for s in stages
+    ],
+    select=_selector(setup, config, parameterization),
+  )
   workdirs.claim(folder, config, command)
   metrics.say(
     f"{config.data.name}: {len(setup.corpus.train.labels)} training rows, "
     f"{len(setup.corpus.label_names)} classes; student {setup.student_name}"
   )
-  root_key = jax.random.key(config.seed)
   keep = checkpoint.Checkpoints(folder / "checkpoints")
-  step = keep.latest() or 0
-  # A state is saved in the shape of the stage that it ends, not the next one.
-  index = next(i for i, s in enumerate(stages) if step <= s.last)
-  state = _first_state(params, stages[index], setup.problem, root_key, config)
-  if step:
-    state = keep.load(step, state)
-    metrics.say(f"going on from step {step}")
-  writer = metrics.Writer(folder / "metrics.jsonl", step)
-  progress = metrics.Progress(config.num_steps, step, config.eval_every)
-  signals = _Signals()
-  num_steps = dispatch_size(config, stages)
+  state = _resumed(job, params, keep)
+  step = int(state.step)
+  to = _Outputs(
+    keep=keep,
+    writer=metrics.Writer(folder / "metrics.jsonl", step),
+    progress=metrics.Progress(config.num_steps, step, config.eval_every),
+    signals=_Signals(),
+  )
   try:
-    for i, stage in enumerate(stages[index:], start=index):
-      if step == stage.first and i > 0:
-        optimizer, students = enter(
-          stage,
-          setup.problem,
-          state.params,
-          _stage_key(root_key, i),
-          config.num_students,
-        )
-        state = state.replace(optimizer=optimizer, students=students)
-      steps = outer_steps(stage, parameterization, config.outer.ema)
-      draw = draws[i]
-      while step < stage.last:
-        real = draw(step, num_steps)
-        state, seen = steps(setup.problem, state, real, root_key)
-        seen = jax.device_get(seen)
-        metrics.check_finite(
-          step + 1,
-          seen["outer/loss"],
-          {"set": state.params, "students": state.students},
-          "Try a smaller outer.learning_rate or initial_step_size.",
-        )
-        step += num_steps
-        accuracy = None
-        if step % config.eval_every == 0 or step == config.num_steps:
-          accuracy = select(state.ema)
-          if accuracy >= float(state.best_accuracy):
-            state = _with_best(state, accuracy)
-        for k in range(num_steps):
-          values = {name: value[k] for name, value in seen.items()}
-          done = step - num_steps + k
-          values["outer/learning_rate"] = stage.schedule(done - stage.first)
-          values["outer/stage"] = i
-          if accuracy is not None and k == num_steps - 1:
-            values["selection/accuracy"] = accuracy
-          writer.write(done + 1, values)
-        progress.update(step, float(seen["outer/loss"][-1]), accuracy)
-        if (
-          step % config.checkpoint_every == 0
-          or step in (stage.last, config.num_steps)
-          or signals.received
-        ):
-          keep.save(step, state)
-        if signals.received:
-          raise errors.Stopped(
-            f"saved at step {step}; go on with the same command: {command}",
-            signals.status,
-          )
-    progress.close()
-    seconds = writer.seconds
+    for index, stage in enumerate(stages):
+      if int(state.step) < stage.last:
+        state = _run_stage(job, index, state, to)
+    seconds = to.writer.seconds
   finally:
-    progress.close()
-    writer.close()
-    keep.close()
-    signals.restore()
+    for part in (to.progress, to.writer, to.keep, to.signals):
+      part.close()
   finish.finish(
     config=config,
     folder=folder,
@@ -292,30 +100,98 @@ def run(
   return state
 
 
-def _first_state(params, stage, problem, root_key, config):
-  optimizer, students = enter(
-    stage,
-    problem,
+class _Job(NamedTuple):
+  """What a run needs and never changes."""
+
+  config: ml_collections.ConfigDict
+  command: str
+  setup: spaces.Setup
+  stages: list[recipe.Stage]
+  parameterization: synthetic.Parameterization
+  draws: list[Callable[..., data.Batch]]  # one a stage
+  select: Callable[[PyTree], float]  # the set's parameters -> accuracy
+
+
+class _Outputs(NamedTuple):
+  """Where a run writes while it goes, and what may end it."""
+
+  keep: checkpoint.Checkpoints
+  writer: metrics.Writer
+  progress: metrics.Progress
+  signals: "_Signals"
+
+
+def _resumed(job, params, keep):
+  """Returns the last saved state, or the first one."""
+  step = keep.latest() or 0
+  # A state is saved in the shape of the stage that it ends, not the next one.
+  stage = next(stage for stage in job.stages if step <= stage.last)
+  state = outer.first_state(
     params,
-    _stage_key(root_key, 0),
-    config.num_students,
+    stage,
+    job.setup.problem,
+    jax.random.key(job.config.seed),
+    job.config.num_students,
   )
-  copy = jax.jit(lambda x: jax.tree.map(jnp.copy, x))
-  return DistillState(
-    step=jnp.int32(0),
-    params=params,
-    optimizer=optimizer,
-    ema=copy(params),
-    students=students,
-    best=copy(params),
-    best_accuracy=jnp.float32(-1.0),
-    best_step=jnp.int32(0),
-  )
+  if step:
+    state = keep.load(step, state)
+    metrics.say(f"going on from step {step}")
+  return state
 
 
-def _stage_key(root_key, index):
-  # Counted from the end of the range: outer steps fold in 0, 1, 2 ...
-  return jax.random.fold_in(root_key, 2**32 - 1 - index)
+def _run_stage(job, index, state, to):
+  """Returns the state at the end of a stage; logs, chooses and saves."""
+  config, stage = job.config, job.stages[index]
+  root_key = jax.random.key(config.seed)
+  step = int(state.step)
+  if step == stage.first and index > 0:
+    optimizer, students = outer.enter(
+      stage,
+      job.setup.problem,
+      state.params,
+      outer.stage_key(root_key, index),
+      config.num_students,
+    )
+    state = state.replace(optimizer=optimizer, students=students)
+  steps = outer.outer_steps(stage, job.parameterization, config.outer.ema)
+  num_steps = outer.dispatch_size(config, job.stages)
+  while step < stage.last:
+    real = job.draws[index](step, num_steps)
+    state, seen = steps(job.setup.problem, state, real, root_key)
+    seen = jax.device_get(seen)
+    metrics.check_finite(
+      step + 1,
+      seen["outer/loss"],
+      {"set": state.params, "students": state.students},
+      "Try a smaller outer.learning_rate or initial_step_size.",
+    )
+    step += num_steps
+    accuracy = None
+    if step % config.eval_every == 0 or step == config.num_steps:
+      accuracy = job.select(state.ema)
+      if accuracy >= float(state.best_accuracy):
+        state = _with_best(state, accuracy)
+    for k in range(num_steps):
+      done = step - num_steps + k
+      values = {name: value[k] for name, value in seen.items()}
+      values["outer/learning_rate"] = stage.schedule(done - stage.first)
+      values["outer/stage"] = index
+      if accuracy is not None and k == num_steps - 1:
+        values["selection/accuracy"] = accuracy
+      to.writer.write(done + 1, values)
+    to.progress.update(step, float(seen["outer/loss"][-1]), accuracy)
+    if (
+      step % config.checkpoint_every == 0
+      or step in (stage.last, config.num_steps)
+      or to.signals.received
+    ):
+      to.keep.save(step, state)
+    if to.signals.received:
+      raise errors.Stopped(
+        f"saved at step {step}; go on with the same command: {job.command}",
+        to.signals.status,
+      )
+  return state
 
 
 def _with_best(state, accuracy):
@@ -375,9 +251,7 @@ def _selector(setup, config, parameterization):
 
   def select(params):
     sets = evaluate.stacked(decode(params))
-    found = evaluate.measure(
-      trainer, setup.problem, sets, splits, seed=SELECTION_SEED
-    )
+    found = evaluate.measure(trainer, sets, splits, seed=SELECTION_SEED)
     return float(found.accuracies.mean())
 
   return select
@@ -410,12 +284,13 @@ class _Signals:
     # An asked-for preemption is a success; Ctrl-C is a shell's 128 + 2.
     return 0 if self.received == signal.SIGTERM else 130
 
-  def restore(self) -> None:
+  def close(self) -> None:
+    """Puts back what handled the signals before."""
     for number, handler in self._before.items():
       signal.signal(number, handler)
 
   def _remember(self, number: int, frame: types.FrameType | None) -> None:
     if self.received == number == signal.SIGINT:
-      self.restore()
+      self.close()
       raise KeyboardInterrupt  # a second Ctrl-C does not wait for the step
     self.received = number

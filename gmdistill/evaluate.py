@@ -125,7 +125,7 @@ class Trainer:
     """Compiles nothing yet; `at_once` students make a chunk."""
     self.protocol = protocol
     self.at_once = at_once
-    self._problem = problem
+    self.problem = problem
     self._train = jax.jit(jax.vmap(protocol.train, in_axes=(None, 0, 0, None)))
     self._compiled: dict[Any, Any] = {}
 
@@ -143,7 +143,7 @@ class Trainer:
     length = len(sets.batch.labels)
     index = (first + np.arange(self.at_once)) % length
     chosen = jax.tree.map(lambda x: jnp.asarray(x)[index], sets)
-    arguments = (self._problem, chosen, keys, jnp.float32(rate))
+    arguments = (self.problem, chosen, keys, jnp.float32(rate))
     shapes = str(jax.tree.map(lambda x: (jnp.shape(x), x.dtype), arguments[1:]))
     if shapes not in self._compiled:
       self._compiled[shapes] = self._train.lower(*arguments).compile()
@@ -154,7 +154,6 @@ class Trainer:
 
 def measure(
   trainer: Trainer,
-  problem: problems.Problem,
   sets: SyntheticSet,
   splits: Splits,
   *,
@@ -164,7 +163,6 @@ def measure(
 
   Args:
     trainer: The protocol, ready to run.
-    problem: The student's architecture and start.
     sets: Stacked sets, leaves [k, ...]: student i trains on set i mod k. One
       set is k = 1; a random coreset is drawn afresh for every student.
     splits: Where rates are chosen, and where the row is reported.
@@ -172,21 +170,22 @@ def measure(
   """
   protocol, at_once = trainer.protocol, trainer.at_once
   report_key, select_key = jax.random.split(jax.random.key(seed))
-  best = best_rate(trainer, problem, sets, splits.selection, key=select_key)
+  best = best_rate(trainer, sets, splits.selection, key=select_key)
   chunks = -(-protocol.num_students // at_once)
   keys = jax.random.split(report_key, chunks * at_once)
   found, seconds = [], []
   for first in range(0, len(keys), at_once):
     students, spent = trainer(sets, keys[first : first + at_once], best, first)
     seconds.append(spent / at_once)
-    found.append(training.accuracies(problem, students, splits.reported))
+    found.append(
+      training.accuracies(trainer.problem, students, splits.reported)
+    )
   accuracies = np.concatenate(found)[: protocol.num_students]
   return Measurement(accuracies, float(best), float(np.median(seconds)))
 
 
 def best_rate(
   trainer: Trainer,
-  problem: problems.Problem,
   sets: SyntheticSet,
   selection: list[data.Batch],
   *,
@@ -196,7 +195,6 @@ def best_rate(
 
   Args:
     trainer: The protocol, ready to run, whose rates are tried.
-    problem: The student's architecture and start.
     sets: Stacked sets, as in `measure`.
     selection: The selection split.
     key: Decides the students that are tried: one chunk.
@@ -210,7 +208,8 @@ def best_rate(
   scores = []
   for rate in protocol.rates:
     students, _ = trainer(sets, keys, rate, 0)
-    scores.append(training.accuracies(problem, students, selection).mean())
+    found = training.accuracies(trainer.problem, students, selection)
+    scores.append(found.mean())
   return protocol.rates[int(np.argmax(scores))]
 
 

@@ -129,13 +129,8 @@ class Table:
     at_once = min(
       at_once or self._config.students_at_once, protocol.num_students
     )
-    key = f"{id(protocol.train)} {at_once}"
-    if key not in self._trainers:
-      self._trainers[key] = evaluate.Trainer(
-        self._setup.problem, protocol, at_once
-      )
     found = evaluate.measure(
-      self._trainers[key], self._setup.problem, sets, self._splits
+      self._trainer(protocol, at_once), sets, self._splits
     )
     row = found.row()
     metrics.say(
@@ -143,6 +138,29 @@ class Table:
       f"({row['n']} students)"
     )
     return found
+
+  def student(
+    self, protocol: evaluate.Protocol, sets: synthetic.SyntheticSet
+  ) -> tuple[Any, float, float]:
+    """Returns one trained student, the seconds it took, and its accuracy."""
+    key, select_key = jax.random.split(jax.random.key(self._config.seed))
+    trainer = self._trainer(protocol, 1)
+    rate = evaluate.best_rate(
+      trainer, sets, self._splits.selection, key=select_key
+    )
+    params, seconds = trainer(sets, jax.random.split(key, 1), rate, 0)
+    found = training.accuracies(
+      self._setup.problem, params, self._splits.reported
+    )
+    return jax.tree.map(lambda x: x[0], params), seconds, float(found[0])
+
+  def _trainer(self, protocol, at_once):
+    key = f"{id(protocol.train)} {at_once}"
+    if key not in self._trainers:
+      self._trainers[key] = evaluate.Trainer(
+        self._setup.problem, protocol, at_once
+      )
+    return self._trainers[key]
 
   def coreset(
     self, name: str, protocol: evaluate.Protocol, method: str

@@ -54,6 +54,7 @@ def main(argv: list[str]) -> int:
     flags, rest = _parse([argv[0], *argv[2:]])
     from gmdistill import verbs as module
 
+    _keep_programs()
     command = shlex.join(["gmdistill", *argv[1:]])
     getattr(module, verb)(flags, rest, command)
   except errors.InputError as error:
@@ -70,6 +71,19 @@ def main(argv: list[str]) -> int:
     )
     return 130
   return 0
+
+
+def _keep_programs() -> None:
+  """Keeps compiled programs in the user's cache folder: a second start of the
+  same run compiles nothing. JAX's own setting goes before."""
+  import jax
+
+  from gmdistill import data
+
+  if not jax.config.values["jax_compilation_cache_dir"]:
+    jax.config.update(
+      "jax_compilation_cache_dir", str(data.cache_folder() / "programs")
+    )
 
 
 def _parse(argv: list[str]) -> tuple[Any, list[str]]:

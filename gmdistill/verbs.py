@@ -4,7 +4,6 @@ import json
 import pathlib
 from typing import Any
 
-import jax
 import ml_collections
 
 from gmdistill import (
@@ -17,7 +16,6 @@ from gmdistill import (
   pretrained,
   recipe,
   synthetic,
-  training,
   workdirs,
 )
 from gmdistill import (
@@ -50,27 +48,15 @@ def train(flags: Any, rest: list[str], command: str) -> None:
   if not flags.workdir:
     raise errors.InputError("train needs --workdir=DIR for the student.")
   setup = recipe.setup(config)
-  syn, card = synthetic.load(folder, setup.space_id)
+  syn, _ = synthetic.load(folder, setup.space_id)
   pretrained.check_exportable(setup.problem.student)
   name = flags.protocol or config.protocols[0]
-  trainer = evaluation.Trainer(
-    setup.problem, recipe.protocol(config, name)._replace(num_students=1), 1
+  params, seconds, accuracy = finish.Table(setup, config).student(
+    recipe.protocol(config, name), evaluation.stacked(syn)
   )
-  cut = lambda part: training.length_buckets(part, len(card["label_names"]))  # noqa: E731
-  splits = evaluation.Splits(
-    cut(setup.corpus.selection), cut(setup.corpus.reported)
-  )
-  sets = evaluation.stacked(syn)
-  key, select_key = jax.random.split(jax.random.key(config.seed))
-  rate = evaluation.best_rate(
-    trainer, setup.problem, sets, splits.selection, key=select_key
-  )
-  keys = jax.random.split(key, 1)
-  params, seconds = trainer(sets, keys, rate, 0)
-  accuracy = training.accuracies(setup.problem, params, splits.reported)[0]
   path = pretrained.save(
     flags.workdir,
-    params=jax.tree.map(lambda x: x[0], params),
+    params=params,
     embeddings=setup.problem.embeddings,
     student=setup.problem.student,
     label_names=setup.corpus.label_names,

@@ -3,6 +3,9 @@
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# The suite keeps every program it compiles, for its own command lines too.
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
 import jax.numpy as jnp
@@ -23,11 +26,20 @@ def cache_of_the_session(tmp_path_factory):
   folder = tmp_path_factory.mktemp("cache")
   before = os.environ.get("GMDISTILL_CACHE")
   os.environ["GMDISTILL_CACHE"] = str(folder)
+  jax.config.update("jax_compilation_cache_dir", str(folder / "programs"))
   yield folder
   if before is None:
     del os.environ["GMDISTILL_CACHE"]
   else:
     os.environ["GMDISTILL_CACHE"] = before
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_of_the_module():
+  """Frees each module's compiled programs: thousands of them pass Linux's
+  limit on memory maps of one process, and XLA then crashes."""
+  yield
+  jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

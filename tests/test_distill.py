@@ -21,6 +21,7 @@ from gmdistill import (
   distill,
   errors,
   finish,
+  outer,
   recipe,
   results,
   synthetic,
@@ -228,9 +229,11 @@ def test_the_outer_step_compiles_once():
   stage = recipe.stages(config)[0]
   stored = recipe.parameterization(config)
   key = jax.random.key(0)
-  params = distill.first_params(setup, config, stored)
-  state = distill._first_state(params, stage, setup.problem, key, config)
-  steps = distill.outer_steps(stage, stored, 0.99)
+  params = outer.first_params(setup, config, stored)
+  state = outer.first_state(
+    params, stage, setup.problem, key, config.num_students
+  )
+  steps = outer.outer_steps(stage, stored, 0.99)
   draw = distill._real_batches(setup, config, stage.objective.num_batches)
   for step in range(0, 6, 2):
     state, seen = steps(setup.problem, state, draw(step, 2), key)
@@ -246,9 +249,11 @@ def test_steps_in_one_dispatch_equal_steps_one_by_one():
   key = jax.random.key(0)
   found = []
   for size in (1, 4):
-    params = distill.first_params(setup, config, stored)
-    state = distill._first_state(params, stage, setup.problem, key, config)
-    steps = distill.outer_steps(stage, stored, 0.99)
+    params = outer.first_params(setup, config, stored)
+    state = outer.first_state(
+      params, stage, setup.problem, key, config.num_students
+    )
+    steps = outer.outer_steps(stage, stored, 0.99)
     draw = distill._real_batches(setup, config, stage.objective.num_batches)
     for step in range(0, 4, size):
       state, _ = steps(setup.problem, state, draw(step, size), key)
@@ -264,7 +269,7 @@ def test_a_dispatch_divides_every_stretch(every, steps, expected):
   config.eval_every = config.checkpoint_every = every
   config.num_steps, config.steps_per_dispatch = steps, 5
   stages = recipe.stages(config)
-  assert distill.dispatch_size(config, stages) == expected
+  assert outer.dispatch_size(config, stages) == expected
 
 
 def test_students_gradients_are_averaged_only_with_respect_to_the_set():
@@ -272,9 +277,11 @@ def test_students_gradients_are_averaged_only_with_respect_to_the_set():
   setup = recipe.setup(config)
   stage = recipe.stages(config)[0]
   stored = recipe.parameterization(config)
-  params = distill.first_params(setup, config, stored)
+  params = outer.first_params(setup, config, stored)
   key = jax.random.key(0)
-  state = distill._first_state(params, stage, setup.problem, key, config)
+  state = outer.first_state(
+    params, stage, setup.problem, key, config.num_students
+  )
   kernel = jax.tree.leaves(state.students.params)[-1]
   assert kernel.shape[0] == 2 and not np.array_equal(kernel[0], kernel[1])
   assert all(

@@ -9,7 +9,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "gmdistill"
 ORDER = """
 errors tokenizer data students mixed_mode checkpoint metrics pretrained
 problem training synthetic spaces matching coresets evaluate projection
-workdirs recipe results figures report finish distill verbs main __main__
+workdirs recipe results figures report finish outer distill verbs main __main__
 """.split()
 
 

@@ -136,7 +136,6 @@ def test_the_selection_split_chooses_the_rate():
   )
   found = evaluate.measure(
     evaluate.Trainer(problem, protocol, 2),
-    problem,
     sets,
     evaluate.Splits(buckets, buckets),
   )
@@ -150,7 +149,6 @@ def test_a_set_with_its_own_steps_chooses_no_rate():
   syn = synthetic.SyntheticSet(make_synthetic(), jnp.array([0.5, 0.1]))
   found = evaluate.measure(
     evaluate.Trainer(problem, PROTOCOLS["replay"], 5),
-    problem,
     evaluate.stacked(syn),
     splits(),
   )

@@ -1,0 +1,195 @@
+"""The outer loop's inside: the state of a run, and its outer step."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+
+from gmdistill import coresets, data, recipe, spaces, synthetic
+from gmdistill import problem as problems
+
+PyTree = Any
+
+
+@flax.struct.dataclass
+class DistillState:
+  """Everything that changes during a run; one checkpoint."""
+
+  step: jax.Array  # outer steps done
+  params: PyTree  # of the synthetic set
+  optimizer: PyTree
+  ema: PyTree  # moving average of params: what is evaluated and kept
+  students: PyTree  # inner state of each student, leading axis [S]
+  best: PyTree  # the average that the selection split liked best
+  best_accuracy: jax.Array
+  best_step: jax.Array
+
+
+def first_params(
+  setup: spaces.Setup,
+  config: ml_collections.ConfigDict,
+  parameterization: synthetic.Parameterization,
+) -> PyTree:
+  """Returns the parameters of the set before the first step: real rows."""
+  rows = coresets.choose(
+    config.initialise,
+    setup.problem,
+    setup.corpus.train,
+    per_class=config.data_per_class,
+    pool=config.coreset_pool,
+    seed=config.seed,
+    shortest=config.sequence_length,
+  )
+  num_classes = len(setup.corpus.label_names)
+  real = data.as_batch(data.take(setup.corpus.train, rows), num_classes)
+  missing = max(0, config.sequence_length - real.inputs.shape[1])
+  pad = functools.partial(np.pad, pad_width=((0, 0), (0, missing)))
+  ids = pad(real.inputs, constant_values=setup.corpus.tokenizer.pad_id)
+  batch = data.Batch(
+    inputs=setup.problem.embeddings[ids[:, : config.sequence_length]],
+    mask=jnp.ones((len(ids), config.sequence_length), bool),
+    labels=jnp.asarray(real.labels),
+  )
+  # Inside jit: leaves that alias the seed data would be donated with it.
+  return jax.jit(parameterization.init)(batch)
+
+
+def enter(
+  stage: recipe.Stage,
+  problem: problems.Problem,
+  params: PyTree,
+  key: jax.Array,
+  num_students: int,
+) -> tuple[PyTree, PyTree]:
+  """Returns a stage's first optimiser state and students."""
+
+  @jax.jit
+  def begin(problem, params, key):
+    init = functools.partial(stage.objective.init, problem)
+    phases_S = jnp.arange(num_students) / num_students
+    keys = jax.random.split(key, num_students)
+    students = jax.lax.map(lambda xs: init(*xs), (keys, phases_S))
+    return stage.optimizer.init(params), students
+
+  return begin(problem, params, key)
+
+
+def outer_steps(
+  stage: recipe.Stage,
+  parameterization: synthetic.Parameterization,
+  ema: float,
+) -> Callable[..., tuple[DistillState, dict[str, jax.Array]]]:
+  """Returns `steps(problem, state, real, key) -> (state, metrics)`, jitted.
+
+  `real` has the leading axes [K, S, N]: K outer steps a dispatch, S students,
+  N batches each. The state is donated; metrics come stacked [K].
+  """
+
+  def one_step(problem, state, real, root_key):
+    key = jax.random.fold_in(root_key, state.step)
+
+    def one_student(student_real_key):
+      student, batches, key = student_real_key
+
+      def loss(params):
+        decoded = parameterization.decode(params)
+        return stage.objective.loss(problem, decoded, student, batches, key)
+
+      return jax.value_and_grad(loss, has_aux=True)(state.params)
+
+    num_students = len(real.labels)
+    # One student after the other: memory holds one student's graph, and only
+    # gradients with respect to the set are averaged over students.
+    (losses_S, (students, seen)), grads = jax.lax.map(
+      one_student,
+      (state.students, real, jax.random.split(key, num_students)),
+    )
+    grads = jax.tree.map(lambda x: x.mean(axis=0), grads)
+    updates, optimizer = stage.optimizer.update(
+      grads, state.optimizer, state.params
+    )
+    params = optax.apply_updates(state.params, updates)
+    # Early on, the average follows closely: it must not remember the start.
+    decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
+    average = jax.tree.map(
+      lambda old, new: decay * old + (1 - decay) * new, state.ema, params
+    )
+    values = {name: value.mean() for name, value in seen.items()}
+    values |= {
+      "outer/loss": losses_S.mean(),
+      "outer/grad_norm": optax.tree.norm(grads),
+    }
+    state = state.replace(
+      step=state.step + 1,
+      params=params,
+      optimizer=optimizer,
+      ema=average,
+      students=students,
+    )
+    return state, values
+
+  @functools.partial(jax.jit, donate_argnums=1)
+  def steps(problem, state, real, root_key):
+    step = lambda state, real: one_step(problem, state, real, root_key)  # noqa: E731
+    return jax.lax.scan(step, state, real)
+
+  return steps
+
+
+def dispatch_size(
+  config: ml_collections.ConfigDict, stages: list[recipe.Stage]
+) -> int:
+  """Returns K: at most `steps_per_dispatch`, a divisor of every stretch.
+
+  Stage ends, evaluations and saves then fall between dispatches, and each
+  stage compiles one program for one shape.
+  """
+  stretch = int(
+    np.gcd.reduce(
+      [config.eval_every, config.checkpoint_every]
+      + [stage.last - stage.first for stage in stages]
+    )
+  )
+  most = max(1, config.steps_per_dispatch)
+  return max(k for k in range(1, most + 1) if stretch % k == 0)
+
+
+def first_state(
+  params: PyTree,
+  stage: recipe.Stage,
+  problem: problems.Problem,
+  root_key: jax.Array,
+  num_students: int,
+) -> DistillState:
+  """Returns the state before the first step of a run (or, as the shape of a
+  checkpoint, of any run that has come as far as `stage`)."""
+  optimizer, students = enter(
+    stage,
+    problem,
+    params,
+    stage_key(root_key, 0),
+    num_students,
+  )
+  copy = jax.jit(lambda x: jax.tree.map(jnp.copy, x))
+  return DistillState(
+    step=jnp.int32(0),
+    params=params,
+    optimizer=optimizer,
+    ema=copy(params),
+    students=students,
+    best=copy(params),
+    best_accuracy=jnp.float32(-1.0),
+    best_step=jnp.int32(0),
+  )
+
+
+def stage_key(root_key: jax.Array, index: int) -> jax.Array:
+  """Returns the key that draws the students of a stage."""
+  # Counted from the end of the range: outer steps fold in 0, 1, 2 ...
+  return jax.random.fold_in(root_key, 2**32 - 1 - index)
