@@ -206,14 +206,12 @@ def _with_best(state, accuracy):
 
 def _real_batches(setup, config, num_batches):
   """Returns `draw(step, K)` -> batches with the leading axes [K, S, N]."""
-  long_enough = setup.corpus.train.mask.sum(axis=1) >= config.min_tokens
-  examples = data.take(setup.corpus.train, np.flatnonzero(long_enough))
-  counts = np.bincount(examples.labels, minlength=len(setup.corpus.label_names))
-  if not counts.all():
-    raise errors.InputError(
-      f"min_tokens={config.min_tokens} leaves no row of class "
-      f"{setup.corpus.label_names[int(counts.argmin())]}; use a smaller one."
-    )
+  examples = _long_rows(
+    setup.corpus.train,
+    config.min_tokens,
+    "min_tokens",
+    setup.corpus.label_names,
+  )
   sampler = data.class_balanced_sampler(
     examples,
     rows_per_class=config.rows_per_class,
@@ -234,6 +232,20 @@ def _real_batches(setup, config, num_batches):
   return draw
 
 
+def _long_rows(examples, min_tokens, field, label_names):
+  """Returns the rows of at least `min_tokens` tokens."""
+  found = data.take(
+    examples, np.flatnonzero(examples.mask.sum(axis=1) >= min_tokens)
+  )
+  counts = np.bincount(found.labels, minlength=len(label_names))
+  if not counts.all():
+    raise errors.InputError(
+      f"{field}={min_tokens} leaves no row of class "
+      f"{label_names[int(counts.argmin())]}; use a smaller one."
+    )
+  return found
+
+
 def _selector(setup, config, parameterization):
   """Returns `select(params) -> accuracy` on the selection split."""
   protocol = recipe.protocol(config, config.selection.protocol)
@@ -242,7 +254,12 @@ def _selector(setup, config, parameterization):
   )
   at_once = min(config.students_at_once, config.selection.num_students)
   trainer = evaluate.Trainer(setup.problem, protocol, at_once)
-  examples = setup.corpus.selection
+  examples = _long_rows(
+    setup.corpus.selection,
+    config.selection.min_tokens,
+    "selection.min_tokens",
+    setup.corpus.label_names,
+  )
   rows = np.random.default_rng(0).permutation(len(examples.labels))
   chosen = data.take(examples, rows[: config.selection.rows])
   buckets = training.length_buckets(chosen, len(setup.corpus.label_names))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gmdistill import data, matching, synthetic, training
+from gmdistill import data, distances, matching, synthetic, training
 from gmdistill import problem as problems
 
 SyntheticSet = synthetic.SyntheticSet
@@ -246,7 +246,7 @@ def gradient_cosines(
   def compare(problem, params, syn_batch, real):
     def one_class(pair):
       syn_grads, real_grads = (jax.grad(problem.loss)(params, b) for b in pair)
-      return matching.cosine(syn_grads, real_grads, "all")
+      return distances.cosine(syn_grads, real_grads, "all")
 
     split = (
       matching.by_class(syn_batch, num_classes),

@@ -14,6 +14,7 @@ import optax
 
 from gmdistill import (
   data,
+  distances,
   errors,
   evaluate,
   matching,
@@ -81,7 +82,8 @@ def defaults() -> ml_collections.ConfigDict:
       eval_every=100,
       checkpoint_every=100,
       # How sets are measured.
-      selection=dict(protocol="replay", num_students=2, rows=500),
+      # Of the selection split: at most so many rows, none shorter.
+      selection=dict(protocol="replay", num_students=2, rows=500, min_tokens=0),
       protocols=("replay",),
       students_at_once=1,  # evaluated in one vmapped chunk
       replay=dict(rates=(0.01, 0.03, 0.1, 0.3), num_students=20),
@@ -120,7 +122,7 @@ def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config.rows_per_class = 4
   config.min_tokens = 0
   config.steps_per_dispatch = config.eval_every = config.checkpoint_every = 2
-  config.selection.update(num_students=2, rows=50)
+  config.selection.update(num_students=2, rows=50, min_tokens=0)
   config.students_at_once = 2
   config.replay.update(num_students=2)
   for protocol in (config.finetune, config.scratch, config.full):
@@ -149,7 +151,7 @@ def setup(config: ml_collections.ConfigDict) -> spaces.Setup:
 
     def tensors(key):
       grads = built.problem.init(key)
-      return [tensor.array for tensor in matching.select(grads, matched)]
+      return [tensor.array for tensor in distances.select(grads, matched)]
 
     # Shapes alone: whether this student has what is to be matched.
     _named(

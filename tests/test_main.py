@@ -82,6 +82,7 @@ def test_the_verbs_work_on_a_finished_run(finished, tmp_path, capsys):
     ("--config.selection.protocol=zero", ["zero", "replay"]),
     ("--config.gradient_matching.matched=tail", ["tail", "last_K"]),
     ("--config.min_tokens=99", ["min_tokens", "99"]),
+    ("--config.selection.min_tokens=99", ["selection.min_tokens", "99"]),
     ("--config.student.pretrained=/no/where", ["/no/where", "directory"]),
     ("--config.student.space=/no/where", ["/no/where"]),
     ("--config.replay_steps=0", ["replay_steps"]),

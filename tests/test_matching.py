@@ -14,7 +14,7 @@ from conftest import (
   make_synthetic,
 )
 
-from gmdistill import data, matching, synthetic, training
+from gmdistill import data, distances, matching, synthetic, training
 
 TRAJECTORY = matching.trajectory(optax.sgd(0.1), max_age=4, steps_between=2)
 OBJECTIVES = {
@@ -27,7 +27,7 @@ OBJECTIVES = {
       matched=matched,
     )
     for kind, matched in (
-      *((kind, "all") for kind in matching.DISTANCES),
+      *((kind, "all") for kind in distances.KINDS),
       ("neuron_cosine", "last_1"),
       ("tensor_cosine", "head"),
     )
@@ -117,11 +117,11 @@ def test_distance_and_gradient_are_zero_where_synthetic_is_real(name, x64):
   np.testing.assert_allclose(grads, 0.0, atol=1e-9)
 
 
-@pytest.mark.parametrize("kind", matching.DISTANCES)
+@pytest.mark.parametrize("kind", distances.KINDS)
 def test_zero_gradients_give_finite_distances_and_finite_derivatives(kind):
   grads = {"head": {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros((2,))}}
   zeros = jax.tree.map(jnp.zeros_like, grads)
-  measure = functools.partial(matching.distance, kind=kind, matched="all")
+  measure = functools.partial(distances.between, kind=kind, matched="all")
   for a, b in ((zeros, grads), (grads, zeros), (zeros, zeros)):
     value, slope = jax.value_and_grad(measure)(a, b)
     assert np.isfinite(value)
@@ -132,7 +132,7 @@ def test_zero_gradients_give_finite_distances_and_finite_derivatives(kind):
 def test_the_neuron_cosine_ignores_each_neurons_scale():
   kernel = jax.random.normal(jax.random.key(0), (4, 3))
   scaled = kernel * jnp.array([[1.0, 5.0, 0.1]])
-  measure = functools.partial(matching.distance, matched="all")
+  measure = functools.partial(distances.between, matched="all")
   a, b = {"head": {"kernel": kernel}}, {"head": {"kernel": scaled}}
   assert float(measure(a, b, kind="neuron_cosine")) == pytest.approx(
     0, abs=1e-6
@@ -149,7 +149,7 @@ def test_the_neuron_cosine_is_the_sum_over_columns_of_a_dense_kernel():
       for j in range(3)
     ]
   )
-  found = matching.distance(
+  found = distances.between(
     {"head": {"kernel": a}},
     {"head": {"kernel": b}},
     kind="neuron_cosine",
@@ -160,7 +160,7 @@ def test_the_neuron_cosine_is_the_sum_over_columns_of_a_dense_kernel():
 
 def test_tables_and_key_biases_are_left_out_by_name():
   params = make_problem().init(jax.random.key(0))
-  names = [tensor.name for tensor in matching.select(params, "all")]
+  names = [tensor.name for tensor in distances.select(params, "all")]
   every = [
     "/".join(part.key for part in path)
     for path, _ in jax.tree_util.tree_leaves_with_path(params)
@@ -174,26 +174,26 @@ def test_tables_and_key_biases_are_left_out_by_name():
 
 def test_last_k_takes_the_last_layers_and_the_head():
   params = make_problem(num_layers=3).init(jax.random.key(0))
-  chosen = {t.name: t for t in matching.select(params, "last_2")}
+  chosen = {t.name: t for t in distances.select(params, "last_2")}
   kernel = params["layers"]["intermediate"]["kernel"]
   np.testing.assert_array_equal(
     chosen["layers/intermediate/kernel"].array, kernel[1:]
   )
   assert "head/kernel" in chosen and "embedding_norm/scale" not in chosen
-  head = [t.name for t in matching.select(params, "head")]
+  head = [t.name for t in distances.select(params, "head")]
   assert head == ["head/bias", "head/kernel"]
 
 
 @pytest.mark.parametrize("matched", ["first_2", "last_0", "last_x", ""])
 def test_an_unknown_matched_set_is_refused(matched):
   with pytest.raises(ValueError, match="head, last_K, all"):
-    matching.select({"head": {}}, matched)
+    distances.select({"head": {}}, matched)
 
 
 def test_last_k_is_refused_where_there_are_no_layers():
   params = make_problem("textcnn").init(jax.random.key(0))
   with pytest.raises(ValueError, match="no layers"):
-    matching.select(params, "last_1")
+    distances.select(params, "last_1")
 
 
 @pytest.mark.parametrize("kind", ["bilstm", "textcnn"])
