@@ -24,9 +24,14 @@ VOCABULARY, WIDTH, LENGTH, CLASSES = 20, 8, 6, 2
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_the_session(tmp_path_factory):
   folder = tmp_path_factory.mktemp("cache")
+  base = tmp_path_factory.getbasetemp()
+  if "PYTEST_XDIST_WORKER" in os.environ:
+    base = base.parent  # which the processes of one run share
+  programs = str(base / "programs")
+  jax.config.update("jax_compilation_cache_dir", programs)
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = programs
   before = os.environ.get("GMDISTILL_CACHE")
   os.environ["GMDISTILL_CACHE"] = str(folder)
-  jax.config.update("jax_compilation_cache_dir", str(folder / "programs"))
   yield folder
   if before is None:
     del os.environ["GMDISTILL_CACHE"]

@@ -6,11 +6,12 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 
-from gmdistill import main, workdirs
+from gmdistill import data, main, workdirs
 
 CONFIG = f"--config={pathlib.Path(__file__).parent / 'tiny_config.py'}"
 
@@ -39,6 +40,19 @@ def test_help_says_the_verbs_without_loading_jax():
   )
   assert done.returncode == 0
   assert all(verb in done.stdout for verb in main.VERBS)
+
+
+def test_compiled_programs_are_kept_in_the_cache_folder():
+  name = "jax_compilation_cache_dir"
+  before = jax.config.values[name]
+  try:
+    main._keep_programs()  # whoever set a folder keeps it
+    assert jax.config.values[name] == before
+    jax.config.update(name, None)
+    main._keep_programs()
+    assert jax.config.values[name] == str(data.cache_folder() / "programs")
+  finally:
+    jax.config.update(name, before)
 
 
 def test_the_verbs_work_on_a_finished_run(finished, tmp_path, capsys):

@@ -46,7 +46,9 @@ def outer_loss(objective, parameterization, problem):
   """The loss as a function of the set's parameters, and those parameters."""
   stored = synthetic.with_learning_rates(parameterization, 3, 0.1)
   params = stored.init(make_synthetic())
-  student = objective.init(problem, jax.random.key(1), jnp.float32(0.0))
+  student = jax.jit(objective.init)(
+    problem, jax.random.key(1), jnp.float32(0.0)
+  )
   real = make_real(objective.num_batches)
 
   def loss(params, student, real):
@@ -105,14 +107,14 @@ def test_distance_and_gradient_are_zero_where_synthetic_is_real(name, x64):
     lambda x: jnp.broadcast_to(x, (objective.num_batches, *x.shape)), batch
   )
   student = as_float64(
-    objective.init(problem, jax.random.key(1), jnp.float32(0.0))
+    jax.jit(objective.init)(problem, jax.random.key(1), jnp.float32(0.0))
   )
 
   def loss(inputs):
     syn = synthetic.SyntheticSet(batch.replace(inputs=inputs))
     return objective.loss(problem, syn, student, real, jax.random.key(0))[0]
 
-  value, grads = jax.value_and_grad(loss)(batch.inputs)
+  value, grads = jax.jit(jax.value_and_grad(loss))(batch.inputs)
   np.testing.assert_allclose(value, 0.0, atol=1e-12)
   np.testing.assert_allclose(grads, 0.0, atol=1e-9)
 
@@ -203,7 +205,7 @@ def test_every_student_can_be_matched(kind):
   loss, params, student, real = outer_loss(
     objective, PARAMETERIZATIONS["unrestricted"](), problem
   )
-  grads = jax.grad(loss)(params, student, real)
+  grads = jax.jit(jax.grad(loss))(params, student, real)
   assert float(jnp.abs(grads["base"]["base"]["embeddings"]).max()) > 0
 
 
@@ -213,11 +215,11 @@ def test_a_trajectory_takes_its_steps():
   state = TRAJECTORY.init(problem, key, jnp.float32(0.0))
   jax.tree.map(np.testing.assert_array_equal, state.params, problem.init(key))
   batches = make_real(2)
-  moved = TRAJECTORY.advance(problem, state, batches, key)
-  params = state.params
+  moved = jax.jit(TRAJECTORY.advance)(problem, state, batches, key)
+  params, gradient = state.params, jax.jit(jax.grad(problem.loss))
   for t in range(2):
     batch = jax.tree.map(lambda x, t=t: x[t], batches)
-    grads = jax.grad(problem.loss)(params, batch)
+    grads = gradient(params, batch)
     params = jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
   assert int(moved.age) == 2
   jax.tree.map(
@@ -270,12 +272,12 @@ def test_training_on_the_set_reads_one_real_batch_a_step():
   assert objective.num_batches == 1
   problem, syn = make_problem(), synthetic.SyntheticSet(make_synthetic())
   student = objective.init(problem, jax.random.key(0), jnp.float32(0))
-  _, (moved, _) = objective.loss(
+  _, (moved, _) = jax.jit(objective.loss)(
     problem, syn, student, make_real(1), jax.random.key(1)
   )
-  params = student.params
+  params, gradient = student.params, jax.jit(jax.grad(problem.loss))
   for _ in range(3):
-    grads = jax.grad(problem.loss)(params, syn.batch)
+    grads = gradient(params, syn.batch)
     params = jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
@@ -291,8 +293,9 @@ def test_the_sum_over_classes_is_weighted():
   for weight in (0.0, 1.0, 2.0):
     objective = matching.gradient_matching(TRAJECTORY, sum_weight=weight)
     student = objective.init(problem, jax.random.key(0), jnp.float32(0))
+    loss = jax.jit(objective.loss)
     values.append(
-      float(objective.loss(problem, syn, student, real, jax.random.key(1))[0])
+      float(loss(problem, syn, student, real, jax.random.key(1))[0])
     )
   assert values[1] - values[0] == pytest.approx(values[2] - values[1], rel=1e-4)
   assert values[1] > values[0]
@@ -303,12 +306,12 @@ def test_look_ahead_takes_exactly_t_steps_of_the_learned_sizes():
   batch = make_synthetic()
   rates = jnp.array([0.5, 0.1, 0.02])
   key = jax.random.key(4)
-  params = problem.init(key)
+  params, gradient = problem.init(key), jax.jit(jax.grad(problem.loss))
   for rate in rates:
-    grads = jax.grad(problem.loss)(params, batch)
+    grads = gradient(params, batch)
     params = jax.tree.map(lambda p, g, r=rate: p - r * g, params, grads)
   first = jax.tree.map(lambda x: x[0], real)
-  value, _ = matching.look_ahead().loss(
+  value, _ = jax.jit(matching.look_ahead().loss)(
     problem, synthetic.SyntheticSet(batch, rates), (), real, key
   )
   np.testing.assert_allclose(value, problem.loss(params, first), rtol=1e-5)
@@ -317,12 +320,13 @@ def test_look_ahead_takes_exactly_t_steps_of_the_learned_sizes():
 def test_a_set_with_an_order_takes_only_those_rows():
   problem, batch = make_problem(), make_synthetic()
   params = problem.init(jax.random.key(0))
+  gradient = jax.jit(jax.grad(problem.loss))
   order = jnp.array([[0, 2], [1, 3]])
   rates = jnp.array([0.3, 0.2])
-  ours = training.replay(problem, params, batch, rates, order=order)
+  ours = jax.jit(training.replay)(problem, params, batch, rates, order=order)
   for rate, rows in zip(rates, order, strict=True):
     part = jax.tree.map(lambda x, r=rows: x[r], batch)
-    grads = jax.grad(problem.loss)(params, part)
+    grads = gradient(params, part)
     params = jax.tree.map(lambda p, g, r=rate: p - r * g, params, grads)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), ours, params
