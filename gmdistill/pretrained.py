@@ -7,6 +7,7 @@ trained student becomes a `BertForSequenceClassification` directory.
 
 import json
 import pathlib
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -162,7 +163,7 @@ def save(
     InputError: BERT has no place for this student's architecture.
   """
   check_exportable(student)
-  folder = pathlib.Path(folder)
+  folder = pathlib.Path(folder).absolute()
   folder.mkdir(parents=True, exist_ok=True)
   is_classifier = student.pooling == "first"
   architecture = (
@@ -186,7 +187,6 @@ def save(
     "id2label": {str(i): name for i, name in enumerate(label_names)},
     "label2id": {name: i for i, name in enumerate(label_names)},
   }
-  (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
   tensors = _from_flax(params)
   tensors["embeddings.word_embeddings.weight"] = np.asarray(embeddings)
   head = {
@@ -196,10 +196,6 @@ def save(
   if is_classifier:
     tensors = {f"bert.{name}": x for name, x in tensors.items()}
     tensors |= {f"classifier.{name}": x for name, x in head.items()}
-  else:
-    _write_tensors(folder / "classifier.safetensors", head)
-  _write_tensors(folder / "model.safetensors", tensors)
-  (folder / "tokenizer.json").write_text(tokenizer_json)
   known = {t["content"] for t in json.loads(tokenizer_json)["added_tokens"]}
   special = {f"{name}_token": f"[{name.upper()}]" for name in _SPECIAL_TOKENS}
   tokenizer_config = {
@@ -209,9 +205,19 @@ def save(
     "model_input_names": ["input_ids", "attention_mask"],
     **{name: token for name, token in special.items() if token in known},
   }
-  (folder / "tokenizer_config.json").write_text(
-    json.dumps(tokenizer_config, indent=2) + "\n"
-  )
+  # All files are written aside first: a full disk leaves no half directory.
+  with tempfile.TemporaryDirectory(dir=folder) as aside:
+    partial = pathlib.Path(aside)
+    (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (partial / "tokenizer.json").write_text(tokenizer_json)
+    (partial / "tokenizer_config.json").write_text(
+      json.dumps(tokenizer_config, indent=2) + "\n"
+    )
+    _write_tensors(partial / "model.safetensors", tensors)
+    if not is_classifier:
+      _write_tensors(partial / "classifier.safetensors", head)
+    for path in partial.iterdir():
+      path.replace(folder / path.name)
   return folder
 
 

@@ -102,6 +102,8 @@ class Transformer(nn.Module):
 
   def setup(self) -> None:
     """Names the parts as the parameter tree shows them."""
+    if self.pooling not in ("first", "mean"):
+      raise ValueError(f"pooling={self.pooling!r} is none of first, mean.")
     normal = nn.initializers.normal(0.02)
     self.position = self.param(
       "position", normal, (self.max_positions, self.width)

@@ -47,6 +47,12 @@ def train(flags: Any, rest: list[str], command: str) -> None:
   config, folder = _config_and_set(flags)
   if not flags.workdir:
     raise errors.InputError("train needs --workdir=DIR for the student.")
+  student = workdirs.writable(flags.workdir)
+  if (student / "environment.json").exists():
+    raise errors.InputError(
+      f"workdir {student} holds a run, whose config.json the student's would "
+      "replace; give another --workdir."
+    )
   setup = recipe.setup(config)
   syn, _ = synthetic.load(folder, setup.space_id)
   pretrained.check_exportable(setup.problem.student)
@@ -55,7 +61,7 @@ def train(flags: Any, rest: list[str], command: str) -> None:
     recipe.protocol(config, name), evaluation.stacked(syn)
   )
   path = pretrained.save(
-    flags.workdir,
+    student,
     params=params,
     embeddings=setup.problem.embeddings,
     student=setup.problem.student,

@@ -22,11 +22,11 @@ def write_json(path: pathlib.Path, content: Any) -> None:
   partial.replace(path)
 
 
-def check(workdir: str, config: ml_collections.ConfigDict) -> pathlib.Path:
-  """Checks, and writes nothing, that a run of `config` may use `workdir`.
+def writable(workdir: str) -> pathlib.Path:
+  """Returns the folder's absolute path, which may not exist yet.
 
   Raises:
-    InputError: it cannot be written, or it holds a run of another config.
+    InputError: it cannot be written.
   """
   folder = pathlib.Path(workdir).expanduser().absolute()
   existing = next(path for path in (folder, *folder.parents) if path.exists())
@@ -35,6 +35,16 @@ def check(workdir: str, config: ml_collections.ConfigDict) -> pathlib.Path:
       f"workdir {folder} cannot be written: {existing} is not a writable "
       "folder; give another --workdir."
     )
+  return folder
+
+
+def check(workdir: str, config: ml_collections.ConfigDict) -> pathlib.Path:
+  """Checks, and writes nothing, that a run of `config` may use `workdir`.
+
+  Raises:
+    InputError: it cannot be written, or it holds a run of another config.
+  """
+  folder = writable(workdir)
   path = folder / "config.json"
   if path.is_file():
     try:

@@ -65,6 +65,9 @@ def test_the_verbs_work_on_a_finished_run(finished, tmp_path, capsys):
   weights = safetensors.numpy.load_file(student / "model.safetensors")
   assert weights["classifier.weight"].shape == (len(config["id2label"]), 16)
 
+  line = refused(capsys, "train", given, f"--workdir={finished}")
+  assert "holds a run" in line
+
   evaluated = tmp_path / "evaluated"
   assert main.main(["x", "evaluate", given, f"--workdir={evaluated}"]) == 0
   found = json.loads((evaluated / "evaluation.json").read_text())
