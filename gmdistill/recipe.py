@@ -77,7 +77,14 @@ def defaults() -> ml_collections.ConfigDict:
       trajectory=dict(
         max_age=100, steps_between=5, train_on="real", learning_rate=1e-4
       ),
-      outer=dict(learning_rate=1e-2, warmup=0.1, clip=1.0, ema=0.99),
+      outer=dict(
+        learning_rate=1e-2,
+        label_scale=1.0,  # times the learning rate, for the labels
+        step_size_scale=1.0,  # the same for the learned step sizes
+        warmup=0.1,
+        clip=1.0,
+        ema=0.99,
+      ),
       steps_per_dispatch=10,
       eval_every=100,
       checkpoint_every=100,
@@ -246,9 +253,22 @@ def _outer(outer, num_steps: int):
     0.05 * outer.learning_rate,
   )
   optimizer = optax.chain(
-    optax.clip_by_global_norm(outer.clip), optax.adam(schedule)
+    optax.clip_by_global_norm(outer.clip),
+    optax.adam(schedule),
+    _scaled(labels=outer.label_scale, step_sizes=outer.step_size_scale),
   )
   return optimizer, schedule
+
+
+def _scaled(**scales: float) -> optax.GradientTransformation:
+  """Multiplies the updates of the named parts of a set's parameters."""
+
+  def scale(path, update):
+    return update * scales.get(path[-1].key, 1.0)
+
+  return optax.stateless(
+    lambda updates, params: jax.tree_util.tree_map_with_path(scale, updates)
+  )
 
 
 def protocols(

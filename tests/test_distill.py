@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import tiny_config
+from conftest import make_synthetic
 
 from gmdistill import (
   checkpoint,
@@ -259,6 +260,26 @@ def test_steps_in_one_dispatch_equal_steps_one_by_one():
       state, _ = steps(setup.problem, state, draw(step, size), key)
     found.append(state.params)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *found)
+
+
+def test_labels_and_step_sizes_have_learning_rates_of_their_own():
+  config = tiny_config.get_config()
+  moved = []
+  for scales in ({}, {"label_scale": 3.0, "step_size_scale": 10.0}):
+    config.outer.update(scales)
+    stored = recipe.parameterization(config)
+    params = stored.init(make_synthetic())
+    optimizer = recipe.stages(config)[0].optimizer
+    state = optimizer.init(params)
+    grads = jax.tree.map(jnp.ones_like, params)
+    for _ in range(2):  # the first step has the learning rate 0
+      updates, state = optimizer.update(grads, state, params)
+    moved.append(updates)
+  plain, scaled = moved
+  factors = jax.tree.map(lambda a, b: float((b / a).mean()), plain, scaled)
+  assert factors["step_sizes"] == pytest.approx(10.0)
+  assert factors["base"]["labels"] == pytest.approx(3.0)
+  assert factors["base"]["base"]["embeddings"] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(
