@@ -26,6 +26,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
   config.replay_steps = 3
   config.initial_step_size = 0.1
   config.objective = "look_ahead"
+  config.outer.learning_rate = 4e-3
   config.outer.label_scale = 3.0
   config.outer.step_size_scale = 10.0
   config.num_steps = 1000

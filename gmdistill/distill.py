@@ -1,5 +1,6 @@
 """The main job: `run` distils, evaluates and reports."""
 
+import operator
 import signal
 import types
 from collections.abc import Callable
@@ -238,10 +239,13 @@ def _long_rows(examples, min_tokens, field, label_names):
     examples, np.flatnonzero(examples.mask.sum(axis=1) >= min_tokens)
   )
   counts = np.bincount(found.labels, minlength=len(label_names))
-  if not counts.all():
+  # A class too rare for the split is no fault of the lengths.
+  had = np.bincount(examples.labels, minlength=len(label_names)) > 0
+  if not counts[had].all():
     raise errors.InputError(
       f"{field}={min_tokens} leaves no row of class "
-      f"{label_names[int(counts.argmin())]}; use a smaller one."
+      f"{label_names[int(np.where(had, counts, 1).argmin())]}; use a smaller "
+      "one."
     )
   return found
 
@@ -249,8 +253,10 @@ def _long_rows(examples, min_tokens, field, label_names):
 def _selector(setup, config, parameterization):
   """Returns `select(params) -> accuracy` on the selection split."""
   protocol = recipe.protocol(config, config.selection.protocol)
+  # A set without steps of its own is replayed at the rate that suits it.
+  rates = protocol.rates if protocol.replays else protocol.rates[:1]
   protocol = protocol._replace(
-    rates=protocol.rates[:1], num_students=config.selection.num_students
+    rates=rates, num_students=config.selection.num_students
   )
   at_once = min(config.students_at_once, config.selection.num_students)
   trainer = evaluate.Trainer(setup.problem, protocol, at_once)
@@ -277,11 +283,27 @@ def _selector(setup, config, parameterization):
 def _check_numbers(config):
   positive = (
     "data_per_class num_steps num_students rows_per_class steps_per_dispatch "
-    "eval_every checkpoint_every students_at_once"
+    "eval_every checkpoint_every students_at_once coreset_pool "
+    "selection.num_students selection.rows full.num_students "
+    "replay.num_students finetune.num_students scratch.num_students"
   )
-  for field in positive.split():
-    if config[field] < 1:
-      raise errors.InputError(f"{field}={config[field]} must be at least 1.")
+  at_least = {field: 1 for field in positive.split()} | {"replay_steps": 0}
+  for protocol in ("finetune", "scratch", "full"):
+    at_least[f"{protocol}.num_steps"] = 2  # a warm-up, and a step after it
+  for field, least in at_least.items():
+    value = operator.attrgetter(field)(config)
+    if value < least:
+      raise errors.InputError(f"{field}={value} must be at least {least}.")
+  for field in ("outer.warmup", "full.warmup"):
+    value = operator.attrgetter(field)(config)
+    if not 0 <= value < 1:
+      raise errors.InputError(
+        f"{field}={value} must be a fraction of the steps, from 0 to below 1."
+      )
+  if not config.protocols:
+    raise errors.InputError(
+      "protocols is empty; use one or more of replay, finetune, scratch."
+    )
 
 
 class _Signals:

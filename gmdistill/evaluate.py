@@ -18,6 +18,7 @@ from gmdistill import data, distances, matching, synthetic, training
 from gmdistill import problem as problems
 
 SyntheticSet = synthetic.SyntheticSet
+TRIED_STUDENTS = 5  # of a row, with each learning rate
 
 
 class Protocol(NamedTuple):
@@ -197,19 +198,26 @@ def best_rate(
     trainer: The protocol, ready to run, whose rates are tried.
     sets: Stacked sets, as in `measure`.
     selection: The selection split.
-    key: Decides the students that are tried: one chunk.
+    key: Decides the students that are tried: the first few of every chunk
+      size, so that chunking changes no choice.
   """
   protocol = trainer.protocol
   if protocol.replays and sets.learning_rates is not None:
     return 0.0  # The set's own step sizes are read instead.
   if len(protocol.rates) == 1:
     return protocol.rates[0]
-  keys = jax.random.split(key, trainer.at_once)
+  tried = min(protocol.num_students, TRIED_STUDENTS)
+  keys = jax.random.split(key, -(-tried // trainer.at_once) * trainer.at_once)
   scores = []
   for rate in protocol.rates:
-    students, _ = trainer(sets, keys, rate, 0)
-    found = training.accuracies(trainer.problem, students, selection)
-    scores.append(found.mean())
+    found: list[float] = []
+    for first in range(0, tried, trainer.at_once):
+      chunk = keys[first : first + trainer.at_once]
+      students, _ = trainer(sets, chunk, rate, first)
+      found += training.accuracies(
+        trainer.problem, students, selection
+      ).tolist()
+    scores.append(np.mean(found[:tried]))
   return protocol.rates[int(np.argmax(scores))]
 
 

@@ -29,7 +29,7 @@ from gmdistill import (
 )
 
 CORESETS = ("random", "herding", "k_centers")
-_VERSION = 1  # Raise it when the same options come to mean other baselines.
+_VERSION = 2  # Raise it when the same options come to mean other baselines.
 
 
 def finish(
@@ -221,6 +221,7 @@ class Table:
       setup.corpus.fingerprint,
       setup.space_id,
       repr(setup.problem.student),
+      _digest(setup.problem.initial),
       decides,
     ]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:20]
@@ -231,6 +232,15 @@ class Table:
     path.parent.mkdir(parents=True, exist_ok=True)
     workdirs.write_json(path, row)
     return row
+
+
+def _digest(tree: Any) -> str:
+  """Returns a hash of all arrays of a tree; pretrained weights decide rows."""
+  digest = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    digest.update(jax.tree_util.keystr(path).encode())
+    digest.update(np.ascontiguousarray(leaf).data)
+  return digest.hexdigest()
 
 
 def _cost(setup, best, distill_seconds, seconds_set, seconds_full):
@@ -285,12 +295,10 @@ def _analysis(setup, best, config):
     best.batch,
     best.learning_rates if best.learning_rates is not None else jnp.zeros((1,)),
   )
-  rows = coresets.random(
-    setup.corpus.selection.labels,
-    min(100, int(np.bincount(setup.corpus.selection.labels).min())),
-    seed=0,
+  shuffled = np.random.default_rng(0).permutation(
+    len(setup.corpus.selection.labels)
   )
-  real = data.take(setup.corpus.selection, rows)
+  real = data.take(setup.corpus.selection, shuffled[: 100 * num_classes])
   outputs = jax.jit(setup.problem.apply)(params, best.batch)
   real_xy, synthetic_xy, explained = projection.principal_components(
     coresets.features(setup.problem, params, real),

@@ -1,6 +1,7 @@
 """The command line: `gmdistill VERB --config=... --workdir=...`."""
 
 import pathlib
+import re
 import shlex
 import sys
 from typing import Any
@@ -62,9 +63,15 @@ def main(argv: list[str]) -> int:
   except errors.Stopped as error:
     print(f"gmdistill: {error}", file=sys.stderr)
     return error.status
-  except ArithmeticError as error:
+  except errors.NotFinite as error:
     print(f"gmdistill: {error}", file=sys.stderr)
     return 1
+  except OSError as error:
+    where = f"{error.filename}: " if error.filename else ""
+    return _refuse(
+      f"{where}{error.strerror or error}; free some room, or use a folder that "
+      "can be written."
+    )
   except KeyboardInterrupt:
     print(
       "gmdistill: interrupted; the last checkpoint is kept", file=sys.stderr
@@ -102,6 +109,8 @@ def _parse(argv: list[str]) -> tuple[Any, list[str]]:
     "config", default=None, lock_config=True, flag_values=values
   )
   for argument in argv:
+    if argument == "--config":
+      raise errors.InputError("write --config=configs/NAME.py, with the =.")
     if argument.startswith("--config="):
       path = argument.removeprefix("--config=").partition(":")[0]
       if not pathlib.Path(path).is_file():
@@ -119,7 +128,12 @@ def _parse(argv: list[str]) -> tuple[Any, list[str]]:
 def _first_line(error: Exception) -> str:
   text = str(error.args[0] if error.args else error)
   # ml_collections puts one error's repr into another: undo the escapes.
-  text = text.replace("\\n", " ").replace("\\'", "'").strip("'\" ")
+  text = text.replace("\\n", "\n").replace("\\'", "'").strip("'\" \n")
+  if "Traceback (most recent call last)" in text:
+    # An error inside the config file: its last line says which.
+    text = text.splitlines()[-1].partition(": ")[2] or text.splitlines()[-1]
+  # ml_collections lists every field of the config before its suggestion.
+  text = re.sub(r' Other fields present: ".*"(?= Did you mean|$)', "", text)
   return " ".join(text.split())
 
 

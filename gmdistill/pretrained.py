@@ -216,6 +216,7 @@ def save(
     _write_tensors(partial / "model.safetensors", tensors)
     if not is_classifier:
       _write_tensors(partial / "classifier.safetensors", head)
+    (folder / "classifier.safetensors").unlink(missing_ok=True)
     for path in partial.iterdir():
       path.replace(folder / path.name)
   return folder

@@ -28,6 +28,7 @@ OBJECTIVES = ("gradient_matching", "look_ahead")
 
 def defaults() -> ml_collections.ConfigDict:
   """Returns the fields that every config starts from, and their values."""
+  # Locked: a misspelt field of a config file is an error, not a new field.
   return ml_collections.ConfigDict(
     dict(
       seed=0,
@@ -105,7 +106,7 @@ def defaults() -> ml_collections.ConfigDict:
         num_students=3,
       ),
     )
-  )
+  ).lock()
 
 
 def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -176,8 +177,10 @@ def parameterization(
     "labels",
     lambda: synthetic.with_soft_labels(synthetic.direct(), config.labels),
   )
+  # Step sizes that no objective learns are chosen like any learning rate.
+  learned = config.replay_steps if "look_ahead" in config.objective else 0
   return synthetic.with_learning_rates(
-    stored, config.replay_steps, config.initial_step_size
+    stored, learned, config.initial_step_size
   )
 
 
@@ -264,7 +267,8 @@ def _scaled(**scales: float) -> optax.GradientTransformation:
   """Multiplies the updates of the named parts of a set's parameters."""
 
   def scale(path, update):
-    return update * scales.get(path[-1].key, 1.0)
+    name = jax.tree_util.keystr(path[-1:], simple=True)
+    return update * scales.get(name, 1.0)
 
   return optax.stateless(
     lambda updates, params: jax.tree_util.tree_map_with_path(scale, updates)

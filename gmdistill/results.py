@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import safetensors
 from etils import epath
 from safetensors import numpy as safetensors_numpy
 
@@ -60,14 +61,11 @@ def load_run(workdir: epath.PathLike) -> Run:
       "version of gmdistill reads schema 1."
     )
   metrics, unreadable = _read_metrics(root / "metrics.jsonl")
-  tensors = root / "set" / "set.safetensors"
   optional = {
     "environment.json": _read_json(root / "environment.json"),
     "metrics.jsonl": metrics,
     "analysis.json": _read_json(root / "analysis.json"),
-    "set/set.safetensors": (
-      safetensors_numpy.load(tensors.read_bytes()) if tensors.is_file() else {}
-    ),
+    "set/set.safetensors": _read_tensors(root / "set" / "set.safetensors"),
     "set/card.json": _read_json(root / "set" / "card.json"),
   }
   missing = [f"no {name}" for name, content in optional.items() if not content]
@@ -84,6 +82,18 @@ def load_run(workdir: epath.PathLike) -> Run:
     card=optional["set/card.json"],
     missing=tuple(missing),
   )
+
+
+def _read_tensors(path: epath.Path) -> dict[str, np.ndarray]:
+  if not path.is_file():
+    return {}
+  try:
+    return safetensors_numpy.load(path.read_bytes())
+  except (safetensors.SafetensorError, ValueError) as error:
+    raise errors.InputError(
+      f"{path} is damaged ({error}); restore it from a copy, or start the run "
+      "again: it writes the set anew."
+    ) from error
 
 
 def _read_json(path: epath.Path) -> dict[str, Any]:

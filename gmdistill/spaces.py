@@ -127,6 +127,11 @@ def _check_transformer(fields: Mapping[str, Any]) -> None:
       f"student.width={width} does not divide into student.num_heads={heads}; "
       f"use a width of {max(heads, 1) * max(1, round(width / max(heads, 1)))}."
     )
+  if fields.get("num_layers", 2) < 1:
+    raise errors.InputError(
+      "student.num_layers=0 means all layers of a pretrained encoder; without "
+      "one, use 1 or more."
+    )
   if fields.get("pooling", "first") not in ("first", "mean"):
     raise errors.InputError(
       f"student.pooling={fields['pooling']} is none of first, mean."
@@ -224,7 +229,8 @@ def _cached_table(
 def _check_length(options: data.DataOptions, positions: int) -> None:
   longest = max(options.max_length, options.train_length)
   if longest > positions:
+    field = "max" if longest == options.max_length else "train"
     raise errors.InputError(
-      f"data.max_length={longest}, but the student has {positions} positions; "
-      f"use at most {positions}."
+      f"data.{field}_length={longest}, but the student has {positions} "
+      f"positions; use at most {positions}."
     )

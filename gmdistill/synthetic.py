@@ -180,7 +180,13 @@ def load(
       jnp.asarray(tensors["labels"]),
     )
     theirs = card["embedding_space"]
-  except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
+  except (
+    safetensors.SafetensorError,
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+  ) as error:
     raise errors.InputError(
       f"the set in {folder} is damaged ({error}); distil it again or restore "
       "set.safetensors and card.json from a copy."

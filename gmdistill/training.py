@@ -1,4 +1,4 @@
-"""Training a student: students, teachers and experts all train here."""
+"""Training a student: by any optimiser, or by a set's own SGD steps."""
 
 from collections.abc import Callable
 from typing import Any

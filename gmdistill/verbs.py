@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shlex
 from typing import Any
 
 import ml_collections
@@ -15,6 +16,7 @@ from gmdistill import (
   metrics,
   pretrained,
   recipe,
+  spaces,
   synthetic,
   workdirs,
 )
@@ -34,9 +36,10 @@ def distill(flags: Any, rest: list[str], command: str) -> None:
       "distill needs --config=configs/NAME.py and --workdir=DIR."
     )
   distillation.run(flags.config, flags.workdir, command)
+  folder = flags.workdir.rstrip("/")
   print(
-    f"next: gmdistill train --set={flags.workdir}/set "
-    f"--workdir={flags.workdir}-student"
+    f"next: gmdistill train --set={shlex.quote(f'{folder}/set')} "
+    f"--workdir={shlex.quote(f'{folder}-student')}"
   )
 
 
@@ -54,7 +57,7 @@ def train(flags: Any, rest: list[str], command: str) -> None:
       "replace; give another --workdir."
     )
   setup = recipe.setup(config)
-  syn, _ = synthetic.load(folder, setup.space_id)
+  syn = _fitting_set(setup, folder)
   pretrained.check_exportable(setup.problem.student)
   name = flags.protocol or config.protocols[0]
   params, seconds, accuracy = finish.Table(setup, config).student(
@@ -72,6 +75,11 @@ def train(flags: Any, rest: list[str], command: str) -> None:
     f"{name}: accuracy {100 * accuracy:.1f} % on the reported split; trained "
     f"in {seconds:.1f} s; saved in {path}"
   )
+  if setup.problem.student.pooling != "first":
+    print(
+      "a BertModel, and classifier.safetensors for the mean of its hidden "
+      "states: BertForSequenceClassification knows no mean pooling"
+    )
 
 
 def evaluate(flags: Any, rest: list[str], command: str) -> None:
@@ -79,6 +87,8 @@ def evaluate(flags: Any, rest: list[str], command: str) -> None:
   del command
   _nothing_else(rest)
   config, folder = _config_and_set(flags, needs_set=flags.row == "distilled")
+  if flags.workdir:
+    workdirs.writable(flags.workdir)
   setup = recipe.setup(config)
   names = [flags.protocol] if flags.protocol else list(config.protocols)
   table = finish.Table(setup, config)
@@ -86,7 +96,7 @@ def evaluate(flags: Any, rest: list[str], command: str) -> None:
   for name in names:
     protocol = recipe.protocol(config, name)
     if flags.row == "distilled":
-      syn, _ = synthetic.load(folder, setup.space_id)
+      syn = _fitting_set(setup, folder)
       sets = evaluation.stacked(syn)
       found[name] = table.measure(protocol, sets, f"{name}: distilled").row()
     elif flags.row == "full":
@@ -114,9 +124,29 @@ def report(flags: Any, rest: list[str], command: str) -> None:
   ]
   if not rest and not flags.workdir:
     raise errors.InputError("report needs workdirs: gmdistill report DIR ...")
-  target = pathlib.Path(flags.workdir or rest[0])
+  target = workdirs.writable(flags.workdir or rest[0])
   path = reporting.write(runs, target / "report.html")
   metrics.say(f"report: {path}")
+
+
+def _fitting_set(
+  setup: spaces.Setup, folder: pathlib.Path
+) -> synthetic.SyntheticSet:
+  """Reads a set; refuses one of another space, other classes or lengths."""
+  syn, card = synthetic.load(folder, setup.space_id)
+  theirs, ours = card.get("label_names"), list(setup.corpus.label_names)
+  if theirs != ours or syn.batch.labels.shape[1] != len(ours):
+    raise errors.InputError(
+      f"the set in {folder} has the classes {theirs}, the data {ours}; give "
+      "the --config that the set was made with."
+    )
+  length, most = syn.batch.mask.shape[1], setup.problem.student.max_positions
+  if length > most:
+    raise errors.InputError(
+      f"the set in {folder} has sequences of {length}, but the student has "
+      f"{most} positions; use a student with more student.max_positions."
+    )
+  return syn
 
 
 def _config_and_set(

@@ -29,7 +29,8 @@ def writable(workdir: str) -> pathlib.Path:
     InputError: it cannot be written.
   """
   folder = pathlib.Path(workdir).expanduser().absolute()
-  existing = next(path for path in (folder, *folder.parents) if path.exists())
+  # os.path.exists is False, and no error, below a folder that is closed to us.
+  existing = next(p for p in (folder, *folder.parents) if os.path.exists(p))
   if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
     raise errors.InputError(
       f"workdir {folder} cannot be written: {existing} is not a writable "

@@ -495,6 +495,6 @@ print("age", older.age, {k: f"{v:.3f}" for k, v in metrics.items()})
 
 # %% [markdown]
 # From here on the package adds what a toy does not need: many students at a
-# time on several devices, learned labels and step sizes, other objectives,
+# time, learned labels and step sizes, other objectives,
 # checkpoints, baselines and a report. Read `synthetic.py` and `matching.py`
 # next.

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from orbax.checkpoint import v1 as ocp
 
-from gmdistill import data, main, workdirs
+from gmdistill import data, main, metrics, synthetic, workdirs
 
 CONFIG = f"--config={pathlib.Path(__file__).parent / 'tiny_config.py'}"
 
@@ -103,6 +104,12 @@ def test_the_verbs_work_on_a_finished_run(finished, tmp_path, capsys):
     ("--config.student.pretrained=/no/where", ["/no/where", "directory"]),
     ("--config.student.space=/no/where", ["/no/where"]),
     ("--config.replay_steps=0", ["replay_steps"]),
+    ("--config.replay_steps=-1", ["replay_steps=-1", "at least 0"]),
+    ("--config.selection.num_students=0", ["selection.num_students=0"]),
+    ("--config.outer.warmup=1.0", ["outer.warmup=1.0", "below 1"]),
+    ("--config.full.num_steps=1", ["full.num_steps=1", "at least 2"]),
+    ("--config.protocols=()", ["protocols", "scratch"]),
+    ("--config.student.num_layers=0", ["num_layers=0", "pretrained"]),
   ],
 )
 def test_a_bad_field_is_one_line_and_writes_nothing(
@@ -129,6 +136,8 @@ def test_a_bad_field_is_one_line_and_writes_nothing(
     (["distill", "--config=none.py", "--workdir=x"], "none.py"),
     (["distill", CONFIG, "--workdir=x", "--wrokdir=y"], "wrokdir"),
     (["distill", CONFIG, "--workdir=x", "extra"], "extra"),
+    (["distill", "--config", "a.py", "--workdir=x"], "--config="),
+    (["distill", f"{CONFIG}:tny", "--workdir=x"], "'polish'"),
     (["train"], "--set"),
     (["train", "--set=nowhere", "--workdir=x"], "set.safetensors"),
     (["evaluate", CONFIG, "--row=best"], "k_centers"),
@@ -148,13 +157,61 @@ def test_an_unwritable_workdir_is_one_line(tmp_path, capsys):
   assert "another --workdir" in refused(capsys, "distill", CONFIG, inside)
 
 
-def test_a_full_disk_is_one_line(tmp_path, capsys, monkeypatch):
-  def full(path, content):
-    raise OSError(28, "No space left on device", str(path))
+@pytest.mark.parametrize(
+  "owner, name",
+  [
+    (workdirs, "write_json"),
+    (metrics.Writer, "write"),
+    (ocp.training.Checkpointer, "save"),
+    (synthetic, "save"),
+  ],
+)
+def test_a_full_disk_is_one_line(owner, name, tmp_path, capsys, monkeypatch):
+  def full(*_, **__):
+    if name == "save" and owner is not synthetic:
+      # tensorstore's way to say it
+      raise ValueError("RESOURCE_EXHAUSTED: No space left on device")
+    raise OSError(28, "No space left on device", "the file")
 
-  monkeypatch.setattr(workdirs, "write_json", full)
-  said = refused(capsys, "distill", CONFIG, f"--workdir={tmp_path / 'run'}")
-  assert "No space left" in said
+  monkeypatch.setattr(owner, name, full)
+  said = refused(
+    capsys, "distill", f"{CONFIG}:polish", f"--workdir={tmp_path / 'run'}"
+  )
+  assert "space left" in said
+
+
+def test_a_misspelt_field_of_a_config_file_is_one_line(tmp_path, capsys):
+  file = tmp_path / "mine.py"
+  file.write_text(
+    "from gmdistill import recipe\n"
+    "def get_config(mode=''):\n"
+    "  config = recipe.defaults()\n"
+    "  config.num_stpes = 5\n"
+    "  return config\n"
+  )
+  said = refused(
+    capsys, "distill", f"--config={file}", f"--workdir={tmp_path / 'run'}"
+  )
+  assert "num_stpes" in said and '"num_steps"' in said and len(said) < 300
+
+
+def test_a_set_of_other_classes_is_refused(finished, tmp_path, capsys):
+  folder = tmp_path / "set"
+  shutil.copytree(finished / "set", folder)
+  shutil.copytree(finished / "space", tmp_path / "space")
+  card = json.loads((folder / "card.json").read_text())
+  card["label_names"][0] = "something else"
+  (folder / "card.json").write_text(json.dumps(card))
+  said = refused(capsys, "evaluate", CONFIG, f"--set={folder}")
+  assert "something else" in said and "the data" in said
+
+
+def test_a_damaged_set_spoils_no_report_silently(finished, tmp_path, capsys):
+  run = tmp_path / "run"
+  shutil.copytree(finished, run, ignore=shutil.ignore_patterns("checkpoints"))
+  whole = (run / "set" / "set.safetensors").read_bytes()
+  (run / "set" / "set.safetensors").write_bytes(whole[: len(whole) // 2])
+  assert "set.safetensors is damaged" in refused(capsys, "report", run)
 
 
 def test_a_set_of_another_space_is_refused_with_both_ids(

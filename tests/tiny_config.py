@@ -38,4 +38,6 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
   )
   if mode == "polish":
     config.objective = "look_ahead"
+  elif mode:
+    raise ValueError(f"mode {mode!r} is none of '', 'polish'.")
   return config
