@@ -1,4 +1,4 @@
-"""Fixture-size problems; every test keeps its caches to itself."""
+"""Fixture-size problems, and the folders that a run of the suite shares."""
 
 import os
 
