@@ -45,9 +45,9 @@ def run(
     NotFinite: the run diverged; the last good checkpoint is kept.
     Stopped: SIGINT or SIGTERM; everything is saved.
   """
+  _check_numbers(config)
   stages = recipe.stages(config)
   protocols = recipe.protocols(config)
-  _check_numbers(config)
   folder = workdirs.check(workdir, config)
   setup = recipe.setup(config)
   parameterization = recipe.parameterization(config)

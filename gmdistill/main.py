@@ -133,8 +133,8 @@ def _first_line(error: Exception) -> str:
     # An error inside the config file: its last line says which.
     text = text.splitlines()[-1].partition(": ")[2] or text.splitlines()[-1]
   # ml_collections lists every field of the config before its suggestion.
-  text = re.sub(r' Other fields present: ".*"(?= Did you mean|$)', "", text)
-  return " ".join(text.split())
+  text = " ".join(text.split())
+  return re.sub(r' Other fields present: ".*"(?= Did you mean|$)', "", text)
 
 
 def _refuse(message: str) -> int:
