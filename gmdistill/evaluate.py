@@ -169,20 +169,16 @@ def measure(
     splits: Where rates are chosen, and where the row is reported.
     seed: Decides every student; the selection uses other students.
   """
-  protocol, at_once = trainer.protocol, trainer.at_once
   report_key, select_key = jax.random.split(jax.random.key(seed))
   best = best_rate(trainer, sets, splits.selection, key=select_key)
-  chunks = -(-protocol.num_students // at_once)
-  keys = jax.random.split(report_key, chunks * at_once)
-  found, seconds = [], []
-  for first in range(0, len(keys), at_once):
-    students, spent = trainer(sets, keys[first : first + at_once], best, first)
-    seconds.append(spent / at_once)
-    found.append(
-      training.accuracies(trainer.problem, students, splits.reported)
-    )
-  accuracies = np.concatenate(found)[: protocol.num_students]
-  return Measurement(accuracies, float(best), float(np.median(seconds)))
+  return _measure_at(
+    trainer,
+    sets,
+    splits.reported,
+    key=report_key,
+    rate=best,
+    num_students=trainer.protocol.num_students,
+  )
 
 
 def best_rate(
@@ -198,8 +194,7 @@ def best_rate(
     trainer: The protocol, ready to run, whose rates are tried.
     sets: Stacked sets, as in `measure`.
     selection: The selection split.
-    key: Decides the students that are tried: the first few of every chunk
-      size, so that chunking changes no choice.
+    key: Decides the students that are tried, however they are chunked.
   """
   protocol = trainer.protocol
   if protocol.replays and sets.learning_rates is not None:
@@ -207,18 +202,26 @@ def best_rate(
   if len(protocol.rates) == 1:
     return protocol.rates[0]
   tried = min(protocol.num_students, TRIED_STUDENTS)
-  keys = jax.random.split(key, -(-tried // trainer.at_once) * trainer.at_once)
-  scores = []
-  for rate in protocol.rates:
-    found: list[float] = []
-    for first in range(0, tried, trainer.at_once):
-      chunk = keys[first : first + trainer.at_once]
-      students, _ = trainer(sets, chunk, rate, first)
-      found += training.accuracies(
-        trainer.problem, students, selection
-      ).tolist()
-    scores.append(np.mean(found[:tried]))
+  scores = [
+    _measure_at(
+      trainer, sets, selection, key=key, rate=rate, num_students=tried
+    ).accuracies.mean()
+    for rate in protocol.rates
+  ]
   return protocol.rates[int(np.argmax(scores))]
+
+
+def _measure_at(trainer, sets, split, *, key, rate, num_students):
+  """Returns the `Measurement` of students of `key`, trained in chunks."""
+  at_once = trainer.at_once
+  keys = jax.random.split(key, -(-num_students // at_once) * at_once)
+  found, seconds = [], []
+  for first in range(0, len(keys), at_once):
+    students, spent = trainer(sets, keys[first : first + at_once], rate, first)
+    seconds.append(spent / at_once)
+    found.append(training.accuracies(trainer.problem, students, split))
+  accuracies = np.concatenate(found)[:num_students]
+  return Measurement(accuracies, float(rate), float(np.median(seconds)))
 
 
 def gradient_cosines(

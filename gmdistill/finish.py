@@ -1,5 +1,6 @@
 """The end of a run: the table of results, the set, and the report."""
 
+import functools
 import hashlib
 import json
 import pathlib
@@ -214,6 +215,10 @@ class Table:
 
     return self._cached(["full", self._config.full.to_dict()], measured)
 
+  @functools.cached_property
+  def _weights(self) -> str:
+    return _digest(self._setup.problem.initial)
+
   def _cached(self, decides: list[Any], measured: Any) -> dict[str, Any]:
     setup = self._setup
     identity = [
@@ -221,7 +226,7 @@ class Table:
       setup.corpus.fingerprint,
       setup.space_id,
       repr(setup.problem.student),
-      _digest(setup.problem.initial),
+      self._weights,
       decides,
     ]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:20]
