@@ -35,8 +35,10 @@ types: $(STAMP)  ## check the types
 tiny: $(STAMP)  ## run every config in its tiny mode
 	@set -e; runs=$$(mktemp -d); trap 'rm -rf "$$runs"' EXIT; \
 	for config in configs/*.py; do \
-	  echo "gmdistill distill --config=$$config:tiny"; \
-	  $(BIN)/gmdistill distill --config="$$config:tiny" \
+	  verb=distill; \
+	  if [ $$config = configs/results.py ]; then verb=sweep; fi; \
+	  echo "gmdistill $$verb --config=$$config:tiny"; \
+	  $(BIN)/gmdistill $$verb --config="$$config:tiny" \
 	    --workdir="$$runs/$$(basename "$$config" .py)"; \
 	done
 

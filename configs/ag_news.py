@@ -8,11 +8,11 @@ Hardware: any; two CPU cores are enough. Time and numbers: not measured.
 
 import ml_collections
 
-from gmdistill import recipe
+from gmdistill import settings
 
 
 def get_config(mode: str = "") -> ml_collections.ConfigDict:
-  config = recipe.defaults()
+  config = settings.defaults()
   config.data.name = "ag_news_subset"
   config.data.max_length = 64
   config.data.train_length = 48
@@ -29,7 +29,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
   config.protocols = ("replay",)
   config.full.num_students = 1
   if mode == "tiny":
-    return recipe.tiny(config)
+    return settings.tiny(config)
   if mode:
     raise ValueError(f"mode {mode!r} is none of '', 'tiny'.")
   return config

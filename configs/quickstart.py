@@ -9,11 +9,11 @@ distilled 80.5 ± 2.4 %, K-centers 58.0 ± 4.8 %, full 87.0 ± 0.3 %.
 
 import ml_collections
 
-from gmdistill import recipe
+from gmdistill import settings
 
 
 def get_config(mode: str = "") -> ml_collections.ConfigDict:
-  config = recipe.defaults()
+  config = settings.defaults()
   config.data.name = "docstrings"
   config.data.max_length = 64
   config.data.train_length = 48
@@ -39,7 +39,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     num_steps=1200, weight_decay=0.1, rates=(3e-3,), num_students=3
   )
   if mode == "tiny":
-    return recipe.tiny(config)
+    return settings.tiny(config)
   if mode:
     raise ValueError(f"mode {mode!r} is none of '', 'tiny'.")
   return config

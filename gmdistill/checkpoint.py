@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from gmdistill import errors
@@ -23,7 +24,7 @@ class Checkpoints:
 
   def __init__(self, folder: pathlib.Path):
     """Opens the folder, which is made where it is absent."""
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every save
+    _quiet()
     self._folder = folder
     self._checkpointer = ocp.training.Checkpointer(
       folder.absolute(),
@@ -45,7 +46,7 @@ class Checkpoints:
     """
     if self.latest() == step:
       return
-    with _one_line(self._folder, step):
+    with _one_line(self._folder, f"step {step}"):
       self._checkpointer.save(step, state, force=True)
 
   def load(self, step: int, like: PyTree) -> PyTree:
@@ -70,8 +71,49 @@ def _always():
   return policies.FixedIntervalPolicy(1)
 
 
+def save_tree(folder: pathlib.Path, tree: PyTree) -> None:
+  """Saves a tree of arrays as one folder, whole or not at all.
+
+  Raises:
+    InputError: the disk is full or cannot be written.
+  """
+  _quiet()
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  with _one_line(folder.parent, f"entry {folder.name}"):
+    ocp.save(folder.absolute(), tree, overwrite=True)
+
+
+def load_tree(folder: pathlib.Path, like: PyTree) -> PyTree:
+  """Returns what `save_tree` saved, as host arrays.
+
+  Args:
+    folder: Where it is.
+    like: A tree of the same structure, whose leaves have shape and dtype.
+
+  Raises:
+    InputError: it is missing, damaged, or of another shape.
+  """
+  _quiet()
+  host = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
+  try:
+    return ocp.load(folder.absolute(), host)
+  except Exception as error:  # orbax and tensorstore raise many kinds
+    raise errors.InputError(
+      f"{folder} is missing or damaged ({_first_words(error)}); delete that "
+      "folder and run the command that wrote it again."
+    ) from error
+
+
+def _quiet() -> None:
+  logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every save
+
+
+def _first_words(error: Exception) -> str:
+  return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+
+
 @contextlib.contextmanager
-def _one_line(folder: pathlib.Path, step: int) -> Iterator[None]:
+def _one_line(folder: pathlib.Path, what: str) -> Iterator[None]:
   try:
     yield
   except (OSError, ValueError) as error:
@@ -81,7 +123,7 @@ def _one_line(folder: pathlib.Path, step: int) -> Iterator[None]:
     if not found:
       raise
     raise errors.InputError(
-      f"step {step} could not be saved in {folder} (... {found[0]} ...); free "
+      f"{what} could not be saved in {folder} (... {found[0]} ...); free "
       "some room or make it writable, then start the same command again: it "
       "goes on from the checkpoint before."
     ) from error

@@ -406,7 +406,7 @@ def class_balanced_sampler(
         "data with rows of every class"
       )
   streams = [
-    _shuffled_epochs(rows, (seed, 1, of_class))
+    shuffled_epochs(rows, (seed, 1, of_class))
     for of_class, rows in enumerate(by_class)
   ]
 
@@ -418,10 +418,13 @@ def class_balanced_sampler(
   return sample
 
 
-def _shuffled_epochs(
+def shuffled_epochs(
   rows: np.ndarray, seed: tuple[int, ...]
 ) -> Callable[[int, int], np.ndarray]:
-  """Returns `(start, count) -> rows` of an endless series of permutations."""
+  """Returns `(start, count) -> rows` of an endless series of permutations.
+
+  Pure in `(seed, start, count)`; each row comes once an epoch.
+  """
 
   @functools.lru_cache(maxsize=2)  # The same value, only sooner.
   def epoch_rows(epoch: int) -> np.ndarray:

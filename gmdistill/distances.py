@@ -95,6 +95,39 @@ def select(grads: Params, matched: str) -> list[Tensor]:
   return chosen
 
 
+def keep(grads: Params, matched: str) -> Params:
+  """Returns the matched tensors alone, as a tree like the gradient's.
+
+  `between` and `select` read the result as they read a whole gradient, for the
+  same `matched` or for one that it contains.
+  """
+  kept: dict[str, Any] = {}
+  for tensor in select(grads, matched):
+    *parents, name = tensor.name.split("/")
+    place = kept
+    for parent in parents:
+      place = place.setdefault(parent, {})
+    place[name] = tensor.array
+  return kept
+
+
+def contains(matched: str, other: str) -> bool:
+  """Whether every tensor of `other` is in `matched` too."""
+  check_matched(matched)
+  check_matched(other)
+  if matched == "all" or other in ("head", matched):
+    return True
+  if matched.startswith("last_") and other.startswith("last_"):
+    return int(other[len("last_") :]) <= int(matched[len("last_") :])
+  return False
+
+
+def check_kind(kind: str) -> None:
+  """Raises ValueError where `kind` names no distance."""
+  if kind not in KINDS:
+    raise ValueError(f"distance_kind={kind!r} is none of {', '.join(KINDS)}.")
+
+
 def check_matched(matched: str) -> None:
   """Raises ValueError where `matched` names no set of tensors."""
   last = matched.removeprefix("last_")

@@ -17,9 +17,11 @@ from gmdistill import (
   errors,
   evaluate,
   finish,
+  matching,
   metrics,
   outer,
   recipe,
+  schedule,
   spaces,
   synthetic,
   training,
@@ -36,7 +38,7 @@ def run(
   """Distils, evaluates and reports; goes on where an earlier run ended.
 
   Args:
-    config: As `recipe.defaults`, changed.
+    config: As `settings.defaults`, changed.
     workdir: Where everything is left; see the README.
     command: How to start the same run again, for messages and the report.
 
@@ -46,7 +48,7 @@ def run(
     Stopped: SIGINT or SIGTERM; everything is saved.
   """
   _check_numbers(config)
-  stages = recipe.stages(config)
+  stages = schedule.stages(config)
   protocols = recipe.protocols(config)
   folder = workdirs.check(workdir, config)
   setup = recipe.setup(config)
@@ -58,12 +60,18 @@ def run(
     setup=setup,
     stages=stages,
     parameterization=parameterization,
-    draws=[
-      _real_batches(setup, config, s.objective.num_batches) for s in stages
-    ],
+    draws=[_real(setup, config, stage.objective) for stage in stages],
     select=_selector(setup, config, parameterization),
   )
-  workdirs.claim(folder, config, command)
+  folder.mkdir(parents=True, exist_ok=True)
+  with workdirs.held(folder):
+    workdirs.claim(folder, config, command)
+    return _run(job, folder, params, protocols)
+
+
+def _run(job, folder, params, protocols):
+  """Returns the last state; everything is checked and the folder is ours."""
+  config, setup = job.config, job.setup
   metrics.say(
     f"{config.data.name}: {len(setup.corpus.train.labels)} training rows, "
     f"{len(setup.corpus.label_names)} classes; student {setup.student_name}"
@@ -78,7 +86,7 @@ def run(
     signals=_Signals(),
   )
   try:
-    for index, stage in enumerate(stages):
+    for index, stage in enumerate(job.stages):
       if int(state.step) < stage.last:
         state = _run_stage(job, index, state, to)
     seconds = to.writer.seconds
@@ -90,7 +98,7 @@ def run(
     folder=folder,
     setup=setup,
     protocols=protocols,
-    best=parameterization.decode(state.best),
+    best=job.parameterization.decode(state.best),
     chosen={
       "step": int(state.best_step),
       "accuracy": float(state.best_accuracy),
@@ -107,9 +115,9 @@ class _Job(NamedTuple):
   config: ml_collections.ConfigDict
   command: str
   setup: spaces.Setup
-  stages: list[recipe.Stage]
+  stages: list[schedule.Stage]
   parameterization: synthetic.Parameterization
-  draws: list[Callable[..., data.Batch]]  # one a stage
+  draws: list[Callable[..., matching.Real]]  # one a stage
   select: Callable[[PyTree], float]  # the set's parameters -> accuracy
 
 
@@ -205,14 +213,33 @@ def _with_best(state, accuracy):
   )
 
 
+def _real(setup, config, objective):
+  """Returns `draw(step, K)` -> Real, with the leading axes [K, S]."""
+  batches = lambda step, num_steps: None  # noqa: E731
+  if objective.num_batches:
+    batches = _real_batches(setup, config, objective.num_batches)
+  expert = None
+  if objective.reads:
+    expert = recipe.experts(setup, config, objective)
+  count = config.num_students
+
+  def draw(step, num_steps):
+    found = matching.Real(batches(step, num_steps))
+    if expert is None:
+      return found
+    drawn = [expert(i) for i in range(step * count, (step + num_steps) * count)]
+    shape = (num_steps, count)
+    stacked = jax.tree.map(
+      lambda *xs: np.stack(xs).reshape(*shape, *xs[0].shape), *drawn
+    )
+    return found._replace(expert=stacked)
+
+  return draw
+
+
 def _real_batches(setup, config, num_batches):
   """Returns `draw(step, K)` -> batches with the leading axes [K, S, N]."""
-  examples = _long_rows(
-    setup.corpus.train,
-    config.min_tokens,
-    "min_tokens",
-    setup.corpus.label_names,
-  )
+  examples = recipe.training_rows(setup.corpus, config)
   sampler = data.class_balanced_sampler(
     examples,
     rows_per_class=config.rows_per_class,
@@ -233,23 +260,6 @@ def _real_batches(setup, config, num_batches):
   return draw
 
 
-def _long_rows(examples, min_tokens, field, label_names):
-  """Returns the rows of at least `min_tokens` tokens."""
-  found = data.take(
-    examples, np.flatnonzero(examples.mask.sum(axis=1) >= min_tokens)
-  )
-  counts = np.bincount(found.labels, minlength=len(label_names))
-  # A class too rare for the split is no fault of the lengths.
-  had = np.bincount(examples.labels, minlength=len(label_names)) > 0
-  if not counts[had].all():
-    raise errors.InputError(
-      f"{field}={min_tokens} leaves no row of class "
-      f"{label_names[int(np.where(had, counts, 1).argmin())]}; use a smaller "
-      "one."
-    )
-  return found
-
-
 def _selector(setup, config, parameterization):
   """Returns `select(params) -> accuracy` on the selection split."""
   protocol = recipe.protocol(config, config.selection.protocol)
@@ -260,14 +270,7 @@ def _selector(setup, config, parameterization):
   )
   at_once = min(config.students_at_once, config.selection.num_students)
   trainer = evaluate.Trainer(setup.problem, protocol, at_once)
-  examples = _long_rows(
-    setup.corpus.selection,
-    config.selection.min_tokens,
-    "selection.min_tokens",
-    setup.corpus.label_names,
-  )
-  rows = np.random.default_rng(0).permutation(len(examples.labels))
-  chosen = data.take(examples, rows[: config.selection.rows])
+  chosen = recipe.selection_rows(setup.corpus, config)
   buckets = training.length_buckets(chosen, len(setup.corpus.label_names))
   splits = evaluate.Splits(buckets, buckets)
   decode = jax.jit(parameterization.decode)
@@ -294,6 +297,11 @@ def _check_numbers(config):
     value = operator.attrgetter(field)(config)
     if value < least:
       raise errors.InputError(f"{field}={value} must be at least {least}.")
+  if config.initial_step_size <= 0 or config.initial_head_step_size < 0:
+    raise errors.InputError(
+      f"initial_step_size={config.initial_step_size} must be above 0, and "
+      f"initial_head_step_size={config.initial_head_step_size} not below it."
+    )
   for field in ("outer.warmup", "full.warmup"):
     value = operator.attrgetter(field)(config)
     if not 0 <= value < 1:

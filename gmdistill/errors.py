@@ -8,6 +8,10 @@ class InputError(ValueError):
   """
 
 
+class Busy(InputError):
+  """Another process is working in the folder."""
+
+
 class NotFinite(ArithmeticError):
   """A number of the run became NaN or infinite; the message says where."""
 

@@ -18,6 +18,7 @@ from gmdistill import data, distances, matching, synthetic, training
 from gmdistill import problem as problems
 
 SyntheticSet = synthetic.SyntheticSet
+Rate = float | tuple[float, float]  # of a student, or of its body and its head
 TRIED_STUDENTS = 5  # of a row, with each learning rate
 
 
@@ -30,7 +31,7 @@ class Protocol(NamedTuple):
   """
 
   train: Callable[..., Any]
-  rates: tuple[float, ...]
+  rates: tuple[Rate, ...]
   num_students: int
   replays: bool = False
 
@@ -81,30 +82,35 @@ def replaying(
   *,
   num_steps: int,
   rates: Sequence[float] = (0.01, 0.03, 0.1, 0.3),
+  head_scales: Sequence[float] = (1.0,),
   num_students: int = 20,
 ) -> Protocol:
   """The set's own T SGD steps from a fresh student: the protocol `replay`.
 
-  A set without learned step sizes takes `num_steps` steps of one size, chosen
-  on the selection split like any row's learning rate.
+  A set without learned step sizes takes `num_steps` steps of one size, and its
+  head steps of that size times one of `head_scales`: both are chosen on the
+  selection split like any row's learning rate.
   """
 
   def train(problem, syn: SyntheticSet, key, rate):
-    steps = syn.learning_rates
-    if steps is None:
-      steps = jnp.full((num_steps,), rate)
+    if syn.learning_rates is None:
+      sizes, head_sizes = jnp.broadcast_to(rate[:, None], (2, num_steps))
+      steps = training.Steps(sizes, head_sizes, syn.order)
+    else:
+      steps = syn.steps
     # fit draws its student from the first half of the key; so does this.
     params = problem.init(jax.random.split(key)[0])
-    return training.replay(problem, params, syn.batch, steps, order=syn.order)
+    return training.replay(problem, params, syn.batch, steps)
 
-  return Protocol(train, tuple(rates), num_students, replays=True)
+  pairs = tuple((rate, rate * scale) for rate in rates for scale in head_scales)
+  return Protocol(train, pairs, num_students, replays=True)
 
 
 class Measurement(NamedTuple):
   """One row of a results table. Accuracies are fractions."""
 
   accuracies: np.ndarray  # [n], on the reported split
-  rate: float  # the chosen learning rate
+  rate: Rate  # the chosen learning rate
   seconds: float  # to train one student, compilation aside
 
   def row(self) -> dict[str, float | int]:
@@ -131,7 +137,7 @@ class Trainer:
     self._compiled: dict[Any, Any] = {}
 
   def __call__(
-    self, sets: SyntheticSet, keys: jax.Array, rate: float, first: int
+    self, sets: SyntheticSet, keys: jax.Array, rate: Rate, first: int
   ) -> tuple[Any, float]:
     """Trains students `first` and on; returns parameters and seconds.
 
@@ -144,7 +150,7 @@ class Trainer:
     length = len(sets.batch.labels)
     index = (first + np.arange(self.at_once)) % length
     chosen = jax.tree.map(lambda x: jnp.asarray(x)[index], sets)
-    arguments = (self.problem, chosen, keys, jnp.float32(rate))
+    arguments = (self.problem, chosen, keys, jnp.asarray(rate, jnp.float32))
     shapes = str(jax.tree.map(lambda x: (jnp.shape(x), x.dtype), arguments[1:]))
     if shapes not in self._compiled:
       self._compiled[shapes] = self._train.lower(*arguments).compile()
@@ -187,7 +193,7 @@ def best_rate(
   selection: list[data.Batch],
   *,
   key: jax.Array,
-) -> float:
+) -> Rate:
   """Returns the learning rate that the selection split likes best.
 
   Args:
@@ -198,7 +204,7 @@ def best_rate(
   """
   protocol = trainer.protocol
   if protocol.replays and sets.learning_rates is not None:
-    return 0.0  # The set's own step sizes are read instead.
+    return protocol.rates[0]  # The set's own step sizes are read instead.
   if len(protocol.rates) == 1:
     return protocol.rates[0]
   tried = min(protocol.num_students, TRIED_STUDENTS)
@@ -221,7 +227,7 @@ def _measure_at(trainer, sets, split, *, key, rate, num_students):
     seconds.append(spent / at_once)
     found.append(training.accuracies(trainer.problem, students, split))
   accuracies = np.concatenate(found)[:num_students]
-  return Measurement(accuracies, float(rate), float(np.median(seconds)))
+  return Measurement(accuracies, rate, float(np.median(seconds)))
 
 
 def gradient_cosines(

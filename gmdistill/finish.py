@@ -30,7 +30,7 @@ from gmdistill import (
 )
 
 CORESETS = ("random", "herding", "k_centers")
-_VERSION = 2  # Raise it when the same options come to mean other baselines.
+_VERSION = 3  # Raise it when the same options come to mean other baselines.
 
 
 def finish(
@@ -67,7 +67,11 @@ def finish(
     "results": {},
   }
   # Saved before it is measured, so that a kill from here on loses no set.
-  synthetic.save(folder / "set", best, card)
+  save = functools.partial(
+    synthetic.save, folder / "set", best, precision=config.stored_as
+  )
+  save(card=card)
+  best = synthetic.as_stored(best, config.stored_as)  # what a reader sees
   if not config.student.pretrained:
     spaces.write(
       folder / "space", setup.problem.embeddings, setup.corpus.tokenizer
@@ -85,7 +89,10 @@ def finish(
     rows[name]["distilled"] = own.row()
     rows[name]["full"] = {k: full[k] for k in ("mean", "std", "n")}
   first = next(iter(protocols))
-  cost = _cost(setup, best, distill_seconds, seconds[first], full["seconds"])
+  num_bytes = synthetic.num_bytes(best, config.stored_as)
+  cost = _cost(
+    setup, num_bytes, distill_seconds, seconds[first], full["seconds"]
+  )
   summary = {
     "schema": 1,
     "dataset": config.data.name,
@@ -98,7 +105,7 @@ def finish(
     "cost": cost,
     "gradient_cosine": _gradient_cosine(setup, config, best),
   }
-  synthetic.save(folder / "set", best, {**card, "results": rows})
+  save(card={**card, "results": rows})
   workdirs.write_json(folder / "analysis.json", _analysis(setup, best, config))
   workdirs.write_json(folder / "summary.json", summary)
   path = report.write([folder], folder / "report.html")
@@ -116,7 +123,8 @@ class Table:
     self._trainers: dict[str, evaluate.Trainer] = {}
     cut = lambda part: training.length_buckets(part, self._num_classes)  # noqa: E731
     self._splits = evaluate.Splits(
-      cut(setup.corpus.selection), cut(setup.corpus.reported)
+      cut(recipe.selection_rows(setup.corpus, config)),
+      cut(setup.corpus.reported),
     )
 
   def measure(
@@ -217,7 +225,7 @@ class Table:
 
   @functools.cached_property
   def _weights(self) -> str:
-    return _digest(self._setup.problem.initial)
+    return self._setup.problem.weights_id
 
   def _cached(self, decides: list[Any], measured: Any) -> dict[str, Any]:
     setup = self._setup
@@ -227,6 +235,7 @@ class Table:
       setup.space_id,
       repr(setup.problem.student),
       self._weights,
+      [self._config.selection.rows, self._config.selection.min_tokens],
       decides,
     ]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:20]
@@ -239,23 +248,14 @@ class Table:
     return row
 
 
-def _digest(tree: Any) -> str:
-  """Returns a hash of all arrays of a tree; pretrained weights decide rows."""
-  digest = hashlib.sha256()
-  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    digest.update(jax.tree_util.keystr(path).encode())
-    digest.update(np.ascontiguousarray(leaf).data)
-  return digest.hexdigest()
-
-
-def _cost(setup, best, distill_seconds, seconds_set, seconds_full):
+def _cost(setup, num_bytes, distill_seconds, seconds_set, seconds_full):
   saved = seconds_full - seconds_set
   return {
     "distill_seconds": distill_seconds,
     "peak_memory_bytes": _peak_memory(),
     "student_seconds_set": seconds_set,
     "student_seconds_full": seconds_full,
-    "set_bytes": synthetic.num_bytes(best),
+    "set_bytes": num_bytes,
     "real_text_bytes": setup.corpus.train_bytes,
     "break_even_students": distill_seconds / saved if saved > 0 else None,
   }
@@ -294,12 +294,11 @@ def _analysis(setup, best, config):
   num_classes = len(setup.corpus.label_names)
   classes = np.repeat(np.arange(num_classes), config.data_per_class)
   # The space that the students end in: one trained on the set.
-  params = jax.jit(training.replay)(
-    setup.problem,
-    setup.problem.init(jax.random.key(0)),
-    best.batch,
-    best.learning_rates if best.learning_rates is not None else jnp.zeros((1,)),
-  )
+  params = setup.problem.init(jax.random.key(0))
+  if best.learning_rates is not None:
+    params = jax.jit(training.replay)(
+      setup.problem, params, best.batch, best.steps
+    )
   shuffled = np.random.default_rng(0).permutation(
     len(setup.corpus.selection.labels)
   )

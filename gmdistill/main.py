@@ -8,6 +8,8 @@ from typing import Any
 
 VERBS = {
   "distill": "distil a data set, evaluate the set, write the report",
+  "sweep": "run a config of several runs; one report over all",
+  "bank": "compute the real gradients that later runs match, once",
   "train": "train one student on a set; write a Hugging Face directory",
   "evaluate": "measure a set, or a baseline, under a protocol",
   "report": "write one page over one or several workdirs",

@@ -5,7 +5,8 @@ through students' gradients, always by `mixed_mode.grad`, so every objective is
 a few lines of plain JAX under one outer `jax.grad`.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,20 +21,39 @@ PyTree = Any
 Metrics = dict[str, jax.Array]
 
 
+class Expert(NamedTuple):
+  """A student on a trajectory of real training, and what the real data say.
+
+  One entry of an expert bank; what nobody reads is left out as None.
+  """
+
+  params: Params | None = None  # theta
+  targets: Params | None = None  # real gradients [C, ...] of matched tensors
+  losses: Any = None  # [C], real loss of each class (nats)
+  later: Params | None = None  # theta on the same trajectory, some steps on
+
+
+class Real(NamedTuple):
+  """What the real data give one student in one outer step."""
+
+  batches: data.Batch | None  # N class-balanced ones, leaves [N, C * rows, ...]
+  expert: Expert = Expert()
+
+
 class Objective(NamedTuple):
   """What is matched, written for one student.
 
   `init(problem, key, phase)` returns the inner state of one student; `phase`
   in [0, 1) is its place among the students of a run. `loss` takes (problem,
-  synthetic set, inner state, real, key) and returns (loss, (inner state,
-  metrics)); `real` holds N class-balanced batches in class order, leaves
-  [N, C * rows, ...]. The caller maps over students and averages the gradients
-  with respect to the *set*; students' own gradients are never averaged.
+  synthetic set, inner state, `Real`, key) and returns (loss, (inner state,
+  metrics)). The caller maps over students and averages the gradients with
+  respect to the *set*; students' own gradients are never averaged.
   """
 
   init: Callable[[problems.Problem, jax.Array, jax.Array], PyTree]
   loss: Callable[..., tuple[jax.Array, tuple[PyTree, Metrics]]]
-  num_batches: int  # N
+  num_batches: int  # N, batches of real rows in class order
+  reads: tuple[str, ...] = ()  # the fields of `Expert` that it needs
 
 
 # --- students along trajectories ---------------------------------------------
@@ -133,40 +153,27 @@ def gradient_matching(
   Raises:
     ValueError: an unknown distance or matched set.
   """
-  if distance_kind not in distances.KINDS:
-    kinds = ", ".join(distances.KINDS)
-    raise ValueError(f"distance_kind={distance_kind!r} is none of {kinds}.")
-  distances.check_matched(matched)
-
-  def gap(a, b):
-    return distances.between(a, b, kind=distance_kind, matched=matched)
+  _check(distance_kind, matched)
+  gap = functools.partial(
+    _gap,
+    distance_kind=distance_kind,
+    matched=matched,
+    sum_weight=sum_weight,
+    rule=rule,
+  )
 
   def loss(problem, syn: synthetic.SyntheticSet, student, real, key):
-    gradient = mixed_mode.grad(problem.loss, rule)
     num_classes = syn.batch.labels.shape[-1]
+    first = jax.tree.map(lambda x: x[0], real.batches)
 
-    def one_class(pair):
-      syn_class, real_class = pair
-      syn_grads = gradient(student.params, syn_class)
-      real_grads = jax.grad(problem.loss)(student.params, real_class)
-      return (
-        gap(syn_grads, real_grads),
-        distances.cosine(syn_grads, real_grads, matched),
-        (syn_grads, real_grads),
-      )
+    def real_gradient(batch):
+      return jax.grad(problem.loss)(student.params, batch)
 
-    first = jax.tree.map(lambda x: x[0], real)
-    pairs = (by_class(syn.batch, num_classes), by_class(first, num_classes))
-    gaps_C, cosines_C, grads = jax.lax.map(one_class, pairs)
-    syn_sum, real_sum = jax.tree.map(lambda x: x.sum(axis=0), grads)
-    metrics = {
-      "matching/cosine": cosines_C.mean(),
-      "matching/cosine_of_sum": distances.cosine(syn_sum, real_sum, matched),
-    }
-    value = gaps_C.mean() + sum_weight * gap(syn_sum, real_sum)
-
+    value, metrics = gap(
+      problem, student.params, syn, by_class(first, num_classes), real_gradient
+    )
     if along.train_on == "real":
-      batches = jax.tree.map(lambda x: x[1:], real)
+      batches = jax.tree.map(lambda x: x[1:], real.batches)
     else:
       batches = jax.tree.map(
         lambda x: jnp.broadcast_to(x, (along.num_steps, *x.shape)),
@@ -177,6 +184,131 @@ def gradient_matching(
 
   extra = along.num_steps if along.train_on == "real" else 0
   return Objective(along.init, loss, 1 + extra)
+
+
+def expert_matching(
+  *,
+  distance_kind: str = "neuron_cosine",
+  matched: str = "all",
+  sum_weight: float = 1.0,
+  rule: str = "mixed",
+) -> Objective:
+  """Gradient matching against the stored gradients of an expert bank.
+
+  `gradient_matching`'s equation at a bank's states: nothing of it depends on
+  the set but the synthetic gradient, so that is all that is computed.
+
+  Raises:
+    ValueError: an unknown distance or matched set.
+  """
+  _check(distance_kind, matched)
+
+  def loss(problem, syn: synthetic.SyntheticSet, student, real, key):
+    value, metrics = _gap(
+      problem,
+      real.expert.params,
+      syn,
+      real.expert.targets,
+      lambda targets: targets,
+      distance_kind=distance_kind,
+      matched=matched,
+      sum_weight=sum_weight,
+      rule=rule,
+    )
+    return value, (student, metrics)
+
+  return Objective(no_state, loss, 0, ("params", "targets"))
+
+
+def _gap(
+  problem,
+  params,
+  syn,
+  real,
+  real_gradient,
+  *,
+  distance_kind,
+  matched,
+  sum_weight,
+  rule,
+):
+  """Returns the distance at one student, class by class plus the sum.
+
+  `real_gradient` turns one class of `real` [C, ...] into its real gradient.
+  """
+  gradient = mixed_mode.grad(problem.loss, rule)
+  between = functools.partial(
+    distances.between, kind=distance_kind, matched=matched
+  )
+
+  def one_class(pair):
+    syn_class, real_class = pair
+    syn_grads = distances.keep(gradient(params, syn_class), matched)
+    real_grads = distances.keep(real_gradient(real_class), matched)
+    return (
+      between(syn_grads, real_grads),
+      distances.cosine(syn_grads, real_grads, matched),
+      (syn_grads, real_grads),
+    )
+
+  num_classes = syn.batch.labels.shape[-1]
+  pairs = (by_class(syn.batch, num_classes), real)
+  gaps_C, cosines_C, grads = jax.lax.map(one_class, pairs)
+  syn_sum, real_sum = jax.tree.map(lambda x: x.sum(axis=0), grads)
+  value = gaps_C.mean() + sum_weight * between(syn_sum, real_sum)
+  return value, {
+    "matching/cosine": cosines_C.mean(),
+    "matching/cosine_of_sum": distances.cosine(syn_sum, real_sum, matched),
+  }
+
+
+def distribution_matching() -> Objective:
+  """Matches class means of fresh students' features (Zhao and Bilen 2023).
+
+      sum_c || mean_syn_c f(x) - mean_real_c f(x) ||^2
+
+  First order: one pass through a student, no gradient of it.
+  """
+
+  def loss(problem, syn: synthetic.SyntheticSet, student, real, key):
+    params = problem.init(key)
+    num_classes = syn.batch.labels.shape[-1]
+
+    def class_means(batch: data.Batch) -> jax.Array:
+      features_BxF = problem.apply(params, batch).features
+      return features_BxF.reshape(num_classes, -1, features_BxF.shape[-1]).mean(
+        axis=1
+      )
+
+    first = jax.tree.map(lambda x: x[0], real.batches)
+    gap_CxF = class_means(syn.batch) - class_means(first)
+    return jnp.square(gap_CxF).sum(), (student, {})
+
+  return Objective(no_state, loss, 1)
+
+
+def token_distance() -> Objective:
+  """Keeps embeddings near real tokens: the relative squared distance.
+
+      mean_ml min_v || x_ml - E_v ||^2 / mean_v || E_v ||^2
+
+  Meant as one term of a weighted sum; with the weight 0 it is off.
+  """
+
+  def loss(problem, syn: synthetic.SyntheticSet, student, real, key):
+    table_VxD = problem.embeddings
+    squares_V = jnp.square(table_VxD).sum(axis=1)
+
+    def nearest(rows_LxD):  # one example at a time: [L, V] stays small
+      products_LxV = rows_LxD @ table_VxD.T
+      ids_L = (squares_V[None] - 2 * products_LxV).argmin(axis=1)
+      return jnp.square(rows_LxD - table_VxD[ids_L]).sum(axis=1)
+
+    gaps_MxL = jax.lax.map(nearest, syn.batch.inputs)
+    gap = (gaps_MxL * syn.batch.mask).sum() / syn.batch.mask.sum()
+    return gap / squares_V.mean(), (student, {})
+
+  return Objective(no_state, loss, 0)
 
 
 def look_ahead(*, rule: str = "mixed") -> Objective:
@@ -198,16 +330,62 @@ def look_ahead(*, rule: str = "mixed") -> Objective:
       problem,
       problem.init(key),
       syn.batch,
-      syn.learning_rates,
-      order=syn.order,
+      syn.steps,
       rule=rule,
     )
-    batch = jax.tree.map(lambda x: x[0], real)
+    batch = jax.tree.map(lambda x: x[0], real.batches)
     value, logits_BxC = problem.loss_and_logits(params, batch)
     right_B = logits_BxC.argmax(axis=-1) == batch.labels.argmax(axis=-1)
     return value, (student, {"look_ahead/accuracy": right_B.mean()})
 
-  return Objective(lambda problem, key, phase: (), loss, 1)
+  return Objective(no_state, loss, 1)
+
+
+def weighted(parts: Sequence[tuple[float, Objective]]) -> Objective:
+  """The weighted sum of objectives, each on its own students and batches.
+
+  Args:
+    parts: Pairs (weight, objective).
+  """
+
+  def init(problem, key, phase):
+    keys = jax.random.split(key, len(parts))
+    return tuple(
+      part.init(problem, keys[i], phase) for i, (_, part) in enumerate(parts)
+    )
+
+  def loss(problem, syn: synthetic.SyntheticSet, student, real, key):
+    keys = jax.random.split(key, len(parts))
+    total, first = jnp.float32(0.0), 0
+    students: list[PyTree] = []
+    metrics: Metrics = {}
+    for i, (weight, part) in enumerate(parts):
+      own = slice(first, first + part.num_batches)
+      batches = jax.tree.map(lambda x, own=own: x[own], real.batches)
+      value, (state, seen) = part.loss(
+        problem, syn, student[i], Real(batches, real.expert), keys[i]
+      )
+      total = total + weight * value
+      students.append(state)
+      metrics |= {**seen, f"part_{i}/loss": value}
+      first = own.stop
+    return total, (tuple(students), metrics)
+
+  num_batches = sum(part.num_batches for _, part in parts)
+  reads = {name: None for _, part in parts for name in part.reads}
+  return Objective(init, loss, num_batches, tuple(reads))
+
+
+def no_state(
+  problem: problems.Problem, key: jax.Array, phase: jax.Array
+) -> tuple[()]:
+  """The `init` of an objective whose students have no state of their own."""
+  return ()
+
+
+def _check(distance_kind: str, matched: str) -> None:
+  distances.check_kind(distance_kind)
+  distances.check_matched(matched)
 
 
 def by_class(batch: data.Batch, num_classes: int) -> data.Batch:

@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 import optax
 
-from gmdistill import coresets, data, recipe, spaces, synthetic
+from gmdistill import coresets, data, schedule, spaces, synthetic
 from gmdistill import problem as problems
 
 PyTree = Any
@@ -36,7 +36,10 @@ def first_params(
   config: ml_collections.ConfigDict,
   parameterization: synthetic.Parameterization,
 ) -> PyTree:
-  """Returns the parameters of the set before the first step: real rows."""
+  """Returns the parameters of the set before the first step: real rows.
+
+  A row shorter than `sequence_length` goes on with other rows of its class.
+  """
   rows = coresets.choose(
     config.initialise,
     setup.problem,
@@ -46,22 +49,34 @@ def first_params(
     seed=config.seed,
     shortest=config.sequence_length,
   )
-  num_classes = len(setup.corpus.label_names)
-  real = data.as_batch(data.take(setup.corpus.train, rows), num_classes)
-  missing = max(0, config.sequence_length - real.inputs.shape[1])
-  pad = functools.partial(np.pad, pad_width=((0, 0), (0, missing)))
-  ids = pad(real.inputs, constant_values=setup.corpus.tokenizer.pad_id)
+  ids_MxL = _filled(setup.corpus.train, rows, config)
+  chosen = data.take(setup.corpus.train, rows)
+  labels_MxC = data.as_batch(chosen, len(setup.corpus.label_names)).labels
   batch = data.Batch(
-    inputs=setup.problem.embeddings[ids[:, : config.sequence_length]],
-    mask=jnp.ones((len(ids), config.sequence_length), bool),
-    labels=jnp.asarray(real.labels),
+    inputs=setup.problem.embeddings[ids_MxL],
+    mask=jnp.ones(ids_MxL.shape, bool),
+    labels=jnp.asarray(labels_MxC),
   )
   # Inside jit: leaves that alias the seed data would be donated with it.
   return jax.jit(parameterization.init)(batch)
 
 
+def _filled(train, rows, config):
+  """Returns `sequence_length` real tokens [M, L] for each of `rows`."""
+  rng = np.random.default_rng([config.seed, 8])
+  filled = []
+  for row in rows:
+    same = np.flatnonzero(train.labels == train.labels[row])
+    tokens = list(train.token_ids[row][train.mask[row]])
+    while len(tokens) < config.sequence_length:
+      other = rng.choice(same)
+      tokens += list(train.token_ids[other][train.mask[other]])
+    filled.append(tokens[: config.sequence_length])
+  return np.array(filled)
+
+
 def enter(
-  stage: recipe.Stage,
+  stage: schedule.Stage,
   problem: problems.Problem,
   params: PyTree,
   key: jax.Array,
@@ -81,29 +96,31 @@ def enter(
 
 
 def outer_steps(
-  stage: recipe.Stage,
+  stage: schedule.Stage,
   parameterization: synthetic.Parameterization,
   ema: float,
 ) -> Callable[..., tuple[DistillState, dict[str, jax.Array]]]:
   """Returns `steps(problem, state, real, key) -> (state, metrics)`, jitted.
 
-  `real` has the leading axes [K, S, N]: K outer steps a dispatch, S students,
-  N batches each. The state is donated; metrics come stacked [K].
+  `real`, a `matching.Real`, has the leading axes [K, S]: K outer steps a
+  dispatch, S students. The state is donated; metrics come stacked [K].
   """
 
   def one_step(problem, state, real, root_key):
     key = jax.random.fold_in(root_key, state.step)
 
     def one_student(student_real_key):
-      student, batches, key = student_real_key
+      student, own, key = student_real_key
+      # A bank may store halves; objectives compute in float32.
+      own = own._replace(expert=jax.tree.map(jnp.float32, own.expert))
 
       def loss(params):
         decoded = parameterization.decode(params)
-        return stage.objective.loss(problem, decoded, student, batches, key)
+        return stage.objective.loss(problem, decoded, student, own, key)
 
       return jax.value_and_grad(loss, has_aux=True)(state.params)
 
-    num_students = len(real.labels)
+    num_students = len(jax.tree.leaves(real)[0])
     # One student after the other: memory holds one student's graph, and only
     # gradients with respect to the set are averaged over students.
     (losses_S, (students, seen)), grads = jax.lax.map(
@@ -143,7 +160,7 @@ def outer_steps(
 
 
 def dispatch_size(
-  config: ml_collections.ConfigDict, stages: list[recipe.Stage]
+  config: ml_collections.ConfigDict, stages: list[schedule.Stage]
 ) -> int:
   """Returns K: at most `steps_per_dispatch`, a divisor of every stretch.
 
@@ -162,7 +179,7 @@ def dispatch_size(
 
 def first_state(
   params: PyTree,
-  stage: recipe.Stage,
+  stage: schedule.Stage,
   problem: problems.Problem,
   root_key: jax.Array,
   num_students: int,

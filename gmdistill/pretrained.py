@@ -90,9 +90,9 @@ def load(
   Raises:
     InputError: the directory is incomplete, damaged or of another family.
   """
-  if pooling not in ("first", "mean"):
+  if pooling not in students.POOLINGS:
     raise errors.InputError(
-      f"student.pooling={pooling} is none of first, mean."
+      f"student.pooling={pooling} is none of {', '.join(students.POOLINGS)}."
     )
   folder = find(source)
   config = _read_config(folder)

@@ -1,11 +1,13 @@
 """A learning problem: an architecture and the frozen table that it reads."""
 
+import hashlib
 from typing import Any
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gmdistill import data, students
 
@@ -23,6 +25,15 @@ class Problem:
   embeddings: jax.Array  # [V, D], frozen, shared by every student of a run
   initial: Params | None  # pretrained parameters, all but the head
   student: nn.Module = flax.struct.field(pytree_node=False)
+
+  @property
+  def weights_id(self) -> str:
+    """A hash of the pretrained parameters; slow, keep it."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(self.initial):
+      digest.update(jax.tree_util.keystr(path).encode())
+      digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()
 
   def init(self, key: jax.Array) -> Params:
     """Returns the parameters of a new student.

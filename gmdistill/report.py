@@ -223,10 +223,14 @@ def _set_facts(run: results.Run) -> dict[str, str]:
   if "labels" in tensors:
     low, high = tensors["labels"].min(), tensors["labels"].max()
     facts["labels"] = f"from {low:.2f} to {high:.2f}"
-  if "learning_rates" in tensors:
-    rates = tensors["learning_rates"]
-    ends = f"{rates.min():.2g} to {rates.max():.2g}"
-    facts["learned step sizes"] = f"{rates.size} steps, {ends}"
+  for key, said in (
+    ("learning_rates", "learned step sizes"),
+    ("head_learning_rates", "the head's step sizes"),
+  ):
+    if key in tensors:
+      rates = tensors[key]
+      ends = f"{rates.min():.2g} to {rates.max():.2g}"
+      facts[said] = f"{rates.size} steps, {ends}"
   for key in ("task", "pooling", "embedding_space", "format"):
     if key in run.card:
       facts[key.replace("_", " ")] = str(run.card[key])

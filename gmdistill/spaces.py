@@ -132,7 +132,7 @@ def _check_transformer(fields: Mapping[str, Any]) -> None:
       "student.num_layers=0 means all layers of a pretrained encoder; without "
       "one, use 1 or more."
     )
-  if fields.get("pooling", "first") not in ("first", "mean"):
+  if fields.get("pooling", "first") not in students.POOLINGS:
     raise errors.InputError(
       f"student.pooling={fields['pooling']} is none of first, mean."
     )

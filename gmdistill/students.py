@@ -18,6 +18,7 @@ ACTIVATIONS = {
   "relu": nn.relu,
   "silu": nn.silu,
 }
+POOLINGS = ("first", "mean")
 
 
 class Outputs(NamedTuple):
@@ -102,7 +103,7 @@ class Transformer(nn.Module):
 
   def setup(self) -> None:
     """Names the parts as the parameter tree shows them."""
-    if self.pooling not in ("first", "mean"):
+    if self.pooling not in POOLINGS:
       raise ValueError(f"pooling={self.pooling!r} is none of first, mean.")
     normal = nn.initializers.normal(0.02)
     self.position = self.param(

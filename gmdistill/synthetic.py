@@ -18,9 +18,10 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from gmdistill import data, errors
+from gmdistill import data, errors, training
 
 FORMAT = "gmdistill-set-1"
+PRECISIONS = ("float32", "bfloat16", "int8")
 PyTree = Any
 
 
@@ -31,6 +32,16 @@ class SyntheticSet:
   batch: data.Batch
   learning_rates: jax.Array | None = None  # [T], of the T replayed steps
   order: jax.Array | None = None  # [T, b] rows of each step; None: all of them
+  head_learning_rates: jax.Array | None = None  # [T]; None: as the others
+  basis: jax.Array | None = None  # [R, D] that spans the embeddings
+
+  @property
+  def steps(self) -> training.Steps:
+    """The steps that the set brings; it must bring some."""
+    assert self.learning_rates is not None
+    return training.Steps(
+      self.learning_rates, self.head_learning_rates, self.order
+    )
 
 
 class Parameterization(NamedTuple):
@@ -56,6 +67,46 @@ def direct() -> Parameterization:
     # The labels are parameters only so that they travel with the set.
     labels = jax.lax.stop_gradient(params["labels"])
     return SyntheticSet(data.Batch(inputs, mask, labels))
+
+  return Parameterization(init, decode)
+
+
+def factorized(rank: int) -> Parameterization:
+  """Stores embeddings as codes [M, L, R] times a basis [R, D] of all classes.
+
+  What several examples share is learned, and kept, once (the text form of Liu
+  et al. 2022). It starts from the best approximation of rank R.
+
+  Args:
+    rank: R, at most D and M * L.
+
+  Raises:
+    ValueError: `init` is given fewer than R positions or dimensions.
+  """
+
+  def init(batch: data.Batch) -> PyTree:
+    m, length, width = batch.inputs.shape
+    if not 0 < rank <= min(m * length, width):
+      raise ValueError(
+        f"rank={rank} must be 1 to {min(m * length, width)}: the set has "
+        f"{m * length} positions of width {width}."
+      )
+    rows_NxD = jnp.reshape(batch.inputs, (m * length, width))
+    left_NxR, scale_R, right_RxD = jnp.linalg.svd(rows_NxD, False)
+    # The scale is shared out, so that both factors learn at one pace.
+    root_R = jnp.sqrt(scale_R[:rank])
+    codes_NxR = left_NxR[:, :rank] * root_R[None]
+    return {
+      "codes": codes_NxR.reshape(m, length, rank),
+      "basis": right_RxD[:rank] * root_R[:, None],
+      "labels": batch.labels,
+    }
+
+  def decode(params: PyTree) -> SyntheticSet:
+    inputs = params["codes"] @ params["basis"]
+    mask = jnp.ones(inputs.shape[:2], bool)
+    labels = jax.lax.stop_gradient(params["labels"])
+    return SyntheticSet(data.Batch(inputs, mask, labels), basis=params["basis"])
 
   return Parameterization(init, decode)
 
@@ -96,7 +147,7 @@ def with_soft_labels(base: Parameterization, kind: str) -> Parameterization:
 
 
 def with_learning_rates(
-  base: Parameterization, num_steps: int, initial: float
+  base: Parameterization, num_steps: int, initial: float, head: float = 0.0
 ) -> Parameterization:
   """Learns the sizes of T replayed SGD steps, positive through softplus.
 
@@ -104,18 +155,28 @@ def with_learning_rates(
     base: Any parameterization.
     num_steps: T; 0 leaves the base as it is.
     initial: Every step's size at the start.
+    head: The same of the head alone, which then has sizes of its own; 0: the
+      head's steps are those of the rest.
   """
   if not num_steps:
     return base
+  starts = {"step_sizes": initial} | ({"head_step_sizes": head} if head else {})
 
   def init(batch: data.Batch) -> PyTree:
-    raw = jnp.full((num_steps,), np.log(np.expm1(initial)), jnp.float32)
-    return {"base": base.init(batch), "step_sizes": raw}
+    raw = {
+      name: jnp.full((num_steps,), np.log(np.expm1(start)), jnp.float32)
+      for name, start in starts.items()
+    }
+    return {"base": base.init(batch), **raw}
 
   def decode(params: PyTree) -> SyntheticSet:
     decoded = base.decode(params["base"])
-    rates = jax.nn.softplus(params["step_sizes"])
-    return dataclasses.replace(decoded, learning_rates=rates)
+    own: dict[str, Any] = {
+      "learning_rates": jax.nn.softplus(params["step_sizes"])
+    }
+    if head:
+      own["head_learning_rates"] = jax.nn.softplus(params["head_step_sizes"])
+    return dataclasses.replace(decoded, **own)
 
   return Parameterization(init, decode)
 
@@ -127,25 +188,48 @@ def space_id(embeddings: Any, tokenizer_fingerprint: str) -> str:
   return digest.hexdigest()[:16]
 
 
-def num_bytes(synthetic: SyntheticSet) -> int:
+def as_stored(
+  synthetic: SyntheticSet, precision: str = "float32"
+) -> SyntheticSet:
+  """Returns the set as a reader of the saved one will see it.
+
+  What is reported of a set is measured on this.
+  """
+  rounded = _dequantised(_tensors(synthetic, precision))
+  inputs = jnp.asarray(rounded["embeddings"])
+  batch = dataclasses.replace(synthetic.batch, inputs=inputs)
+  return dataclasses.replace(synthetic, batch=batch)
+
+
+def num_bytes(synthetic: SyntheticSet, precision: str = "float32") -> int:
   """Returns the bytes of what a student needs: all arrays but the mask."""
-  arrays = _tensors(synthetic)
+  arrays = _tensors(synthetic, precision)
   return sum(x.nbytes for name, x in arrays.items() if name != "mask")
 
 
 def save(
-  folder: str | pathlib.Path, synthetic: SyntheticSet, card: dict[str, Any]
+  folder: str | pathlib.Path,
+  synthetic: SyntheticSet,
+  card: dict[str, Any],
+  precision: str = "float32",
 ) -> None:
   """Writes `set.safetensors` and `card.json`, each whole or not at all.
 
-  The card gets the `format` and the `bytes`; the rest is the caller's.
+  Args:
+    folder: Made where it is absent.
+    synthetic: The set.
+    card: What is said of it; it gets the `format` and the `bytes` too.
+    precision: Of the embeddings. `int8`: integers `embeddings`, and
+      `embeddings_scale` [M, L] (float32), to be multiplied. Where the set has
+      a basis, `embeddings` are codes [M, L, R], to be multiplied by `basis`.
   """
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
-  card = {"format": FORMAT, **card, "bytes": num_bytes(synthetic)}
+  size = num_bytes(synthetic, precision)
+  card = {"format": FORMAT, **card, "bytes": size}
   partial = folder / "set.safetensors.partial"
   safetensors.numpy.save_file(
-    _tensors(synthetic), partial, metadata={"format": FORMAT}
+    _tensors(synthetic, precision), partial, metadata={"format": FORMAT}
   )
   partial.replace(folder / "set.safetensors")
   partial = folder / "card.json.partial"
@@ -172,7 +256,9 @@ def load(
         f"{folder} has no {name}; give the set/ folder of a finished run."
       )
   try:
-    tensors = safetensors.numpy.load_file(folder / "set.safetensors")
+    tensors = _dequantised(
+      safetensors.numpy.load_file(folder / "set.safetensors")
+    )
     card = json.loads((folder / "card.json").read_text())
     batch = data.Batch(
       jnp.asarray(tensors["embeddings"]),
@@ -198,20 +284,44 @@ def load(
     )
   rest = {
     name: jnp.asarray(tensors[name])
-    for name in ("learning_rates", "order")
+    for name in ("learning_rates", "head_learning_rates", "order", "basis")
     if name in tensors
   }
   return SyntheticSet(batch, **rest), card
 
 
-def _tensors(synthetic: SyntheticSet) -> dict[str, np.ndarray]:
+def _tensors(synthetic: SyntheticSet, precision: str) -> dict[str, np.ndarray]:
   named = {
     "embeddings": synthetic.batch.inputs,
     "mask": synthetic.batch.mask,
     "labels": synthetic.batch.labels,
     "learning_rates": synthetic.learning_rates,
+    "head_learning_rates": synthetic.head_learning_rates,
     "order": synthetic.order,
+    "basis": synthetic.basis,
   }
-  return {
+  found = {
     name: np.ascontiguousarray(x) for name, x in named.items() if x is not None
   }
+  embeddings = found["embeddings"]
+  if synthetic.basis is not None:
+    embeddings = embeddings @ np.linalg.pinv(found["basis"])
+  if precision == "int8":
+    # Symmetric, one scale a position: a token's vector keeps its direction.
+    largest = np.abs(embeddings).max(axis=-1)
+    scale = (np.where(largest > 0, largest, 1.0) / 127).astype(np.float32)
+    found["embeddings_scale"] = scale
+    embeddings = np.rint(embeddings / scale[..., None])
+  stored = np.ascontiguousarray(embeddings.astype(jnp.dtype(precision)))
+  return found | {"embeddings": stored}
+
+
+def _dequantised(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Returns the tensors with float32 embeddings, and no scale."""
+  rest = {k: x for k, x in tensors.items() if k != "embeddings_scale"}
+  embeddings = tensors["embeddings"].astype(np.float32)
+  if "embeddings_scale" in tensors:
+    embeddings = embeddings * tensors["embeddings_scale"][..., None]
+  if "basis" in tensors:
+    embeddings = embeddings @ tensors["basis"]
+  return rest | {"embeddings": embeddings}

@@ -1,7 +1,8 @@
 """Training a student: by any optimiser, or by a set's own SGD steps."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -72,17 +73,27 @@ def descend(
   return jax.lax.scan(step, carry, rows)[0][0]
 
 
+class Steps(NamedTuple):
+  """The T SGD steps that a set is replayed in."""
+
+  learning_rates: jax.Array  # [T]
+  head_learning_rates: jax.Array | None = (
+    None  # [T]; None: the head's are those
+  )
+  order: jax.Array | None = None  # [T, b] rows of each step; None: all of them
+
+
 def replay(
   problem: problems.Problem,
   params: Params,
   batch: data.Batch,
-  learning_rates: jax.Array | None,
+  steps: Steps,
   *,
-  order: jax.Array | None = None,
   rule: str = "mixed",
 ) -> Params:
   """Takes the set's own SGD steps: theta <- theta - eta_t g(theta, x).
 
+  The head, drawn afresh, may take larger steps than a pretrained encoder.
   Differentiable with respect to the batch and the step sizes through
   `mixed_mode.grad`, whose backward pass recomputes each step from its
   parameters: memory grows by the parameters alone with T.
@@ -91,8 +102,7 @@ def replay(
     problem: The student's architecture.
     params: Where to start.
     batch: The synthetic examples [M, ...].
-    learning_rates: The T step sizes [T].
-    order: Rows [T, b] that each step takes; all of them where left out.
+    steps: Their sizes, and the rows that each takes.
     rule: A rule of `mixed_mode.grad`.
 
   Returns:
@@ -100,15 +110,92 @@ def replay(
   """
   gradient = mixed_mode.grad(problem.loss, rule)
 
-  def step(params, schedule):
-    rate, rows = schedule
+  def step(params, own):
     taken = batch
-    if rows is not None:
-      taken = jax.tree.map(lambda x: x[rows], batch)
-    grads = gradient(params, taken)
-    return jax.tree.map(lambda p, g: p - rate * g, params, grads), None
+    if own.order is not None:
+      taken = jax.tree.map(lambda x: x[own.order], batch)
+    return _step(params, gradient(params, taken), own), None
 
-  return jax.lax.scan(step, params, (learning_rates, order))[0]
+  return jax.lax.scan(step, params, steps)[0]
+
+
+def _step(params, grads, own):
+  """Returns the parameters after one SGD step of the sizes in `own`."""
+  down = lambda rate: lambda p, g: p - rate * g  # noqa: E731
+  moved = jax.tree.map(down(own.learning_rates), params, grads)
+  if own.head_learning_rates is None:
+    return moved
+  down_head = down(own.head_learning_rates)
+  head = jax.tree.map(down_head, params["head"], grads["head"])
+  return {**moved, "head": head}
+
+
+def replay_in_constant_memory(
+  problem: problems.Problem,
+  params: Params,
+  batch: data.Batch,
+  steps: Steps,
+) -> Params:
+  """`replay`, whose backward pass keeps one student whatever T is.
+
+  Each step's gradient is differentiated where it was taken, and how earlier
+  steps move later ones is left out (Cui et al. 2023):
+
+      x_bar = sum_t -eta_t (d^2 L(theta_t, x) / dtheta dx)^T v
+      eta_bar_t = -<v, g(theta_t, x)>,   theta_bar = v
+
+  with v the covector of theta_T (its head's part for the head's step sizes).
+  The backward pass walks the steps again. Arguments and result as `replay`'s.
+  """
+
+  def loss_of(params, floats, rows):
+    inputs, labels = floats
+    taken = dataclasses.replace(batch, inputs=inputs, labels=labels)
+    if rows is not None:
+      taken = jax.tree.map(lambda x: x[rows], taken)
+    return problem.loss(params, taken)
+
+  order = steps.order
+  sizes = steps._replace(order=None)
+
+  @jax.custom_vjp
+  def run(params, floats, sizes):
+    inputs, labels = floats
+    whole = dataclasses.replace(batch, inputs=inputs, labels=labels)
+    return replay(problem, params, whole, sizes._replace(order=order))
+
+  def forward(params, floats, sizes):
+    return run(params, floats, sizes), (params, floats, sizes)
+
+  def backward(start, covector):
+    params, floats, sizes = start
+
+    def step(carry, own):
+      params, floats_bar = carry
+
+      def both(params):
+        return jax.grad(loss_of, argnums=(0, 1))(params, floats, own.order)
+
+      # A step is linear in its sizes and in the gradient: its transpose takes
+      # the covector to theirs.
+      grads = jax.grad(loss_of)(params, floats, own.order)
+      moved, transpose = jax.vjp(
+        lambda grads, sizes: _step(params, grads, sizes),
+        grads,
+        own._replace(order=None),
+      )
+      grads_bar, sizes_bar = transpose(covector)
+      _, (_, slopes) = jax.jvp(both, (params,), (grads_bar,))
+      return (moved, jax.tree.map(jnp.add, floats_bar, slopes)), sizes_bar
+
+    zeros = jax.tree.map(jnp.zeros_like, floats)
+    (_, floats_bar), sizes_bar = jax.lax.scan(
+      step, (params, zeros), sizes._replace(order=order)
+    )
+    return covector, floats_bar, sizes_bar
+
+  run.defvjp(forward, backward)
+  return run(params, (batch.inputs, batch.labels), sizes)
 
 
 def count_correct(

@@ -12,10 +12,12 @@ from gmdistill import (
 )
 from gmdistill import (
   errors,
+  experts,
   finish,
   metrics,
   pretrained,
   recipe,
+  settings,
   spaces,
   synthetic,
   workdirs,
@@ -26,6 +28,9 @@ from gmdistill import (
 from gmdistill import (
   report as reporting,
 )
+from gmdistill import (
+  sweep as sweeping,
+)
 
 
 def distill(flags: Any, rest: list[str], command: str) -> None:
@@ -35,11 +40,46 @@ def distill(flags: Any, rest: list[str], command: str) -> None:
     raise errors.InputError(
       "distill needs --config=configs/NAME.py and --workdir=DIR."
     )
+  if "num_steps" not in flags.config:
+    raise errors.InputError(
+      "this config holds several runs; use gmdistill sweep and the same flags."
+    )
   distillation.run(flags.config, flags.workdir, command)
   folder = flags.workdir.rstrip("/")
   print(
     f"next: gmdistill train --set={shlex.quote(f'{folder}/set')} "
     f"--workdir={shlex.quote(f'{folder}-student')}"
+  )
+
+
+def sweep(flags: Any, rest: list[str], command: str) -> None:
+  """Runs every run of a config of configs; reports on all of them."""
+  _nothing_else(rest)
+  if flags.config is None or not flags.workdir:
+    raise errors.InputError(
+      "sweep needs --config=configs/results.py and --workdir=DIR."
+    )
+  failed = sweeping.run(flags.config, flags.workdir, command)
+  if failed:
+    raise errors.InputError(
+      f"{len(failed)} of {len(flags.config)} runs did not finish: "
+      + "; ".join(f"{name}: {why}" for name, why in failed.items())
+    )
+
+
+def bank(flags: Any, rest: list[str], command: str) -> None:
+  """Builds the expert bank of a config, or the rest of one."""
+  del command
+  _nothing_else(rest)
+  if flags.config is None or not flags.workdir:
+    raise errors.InputError(
+      "bank needs --config=configs/NAME.py and --workdir=DIR."
+    )
+  options = recipe.bank_options(flags.config)
+  setup = recipe.setup(flags.config)
+  folder = experts.build(flags.workdir, setup, options)
+  print(
+    f"next: gmdistill distill ... --config.bank.dir={shlex.quote(str(folder))}"
   )
 
 
@@ -166,7 +206,7 @@ def _config_and_set(
       raise errors.InputError(
         f"there is no {path}; give the --config that the set was made with."
       )
-    config = recipe.defaults()
+    config = settings.defaults()
     config.update(json.loads(path.read_text()))
   space = folder.absolute().parent / "space"
   if not config.student.pretrained and not config.student.space:

@@ -1,12 +1,14 @@
 """A run's folder: who may write there, and what identifies the run."""
 
+import contextlib
+import fcntl
 import importlib.metadata
 import json
 import os
 import pathlib
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -55,7 +57,7 @@ def check(workdir: str, config: ml_collections.ConfigDict) -> pathlib.Path:
         f"{path} is damaged; give a new --workdir."
       ) from error
     ours = json.loads(json.dumps(config.to_dict()))
-    differing = _differences(earlier, ours)
+    differing = differences(earlier, ours)
     if differing:
       raise errors.InputError(
         f"workdir {folder} holds a run of another config: "
@@ -82,6 +84,26 @@ def claim(
       f"workdir {folder} cannot be written ({error.strerror}); free some room "
       "or give another --workdir."
     ) from error
+
+
+@contextlib.contextmanager
+def held(folder: pathlib.Path) -> Iterator[None]:
+  """Keeps other runs out of a folder that exists, until the block ends.
+
+  The system lets go of a killed run's folder by itself.
+
+  Raises:
+    Busy: another run holds it.
+  """
+  with (folder / ".lock").open("a") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise errors.Busy(
+        f"another run is working in {folder}; wait for it, stop it, or give "
+        "another --workdir."
+      ) from error
+    yield
 
 
 def environment(command: str) -> dict[str, Any]:
@@ -112,14 +134,15 @@ def _git_commit() -> str | None:
   return found.stdout.strip()
 
 
-def _differences(
+def differences(
   earlier: Mapping[str, Any], ours: Mapping[str, Any], prefix: str = ""
 ) -> list[str]:
+  """Returns a phrase for each field in which two nested dicts differ."""
   found = []
   for name in sorted({*earlier, *ours}):
     a, b = earlier.get(name), ours.get(name)
     if isinstance(a, dict) and isinstance(b, dict):
-      found += _differences(a, b, f"{prefix}{name}.")
+      found += differences(a, b, f"{prefix}{name}.")
     elif a != b:
       found.append(f"{prefix}{name} is {a!r} there, {b!r} here")
   return found

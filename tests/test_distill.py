@@ -25,6 +25,7 @@ from gmdistill import (
   outer,
   recipe,
   results,
+  schedule,
   synthetic,
 )
 
@@ -230,7 +231,7 @@ def test_a_diverging_run_names_the_step_and_keeps_its_checkpoint(
   setup, stored = recipe.setup(config), recipe.parameterization(config)
   like = outer.first_state(
     outer.first_params(setup, config, stored),
-    recipe.stages(config)[0],
+    schedule.stages(config)[0],
     setup.problem,
     jax.random.key(0),
     config.num_students,
@@ -245,7 +246,7 @@ def test_a_diverging_run_names_the_step_and_keeps_its_checkpoint(
 def test_the_outer_step_compiles_once():
   config = tiny_config.get_config("polish")
   setup = recipe.setup(config)
-  stage = recipe.stages(config)[0]
+  stage = schedule.stages(config)[0]
   stored = recipe.parameterization(config)
   key = jax.random.key(0)
   params = outer.first_params(setup, config, stored)
@@ -253,7 +254,7 @@ def test_the_outer_step_compiles_once():
     params, stage, setup.problem, key, config.num_students
   )
   steps = outer.outer_steps(stage, stored, 0.99)
-  draw = distill._real_batches(setup, config, stage.objective.num_batches)
+  draw = distill._real(setup, config, stage.objective)
   for step in range(0, 6, 2):
     state, seen = steps(setup.problem, state, draw(step, 2), key)
   assert steps._cache_size() == 1
@@ -263,7 +264,7 @@ def test_the_outer_step_compiles_once():
 def test_steps_in_one_dispatch_equal_steps_one_by_one():
   config = tiny_config.get_config("polish")
   setup = recipe.setup(config)
-  stage = recipe.stages(config)[0]
+  stage = schedule.stages(config)[0]
   stored = recipe.parameterization(config)
   key = jax.random.key(0)
   found = []
@@ -273,7 +274,7 @@ def test_steps_in_one_dispatch_equal_steps_one_by_one():
       params, stage, setup.problem, key, config.num_students
     )
     steps = outer.outer_steps(stage, stored, 0.99)
-    draw = distill._real_batches(setup, config, stage.objective.num_batches)
+    draw = distill._real(setup, config, stage.objective)
     for step in range(0, 4, size):
       state, _ = steps(setup.problem, state, draw(step, size), key)
     found.append(state.params)
@@ -287,7 +288,7 @@ def test_labels_and_step_sizes_have_learning_rates_of_their_own():
     config.outer.update(scales)
     stored = recipe.parameterization(config)
     params = stored.init(make_synthetic())
-    optimizer = recipe.stages(config)[0].optimizer
+    optimizer = schedule.stages(config)[0].optimizer
     state = optimizer.init(params)
     grads = jax.tree.map(jnp.ones_like, params)
     for _ in range(2):  # the first step has the learning rate 0
@@ -296,6 +297,7 @@ def test_labels_and_step_sizes_have_learning_rates_of_their_own():
   plain, scaled = moved
   factors = jax.tree.map(lambda a, b: float((b / a).mean()), plain, scaled)
   assert factors["step_sizes"] == pytest.approx(10.0)
+  assert factors["head_step_sizes"] == pytest.approx(10.0)
   assert factors["base"]["labels"] == pytest.approx(3.0)
   assert factors["base"]["base"]["embeddings"] == pytest.approx(1.0)
 
@@ -307,14 +309,14 @@ def test_a_dispatch_divides_every_stretch(every, steps, expected):
   config = tiny_config.get_config("polish")
   config.eval_every = config.checkpoint_every = every
   config.num_steps, config.steps_per_dispatch = steps, 5
-  stages = recipe.stages(config)
+  stages = schedule.stages(config)
   assert outer.dispatch_size(config, stages) == expected
 
 
 def test_students_train_alone_and_only_the_sets_gradients_are_averaged():
   config = tiny_config.get_config()
   setup = recipe.setup(config)
-  stage = recipe.stages(config)[0]
+  stage = schedule.stages(config)[0]
   stored = recipe.parameterization(config)
   params = outer.first_params(setup, config, stored)
   key = jax.random.key(0)
@@ -322,7 +324,7 @@ def test_students_train_alone_and_only_the_sets_gradients_are_averaged():
     params, stage, setup.problem, key, config.num_students
   )
   before = jax.device_get(state)
-  real = distill._real_batches(setup, config, stage.objective.num_batches)(0, 1)
+  real = distill._real(setup, config, stage.objective)(0, 1)
   steps = outer.outer_steps(stage, stored, 0.99)
   after, _ = steps(setup.problem, state, real, key)
   keys = jax.random.split(jax.random.fold_in(key, 0), 2)
@@ -343,3 +345,33 @@ def test_students_train_alone_and_only_the_sets_gradients_are_averaged():
     )
   kernels = jax.tree.leaves(after.students.params)[-1]
   assert not np.allclose(kernels[0], kernels[1])
+
+
+def test_a_jump_of_the_gradient_is_clipped_to_the_usual_norm():
+  clip = schedule.clip_by_norm_average(2.0, decay=0.5)
+  grads = {"a": jnp.array([3.0, 4.0])}  # of norm 5
+  state = clip.init(grads)
+  first, state = clip.update(grads, state)
+  np.testing.assert_allclose(first["a"], grads["a"])
+  jump, state = clip.update({"a": 1000 * grads["a"]}, state)
+  np.testing.assert_allclose(jump["a"], 2 * grads["a"], rtol=1e-5)
+  assert float(state.average) == pytest.approx(7.5)
+  zero, _ = clip.update({"a": jnp.zeros(2)}, state)
+  assert not zero["a"].any()
+
+
+def test_a_set_longer_than_its_rows_goes_on_with_rows_of_the_class():
+  config = tiny_config.get_config()
+  config.sequence_length = 16  # rows have 12 tokens at most
+  setup = recipe.setup(config)
+  stored = recipe.parameterization(config)
+  inputs = stored.decode(outer.first_params(setup, config, stored)).batch.inputs
+  table = setup.problem.embeddings[None, None]
+  gaps = jnp.abs(inputs[:, :, None] - table).sum(axis=-1)
+  assert float(gaps.min(axis=-1).max()) == 0.0  # every position is a token's
+  ids = np.asarray(gaps.argmin(axis=-1))
+  assert (ids != setup.corpus.tokenizer.pad_id).all()
+  train = setup.corpus.train
+  for label in range(4):
+    own = set(train.token_ids[train.labels == label].ravel().tolist())
+    assert set(ids[2 * label : 2 * label + 2].ravel().tolist()) <= own

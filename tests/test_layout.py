@@ -8,9 +8,9 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "gmdistill"
 # A file imports only files above it.
 ORDER = """
 errors tokenizer data students mixed_mode checkpoint metrics pretrained
-problem training synthetic spaces distances matching coresets evaluate
-projection workdirs recipe results figures report finish outer distill verbs
-main __main__
+problem training synthetic spaces distances matching imitation coresets
+evaluate projection workdirs bank experts settings schedule recipe results
+figures report finish outer distill sweep verbs main __main__
 """.split()
 
 

@@ -108,6 +108,10 @@ def test_the_verbs_work_on_a_finished_run(finished, tmp_path, capsys):
     ("--config.selection.num_students=0", ["selection.num_students=0"]),
     ("--config.outer.warmup=1.0", ["outer.warmup=1.0", "below 1"]),
     ("--config.full.num_steps=1", ["full.num_steps=1", "at least 2"]),
+    ("--config.rank=99", ["rank=99", "1 to 16"]),
+    ("--config.stored_as=int4", ["stored_as=int4", "int8"]),
+    ("--config.objective=token_distance", ["look_ahead+0.1*token_distance"]),
+    ("--config.initial_step_size=0.0", ["initial_step_size=0.0", "above 0"]),
     ("--config.protocols=()", ["protocols", "scratch"]),
     ("--config.student.num_layers=0", ["num_layers=0", "pretrained"]),
   ],
@@ -157,6 +161,15 @@ def test_an_unwritable_workdir_is_one_line(tmp_path, capsys):
   assert "another --workdir" in refused(capsys, "distill", CONFIG, inside)
 
 
+def test_a_second_run_in_the_same_workdir_is_one_line(tmp_path, capsys):
+  folder = tmp_path / "run"
+  folder.mkdir()
+  with workdirs.held(folder):
+    said = refused(capsys, "distill", CONFIG, f"--workdir={folder}")
+  assert "another run is working in" in said
+  assert [p.name for p in folder.iterdir()] == [".lock"]
+
+
 @pytest.mark.parametrize(
   "owner, name",
   [
@@ -183,9 +196,9 @@ def test_a_full_disk_is_one_line(owner, name, tmp_path, capsys, monkeypatch):
 def test_a_misspelt_field_of_a_config_file_is_one_line(tmp_path, capsys):
   file = tmp_path / "mine.py"
   file.write_text(
-    "from gmdistill import recipe\n"
+    "from gmdistill import settings\n"
     "def get_config(mode=''):\n"
-    "  config = recipe.defaults()\n"
+    "  config = settings.defaults()\n"
     "  config.num_stpes = 5\n"
     "  return config\n"
   )

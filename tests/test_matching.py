@@ -14,11 +14,25 @@ from conftest import (
   make_synthetic,
 )
 
-from gmdistill import data, distances, matching, synthetic, training
+from gmdistill import data, distances, imitation, matching, synthetic, training
 
 TRAJECTORY = matching.trajectory(optax.sgd(0.1), max_age=4, steps_between=2)
 OBJECTIVES = {
   "look_ahead": matching.look_ahead,
+  "distribution_matching": matching.distribution_matching,
+  "expert_matching": matching.expert_matching,
+  "trajectory_matching": functools.partial(
+    imitation.trajectory_matching, constant_memory=False
+  ),
+  "task_vector_matching": functools.partial(
+    imitation.task_vector_matching, constant_memory=False
+  ),
+  "weighted": lambda: matching.weighted(
+    [
+      (1.0, matching.look_ahead()),
+      (0.1, matching.gradient_matching(TRAJECTORY)),
+    ]
+  ),
   **{
     f"gradient_matching-{kind}-{matched}": functools.partial(
       matching.gradient_matching,
@@ -39,17 +53,52 @@ PARAMETERIZATIONS = {
   "unrestricted": lambda: synthetic.with_soft_labels(
     synthetic.direct(), "unrestricted"
   ),
+  "factorized": lambda: synthetic.with_soft_labels(
+    synthetic.factorized(3), "unrestricted"
+  ),
 }
+
+
+def real_of(problem, objective):
+  """Batches of real rows, and an expert, as an objective reads them."""
+  batches = None
+  if objective.num_batches:
+    batches = make_real(objective.num_batches)
+  return matching.Real(batches, make_expert(problem, objective.reads))
+
+
+def make_expert(problem, reads, batch=None):
+  """A state, two SGD steps on, and class gradients of a real batch."""
+  start = jax.jit(problem.init)(jax.random.key(21))
+  rows = jax.tree.map(lambda x: x[0], make_real(1)) if batch is None else batch
+  gradient = jax.jit(jax.grad(problem.loss))
+  later = start
+  for _ in range(2):
+    grads = gradient(later, rows)
+    later = jax.tree.map(lambda p, g: p - 0.3 * g, later, grads)
+  targets = [
+    distances.keep(
+      gradient(start, jax.tree.map(lambda x, c=c: x[c], split)), "all"
+    )
+    for split in [matching.by_class(rows, 2)]
+    for c in range(2)
+  ]
+  whole = matching.Expert(
+    params=start,
+    targets=jax.tree.map(lambda *xs: jnp.stack(xs), *targets),
+    later=later,
+  )
+  return matching.Expert(**{name: getattr(whole, name) for name in reads})
 
 
 def outer_loss(objective, parameterization, problem):
   """The loss as a function of the set's parameters, and those parameters."""
-  stored = synthetic.with_learning_rates(parameterization, 3, 0.1)
+  stored = synthetic.with_learning_rates(parameterization, 3, 0.1, 0.3)
   params = stored.init(make_synthetic())
   student = jax.jit(objective.init)(
     problem, jax.random.key(1), jnp.float32(0.0)
   )
-  real = make_real(objective.num_batches)
+  real = real_of(problem, objective)
 
   def loss(params, student, real):
     value, _ = objective.loss(
@@ -61,7 +110,11 @@ def outer_loss(objective, parameterization, problem):
 
 
 # Every objective with every parameterization; its variants with one.
-MAIN = ("look_ahead", "gradient_matching-neuron_cosine-all")
+MAIN = (
+  "look_ahead",
+  "gradient_matching-neuron_cosine-all",
+  "distribution_matching",
+)
 PAIRS = [
   (name, stored)
   for name in OBJECTIVES
@@ -98,14 +151,23 @@ def test_the_meta_gradient_equals_finite_differences(name, stored, x64):
   assert abs(float(exact)) > 1e-8
 
 
-@pytest.mark.parametrize("name", [n for n in OBJECTIVES if "matching" in n])
+# At a set that equals the real rows; the others compare where steps lead.
+ZERO_AT_REAL = [
+  name
+  for name in OBJECTIVES
+  if name.startswith(("gradient", "distribution", "expert"))
+]
+
+
+@pytest.mark.parametrize("name", ZERO_AT_REAL)
 def test_distance_and_gradient_are_zero_where_synthetic_is_real(name, x64):
   problem = as_float64(make_problem())
   objective = OBJECTIVES[name]()
   batch = as_float64(make_synthetic())
-  real = jax.tree.map(
+  batches = jax.tree.map(
     lambda x: jnp.broadcast_to(x, (objective.num_batches, *x.shape)), batch
   )
+  real = matching.Real(batches, make_expert(problem, objective.reads, batch))
   student = as_float64(
     jax.jit(objective.init)(problem, jax.random.key(1), jnp.float32(0.0))
   )
@@ -273,7 +335,7 @@ def test_training_on_the_set_reads_one_real_batch_a_step():
   problem, syn = make_problem(), synthetic.SyntheticSet(make_synthetic())
   student = objective.init(problem, jax.random.key(0), jnp.float32(0))
   _, (moved, _) = jax.jit(objective.loss)(
-    problem, syn, student, make_real(1), jax.random.key(1)
+    problem, syn, student, matching.Real(make_real(1)), jax.random.key(1)
   )
   params, gradient = student.params, jax.jit(jax.grad(problem.loss))
   for _ in range(3):
@@ -287,7 +349,7 @@ def test_training_on_the_set_reads_one_real_batch_a_step():
 
 
 def test_the_sum_over_classes_is_weighted():
-  problem, real = make_problem(), make_real(3)
+  problem, real = make_problem(), matching.Real(make_real(3))
   syn = synthetic.SyntheticSet(make_synthetic())
   values = []
   for weight in (0.0, 1.0, 2.0):
@@ -302,7 +364,7 @@ def test_the_sum_over_classes_is_weighted():
 
 
 def test_look_ahead_takes_exactly_t_steps_of_the_learned_sizes():
-  problem, real = make_problem(), make_real(1)
+  problem, real = make_problem(), matching.Real(make_real(1))
   batch = make_synthetic()
   rates = jnp.array([0.5, 0.1, 0.02])
   key = jax.random.key(4)
@@ -310,7 +372,7 @@ def test_look_ahead_takes_exactly_t_steps_of_the_learned_sizes():
   for rate in rates:
     grads = gradient(params, batch)
     params = jax.tree.map(lambda p, g, r=rate: p - r * g, params, grads)
-  first = jax.tree.map(lambda x: x[0], real)
+  first = jax.tree.map(lambda x: x[0], real.batches)
   value, _ = jax.jit(matching.look_ahead().loss)(
     problem, synthetic.SyntheticSet(batch, rates), (), real, key
   )
@@ -323,7 +385,8 @@ def test_a_set_with_an_order_takes_only_those_rows():
   gradient = jax.jit(jax.grad(problem.loss))
   order = jnp.array([[0, 2], [1, 3]])
   rates = jnp.array([0.3, 0.2])
-  ours = jax.jit(training.replay)(problem, params, batch, rates, order=order)
+  steps = training.Steps(rates, order=order)
+  ours = jax.jit(training.replay)(problem, params, batch, steps)
   for rate, rows in zip(rates, order, strict=True):
     part = jax.tree.map(lambda x, r=rows: x[r], batch)
     grads = gradient(params, part)
@@ -331,6 +394,24 @@ def test_a_set_with_an_order_takes_only_those_rows():
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), ours, params
   )
+
+
+def test_the_head_may_take_steps_of_its_own():
+  problem, batch = make_problem(), make_synthetic()
+  params = problem.init(jax.random.key(0))
+  steps = training.Steps(jnp.array([0.3]), jnp.array([2.0]))
+  moved = jax.jit(training.replay)(problem, params, batch, steps)
+  grads = jax.jit(jax.grad(problem.loss))(params, batch)
+  for name in params:
+    rate = 2.0 if name == "head" else 0.3
+    jax.tree.map(
+      lambda p, g, m, r=rate: np.testing.assert_allclose(
+        m, p - r * g, atol=1e-6
+      ),
+      params[name],
+      grads[name],
+      moved[name],
+    )
 
 
 def test_by_class_undoes_class_order():
@@ -346,3 +427,128 @@ def test_unknown_names_are_refused():
     matching.gradient_matching(TRAJECTORY, distance_kind="cos")
   with pytest.raises(ValueError, match="real, synthetic"):
     matching.trajectory(optax.sgd(0.1), train_on="both")
+
+
+def test_the_sum_of_objectives_is_weighted_and_gives_each_its_own_batches():
+  problem = make_problem()
+  syn = synthetic.SyntheticSet(make_synthetic(), jnp.array([0.1, 0.1]))
+  parts = [matching.distribution_matching(), matching.look_ahead()]
+  real = matching.Real(make_real(2))
+  objective = matching.weighted([(2.0, parts[0]), (0.5, parts[1])])
+  key = jax.random.key(3)
+  assert objective.num_batches == 2
+  value, (_, metrics) = jax.jit(objective.loss)(
+    problem, syn, ((), ()), real, key
+  )
+  alone = []
+  for i, part in enumerate(parts):
+    own = jax.tree.map(lambda x, i=i: x[i : i + 1], real.batches)
+    own_key = jax.random.split(key, 2)[i]
+    alone.append(part.loss(problem, syn, (), matching.Real(own), own_key)[0])
+  np.testing.assert_allclose(value, 2 * alone[0] + 0.5 * alone[1], rtol=1e-5)
+  np.testing.assert_allclose(metrics["part_1/loss"], alone[1], rtol=1e-5)
+
+
+def test_trajectory_matching_is_zero_where_the_steps_lead_to_the_expert(x64):
+  problem = as_float64(make_problem())
+  batch, rates = as_float64(make_synthetic()), jnp.array([0.2, 0.1])
+  start = as_float64(problem.init(jax.random.key(21)))
+  later = training.replay(problem, start, batch, training.Steps(rates))
+  real = matching.Real(None, matching.Expert(params=start, later=later))
+  syn = synthetic.SyntheticSet(batch, rates)
+  for make in (imitation.trajectory_matching, imitation.task_vector_matching):
+    loss = jax.jit(make().loss)
+    value, (_, metrics) = loss(problem, syn, (), real, jax.random.key(0))
+    np.testing.assert_allclose(value, 0.0, atol=1e-12)
+    np.testing.assert_allclose(metrics["matching/cosine"], 1.0, atol=1e-12)
+
+
+def test_task_vectors_are_matched_in_direction_alone():
+  problem = make_problem()
+  expert = make_expert(problem, ("params", "later"))
+  far = jax.tree.map(lambda a, b: a + 3 * (b - a), expert.params, expert.later)
+  objective = imitation.task_vector_matching()
+  syn = synthetic.SyntheticSet(make_synthetic(), jnp.array([0.2, 0.1]))
+  values = [
+    jax.jit(objective.loss)(
+      problem, syn, (), matching.Real(None, found), jax.random.key(0)
+    )[0]
+    for found in (expert, expert._replace(later=far))
+  ]
+  np.testing.assert_allclose(*values, rtol=1e-4)
+
+
+@pytest.mark.parametrize("matched", ["head", "last_1", "all"])
+def test_kept_tensors_are_read_like_a_whole_gradient(matched):
+  grads = make_problem().init(jax.random.key(0))
+  kept = distances.keep(grads, matched)
+  pairs = zip(
+    distances.select(grads, matched),
+    distances.select(kept, matched),
+    strict=True,
+  )
+  for whole, part in pairs:
+    assert whole.name == part.name and whole.stacked == part.stacked
+    np.testing.assert_array_equal(whole.array, part.array)
+
+
+def test_what_contains_what():
+  for outer, inner in (
+    ("all", "all"),
+    ("all", "last_3"),
+    ("last_3", "last_2"),
+    ("last_3", "head"),
+    ("head", "head"),
+  ):
+    assert distances.contains(outer, inner)
+    assert outer == inner or not distances.contains(inner, outer)
+
+
+def test_the_token_distance_is_zero_at_tokens_and_pulls_towards_them():
+  problem = make_problem()
+  ids = jnp.array([[0, 3, 5, 7, 2, 1]] * 4)
+  batch = make_synthetic()
+  tokens = batch.replace(inputs=problem.embeddings[ids])
+
+  def distance(inputs):
+    syn = synthetic.SyntheticSet(batch.replace(inputs=inputs))
+    objective = matching.token_distance()
+    real = matching.Real(None)
+    return objective.loss(problem, syn, (), real, jax.random.key(0))[0]
+
+  at = jax.jit(jax.value_and_grad(distance))
+  np.testing.assert_allclose(at(tokens.inputs)[0], 0.0, atol=1e-6)
+  value, grads = at(batch.inputs)
+  assert float(value) > 0.1
+  closer, _ = at(batch.inputs - 0.5 * grads)
+  assert float(closer) < float(value)
+
+
+def test_more_weight_on_the_token_distance_brings_the_set_nearer():
+  problem, key = make_problem(), jax.random.key(2)
+  stored = synthetic.with_learning_rates(synthetic.direct(), 2, 0.1)
+  real = matching.Real(make_real())
+  distance = matching.token_distance().loss
+  optimizer = optax.adam(0.05)
+  gaps = []
+  for weight in (0.0, 0.3, 30.0):
+    objective = matching.weighted(
+      [(1.0, matching.look_ahead()), (weight, matching.token_distance())]
+    )
+
+    def step(carry, _, objective=objective):
+      params, state = carry
+
+      def loss(params):
+        syn = stored.decode(params)
+        return objective.loss(problem, syn, ((), ()), real, key)[0]
+
+      updates, state = optimizer.update(jax.grad(loss)(params), state)
+      return (optax.apply_updates(params, updates), state), None
+
+    params = stored.init(make_synthetic())
+    carry = (params, optimizer.init(params))
+    run = jax.jit(lambda carry, step=step: jax.lax.scan(step, carry, None, 40))
+    syn = stored.decode(run(carry)[0][0])
+    gaps.append(float(distance(problem, syn, (), real, key)[0]))
+  assert gaps[0] > gaps[1] > gaps[2] > 0

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from conftest import make_problem, make_real, make_synthetic
 
-from gmdistill import main, synthetic
+from gmdistill import main, matching, synthetic
 
 README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
 
@@ -16,15 +16,13 @@ def test_the_worked_objective_is_an_objective():
   (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
   names = {}
   exec(code, names)
-  objective = names["distribution_matching"]()
+  objective = names["spread_matching"]()
   problem, batch = make_problem(), make_synthetic()
 
   def loss(inputs):
     syn = synthetic.SyntheticSet(batch.replace(inputs=inputs))
-    value, _ = objective.loss(
-      problem, syn, (), make_real(objective.num_batches), jax.random.key(0)
-    )
-    return value
+    real = matching.Real(make_real(objective.num_batches))
+    return objective.loss(problem, syn, (), real, jax.random.key(0))[0]
 
   assert float(jnp.abs(jax.grad(loss)(batch.inputs)).max()) > 0
 

@@ -47,6 +47,17 @@ def test_hard_labels_get_no_gradient():
   assert not np.any(grads["base"]["labels"])
 
 
+def test_the_heads_step_sizes_are_saved_beside_the_others(tmp_path):
+  stored = synthetic.with_learning_rates(synthetic.direct(), 3, 0.05, 0.5)
+  decoded = stored.decode(stored.init(make_synthetic()))
+  synthetic.save(tmp_path, decoded, CARD)
+  tensors = safetensors.numpy.load_file(tmp_path / "set.safetensors")
+  np.testing.assert_allclose(tensors["head_learning_rates"], 0.5, rtol=1e-5)
+  np.testing.assert_allclose(tensors["learning_rates"], 0.05, rtol=1e-5)
+  again, _ = synthetic.load(tmp_path)
+  jax.tree.map(np.testing.assert_array_equal, decoded, again)
+
+
 def test_no_replayed_steps_means_no_learning_rates():
   stored, params = learned(steps=0)
   assert stored.decode(params).learning_rates is None
@@ -123,3 +134,71 @@ def test_the_space_id_depends_on_table_and_tokenizer():
   }
   assert len(ids) == 3
   assert synthetic.space_id(jnp.asarray(table), "a") in ids
+
+
+@pytest.mark.parametrize(
+  "precision, each, gap", [("bfloat16", 2, 2**-8), ("int8", 1, 1 / 254)]
+)
+def test_a_set_in_fewer_bytes_stays_near(tmp_path, precision, each, gap):
+  stored, params = learned()
+  decoded = stored.decode(params)
+  synthetic.save(tmp_path, decoded, CARD, precision)
+  after, card = synthetic.load(tmp_path)
+  before = np.asarray(decoded.batch.inputs)
+  found = np.asarray(after.batch.inputs)
+  assert found.dtype == np.float32
+  # Half a step of a position's grid; of a number's own, for halves.
+  size = np.abs(before)
+  scale = size.max(axis=-1, keepdims=True) if precision == "int8" else size
+  assert (np.abs(found - before) <= 1.01 * gap * scale + 1e-7).all()
+  np.testing.assert_array_equal(
+    found, synthetic.as_stored(decoded, precision).batch.inputs
+  )
+  tensors = safetensors.numpy.load_file(tmp_path / "set.safetensors")
+  assert tensors["embeddings"].nbytes == each * before.size
+  scales = before.size // before.shape[-1] * 4 if precision == "int8" else 0
+  full = synthetic.num_bytes(decoded)
+  assert card["bytes"] == full - (4 - each) * before.size + scales
+
+
+def test_a_zero_position_survives_integers():
+  batch = make_synthetic()
+  syn = synthetic.SyntheticSet(
+    batch.replace(inputs=batch.inputs.at[0, 0].set(0.0))
+  )
+  again = synthetic.as_stored(syn, "int8").batch.inputs
+  assert np.isfinite(again).all() and not again[0, 0].any()
+
+
+def test_a_low_rank_set_starts_from_the_best_approximation():
+  batch = make_synthetic()
+  rows = np.asarray(batch.inputs).reshape(-1, batch.inputs.shape[-1])
+  for rank in (2, rows.shape[1]):
+    stored = synthetic.factorized(rank)
+    found = stored.decode(stored.init(batch))
+    scale = np.linalg.svd(rows, compute_uv=False)
+    gap = np.asarray(found.batch.inputs).reshape(rows.shape) - rows
+    best = np.sqrt(np.square(scale[rank:]).sum())
+    np.testing.assert_allclose(np.linalg.norm(gap), best, atol=1e-4)
+    assert found.basis.shape == (rank, rows.shape[1])
+
+
+def test_a_low_rank_set_is_stored_as_its_factors(tmp_path):
+  stored = synthetic.factorized(2)
+  batch = make_synthetic()
+  decoded = stored.decode(stored.init(batch))
+  synthetic.save(tmp_path, decoded, CARD)
+  after, card = synthetic.load(tmp_path)
+  np.testing.assert_allclose(
+    after.batch.inputs, decoded.batch.inputs, atol=1e-5
+  )
+  tensors = safetensors.numpy.load_file(tmp_path / "set.safetensors")
+  m, length, width = batch.inputs.shape
+  assert tensors["embeddings"].shape == (m, length, 2)
+  assert card["bytes"] == 4 * (m * length * 2 + 2 * width + m * 2)
+
+
+@pytest.mark.parametrize("rank", [0, 9])
+def test_a_rank_that_does_not_fit_is_refused(rank):
+  with pytest.raises(ValueError, match="must be 1 to 8"):
+    synthetic.factorized(rank).init(make_synthetic())

@@ -1,11 +1,13 @@
 """Training students, one and many."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import make_examples, make_problem, make_synthetic
+from conftest import as_float64, make_examples, make_problem, make_synthetic
 
 from gmdistill import data, evaluate, synthetic, training
 
@@ -100,7 +102,7 @@ def test_chunks_of_students_equal_a_loop(name, learned_steps):
     key = jax.random.key(3)
     keys = jax.random.split(key, 5)
     params = [
-      trainer(sets, keys[i : i + at_once], 0.1, i)[0]
+      trainer(sets, keys[i : i + at_once], PROTOCOLS[name].rates[0], i)[0]
       for i in range(0, 5 - 5 % at_once, at_once)
     ]
     stacked = jax.tree.map(lambda *xs: np.concatenate(xs)[:4], *params)
@@ -118,9 +120,9 @@ def test_every_student_of_a_random_row_trains_on_its_own_set():
   trainer = evaluate.Trainer(problem, protocol, 2)
   train = jax.jit(protocol.train)
   keys = jax.random.split(jax.random.key(0), 2)
-  params, _ = trainer(stacked, keys, 0.1, 2)
+  params, _ = trainer(stacked, keys, (0.1, 0.2), 2)
   for i, index in enumerate((2, 0)):
-    alone = train(problem, sets[index], keys[i], jnp.float32(0.1))
+    alone = train(problem, sets[index], keys[i], jnp.array([0.1, 0.2]))
     jax.tree.map(
       lambda a, b, i=i: np.testing.assert_allclose(a[i], b, atol=1e-5),
       params,
@@ -155,7 +157,7 @@ def test_a_set_with_its_own_steps_chooses_no_rate():
     evaluate.stacked(syn),
     splits(),
   )
-  assert found.rate == 0.0
+  assert found.rate == PROTOCOLS["replay"].rates[0]
 
 
 def test_the_gradient_cosine_of_real_rows_with_themselves_is_one():
@@ -174,3 +176,69 @@ def test_the_gradient_cosine_of_real_rows_with_themselves_is_one():
     every=2,
   )
   np.testing.assert_allclose(cosines, 1.0, atol=1e-5)
+
+
+def test_constant_memory_gives_the_steps_and_the_gradient_of_each_step(x64):
+  """Equal to the unrolled loop whose steps forget where they came from."""
+  problem = as_float64(make_problem())
+  batch = as_float64(make_synthetic())
+  rates = jnp.array([0.3, 0.2, 0.1])
+  order = jnp.array([[0, 2], [1, 3], [0, 3]])
+  start = as_float64(problem.init(jax.random.key(0)))
+  target = as_float64(problem.init(jax.random.key(1)))
+
+  def distance(params):
+    return sum(
+      jnp.square(a - b).sum()
+      for a, b in zip(*map(jax.tree.leaves, (params, target)), strict=True)
+    )
+
+  def ours(inputs, labels, rates, head_rates):
+    own = dataclasses.replace(batch, inputs=inputs, labels=labels)
+    steps = training.Steps(rates, head_rates, order)
+    return distance(
+      training.replay_in_constant_memory(problem, start, own, steps)
+    )
+
+  def forgetful(inputs, labels, rates, head_rates):
+    params = start
+    for rate, head, rows in zip(rates, head_rates, order, strict=True):
+      own = dataclasses.replace(batch, inputs=inputs, labels=labels)
+      taken = jax.tree.map(lambda x, r=rows: x[r], own)
+      here = jax.lax.stop_gradient(params)
+      grads = jax.grad(problem.loss)(here, taken)
+      params = {
+        name: jax.tree.map(
+          lambda p, g, r=head if name == "head" else rate: p - r * g,
+          params[name],
+          grads[name],
+        )
+        for name in params
+      }
+    return distance(params)
+
+  at = (batch.inputs, batch.labels, rates, 3 * rates)
+  a, b = (
+    jax.jit(jax.value_and_grad(f, argnums=(0, 1, 2, 3)))(*at)
+    for f in (ours, forgetful)
+  )
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-8), a, b)
+
+
+def test_constant_memory_does_not_grow_with_the_steps():
+  problem = make_problem(num_layers=1, width=8)
+  batch = make_synthetic()
+  start = problem.init(jax.random.key(0))
+
+  def temporary(steps, num_steps):
+    def value(inputs):
+      own = dataclasses.replace(batch, inputs=inputs)
+      sizes = training.Steps(jnp.full((num_steps,), 0.1))
+      return optax.tree.norm(steps(problem, start, own, sizes))
+
+    program = jax.jit(jax.grad(value)).lower(batch.inputs).compile()
+    return program.memory_analysis().temp_size_in_bytes
+
+  constant = training.replay_in_constant_memory
+  assert temporary(constant, 64) < 1.05 * temporary(constant, 4) + 4096
+  assert temporary(training.replay, 64) > 2 * temporary(training.replay, 4)

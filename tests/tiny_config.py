@@ -2,11 +2,11 @@
 
 import ml_collections
 
-from gmdistill import recipe
+from gmdistill import settings
 
 
 def get_config(mode: str = "") -> ml_collections.ConfigDict:
-  config = recipe.defaults()
+  config = settings.defaults()
   config.data.name = "docstrings"
   config.data.max_length = 12
   config.data.vocab_size = 300
@@ -18,6 +18,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
   config.data_per_class = 2
   config.sequence_length = 6
   config.replay_steps = 2
+  config.initial_head_step_size = 0.1
   config.coreset_pool = 20
   config.objective = "gradient_matching,look_ahead"
   config.num_steps = 12
@@ -31,7 +32,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
   config.selection.rows = 20
   config.protocols = ("scratch", "replay")
   config.students_at_once = 2
-  config.replay = dict(rates=(0.1, 0.3), num_students=3)
+  config.replay = dict(rates=(0.1, 0.3), head_scales=(1.0, 3.0), num_students=3)
   config.scratch = dict(num_steps=3, rates=(1e-3, 3e-3), num_students=3)
   config.full = dict(
     num_steps=4, batch_size=8, rates=(1e-3,), num_students=2, warmup=0.1

@@ -1,0 +1,275 @@
+"""The expert bank: students on real trajectories, and their real gradients.
+
+What gradient matching aims at does not depend on the synthetic set. A bank
+computes it once: states of several students (one head each) at a few ages of
+ordinary training, and at each state the mean real gradient of every class. Any
+objective, budget, distance and seed then reads the same bank.
+
+On disk: `bank.json`, what the bank is; `entries/HHH-AAAAA/`, one state each. An
+entry is there whole or not at all, so a killed build goes on where it was.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gmdistill import (
+  checkpoint,
+  data,
+  distances,
+  errors,
+  matching,
+  spaces,
+)
+
+FORMAT = "gmdistill-bank-1"
+PRECISIONS = ("float32", "bfloat16")
+# What must agree between a bank and the run that reads it.
+_SAME = ("format", "data", "space", "student", "weights")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What a bank holds; the fields of `config.bank`.
+
+  Attributes:
+    num_trajectories: students, each with a head of its own.
+    ages: training steps after which a state is kept; 0 is a fresh student.
+    rows_per_class: real rows behind each class's mean gradient.
+    rows: which: `random`, drawn afresh for each state; `k_centers`, the real
+      rows nearest to the centroids of each class, the same for all states.
+    batch_rows_per_class: real rows of each class in a training batch.
+    learning_rate: of the AdamW that trains the students.
+    matched: the tensors whose gradients are kept; see `distances.select`.
+    precision: of what is stored: `float32` or `bfloat16`.
+    seed: of students and rows.
+  """
+
+  num_trajectories: int = 8
+  ages: tuple[int, ...] = (0, 3, 8, 16, 32, 64)
+  rows_per_class: int = 96
+  rows: str = "random"
+  batch_rows_per_class: int = 16
+  learning_rate: float = 1e-4
+  matched: str = "all"
+  precision: str = "bfloat16"
+  seed: int = 0
+
+  def __post_init__(self) -> None:
+    """Checks the values.
+
+    Raises:
+      InputError: names the field and what would be right.
+    """
+    ages = tuple(int(age) for age in self.ages)
+    object.__setattr__(self, "ages", ages)
+    if not ages or ages[0] < 0 or list(ages) != sorted(set(ages)):
+      raise errors.InputError(
+        f"bank.ages={ages} must be steps in rising order, such as (0, 8, 32)."
+      )
+    for field in ("num_trajectories", "rows_per_class", "batch_rows_per_class"):
+      if getattr(self, field) < 1:
+        raise errors.InputError(
+          f"bank.{field}={getattr(self, field)} must be at least 1."
+        )
+    for field, known in (
+      ("precision", PRECISIONS),
+      ("rows", ("random", "k_centers")),
+    ):
+      if getattr(self, field) not in known:
+        raise errors.InputError(
+          f"bank.{field}={getattr(self, field)} is none of {', '.join(known)}."
+        )
+    try:
+      distances.check_matched(self.matched)
+    except ValueError as error:
+      raise errors.InputError(f"bank.{error}") from error
+
+  @property
+  def names(self) -> list[tuple[int, int]]:
+    """Every entry's (trajectory, age), in the order they are computed."""
+    return [(h, age) for h in range(self.num_trajectories) for age in self.ages]
+
+
+def identity(setup: spaces.Setup) -> dict[str, Any]:
+  """Returns what a bank and its reader must have in common."""
+  return {
+    "format": FORMAT,
+    "data": setup.corpus.fingerprint,
+    "space": setup.space_id,
+    "student": repr(setup.problem.student),
+    "weights": setup.problem.weights_id,
+  }
+
+
+def entry_shapes(setup: spaces.Setup, options: Options) -> matching.Expert:
+  """Returns shapes and stored types of one entry; computes nothing."""
+  dtype = jnp.dtype(options.precision)
+  num_classes = len(setup.corpus.label_names)
+
+  def shapes(key):
+    params = setup.problem.init(key)
+    return params, distances.keep(params, options.matched)
+
+  params, kept = jax.eval_shape(shapes, jax.random.key(0))
+  stored = lambda shape: jax.ShapeDtypeStruct(shape, dtype)  # noqa: E731
+  return matching.Expert(
+    params=jax.tree.map(lambda x: stored(x.shape), params),
+    targets=jax.tree.map(lambda x: stored((num_classes, *x.shape)), kept),
+    losses=jax.ShapeDtypeStruct((num_classes,), jnp.float32),
+  )
+
+
+def num_bytes(setup: spaces.Setup, options: Options) -> int:
+  """Returns the bytes of a whole bank's arrays."""
+  leaves = jax.tree.leaves(entry_shapes(setup, options))
+  each = sum(x.size * x.dtype.itemsize for x in leaves)
+  return each * len(options.names)
+
+
+class Bank:
+  """A bank on disk, opened for reading."""
+
+  def __init__(self, folder: str | pathlib.Path, setup: spaces.Setup):
+    """Reads `bank.json`, and checks that the bank is of this setup, and whole.
+
+    Raises:
+      InputError: no bank, a damaged or unfinished one, or one of other data or
+        of another student: names what differs.
+    """
+    self.folder = pathlib.Path(folder).expanduser().absolute()
+    found = read(self.folder)
+    ours = identity(setup)
+    differing = [name for name in _SAME if found.get(name) != ours[name]]
+    if differing:
+      said = "; ".join(
+        f"{name} is {found.get(name)} there, {ours[name]} here"
+        for name in differing
+      )
+      raise errors.InputError(
+        f"the bank in {self.folder} does not fit this run: {said}. Build one "
+        "with gmdistill bank and this config."
+      )
+    self.options = Options(**found["options"])
+    self._entries = self.folder / "entries"
+    self._shapes = entry_shapes(setup, self.options)
+    absent = [
+      name
+      for name in self.options.names
+      if not entry_path(self._entries, *name).is_dir()
+    ]
+    if absent:
+      raise errors.InputError(
+        f"the bank in {self.folder} lacks {len(absent)} of its "
+        f"{len(self.options.names)} states; finish it with gmdistill bank "
+        f"--workdir={self.folder} and the config it was begun with."
+      )
+    self._load = functools.lru_cache(maxsize=None)(self._read)
+
+  def require(self, matched: str) -> None:
+    """Checks that the bank holds the gradients of the tensors `matched`.
+
+    Raises:
+      InputError: it holds fewer.
+    """
+    if not distances.contains(self.options.matched, matched):
+      raise errors.InputError(
+        f"the bank in {self.folder} holds the gradients of "
+        f"matched={self.options.matched}, which lacks some of {matched}; match "
+        "fewer tensors, or build a bank with bank.matched=all."
+      )
+
+  def expert(
+    self, trajectory: int, index: int, reads: tuple[str, ...], span: int = 1
+  ) -> matching.Expert:
+    """Returns the state at `ages[index]` (host arrays, stored precision).
+
+    Args:
+      trajectory: Which student.
+      index: Which of the bank's ages.
+      reads: The fields wanted; the others are None.
+      span: `later` is the state this many ages on.
+    """
+    entry = self._load(trajectory, index)
+    found = {name: getattr(entry, name) for name in reads if name != "later"}
+    if "later" in reads:
+      found["later"] = self._load(trajectory, index + span).params
+    return matching.Expert(**found)
+
+  def sampler(
+    self,
+    reads: tuple[str, ...],
+    *,
+    max_age: int,
+    span: int,
+    seed: int,
+  ) -> Callable[[int], matching.Expert]:
+    """Returns `sample(step) -> expert`, pure in (seed, step).
+
+    States come in shuffled epochs: each once before any comes again.
+
+    Args:
+      reads: The fields wanted.
+      max_age: The oldest state drawn.
+      span: See `expert`.
+      seed: Decides the order.
+
+    Raises:
+      InputError: no state is young enough, or none has one `span` ages on.
+    """
+    ages = self.options.ages
+    last = len(ages) - (span if "later" in reads else 0)
+    usable = [i for i in range(last) if ages[i] <= max_age]
+    if span < 1 or not usable:
+      raise errors.InputError(
+        f"the bank in {self.folder} has the ages {ages}: none is at most "
+        f"experts.max_age={max_age} with another experts.span={span} places on."
+      )
+    pairs = np.array(
+      [(h, i) for h in range(self.options.num_trajectories) for i in usable]
+    )
+    draw = data.shuffled_epochs(np.arange(len(pairs)), (seed, 2))
+
+    def sample(step: int) -> matching.Expert:
+      trajectory, index = pairs[draw(step, 1)[0]]
+      return self.expert(int(trajectory), int(index), reads, span)
+
+    return sample
+
+  def _read(self, trajectory, index):
+    path = entry_path(self._entries, trajectory, self.options.ages[index])
+    return checkpoint.load_tree(path, self._shapes)
+
+
+def read(folder: pathlib.Path) -> dict[str, Any]:
+  """Returns what `bank.json` says: identity and options.
+
+  Raises:
+    InputError: there is none, or it is damaged.
+  """
+  path = folder / "bank.json"
+  try:
+    return json.loads(path.read_text())
+  except OSError as error:
+    raise errors.InputError(
+      f"there is no bank in {folder} (no bank.json); build one with gmdistill "
+      f"bank --workdir={folder}."
+    ) from error
+  except ValueError as error:
+    raise errors.InputError(
+      f"{path} is damaged; build the bank again in an empty folder."
+    ) from error
+
+
+def entry_path(
+  entries: pathlib.Path, trajectory: int, age: int
+) -> pathlib.Path:
+  """Returns the folder of one state."""
+  return entries / f"{trajectory:03d}-{age:05d}"

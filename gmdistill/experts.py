@@ -1,0 +1,230 @@
+"""Building an expert bank: trajectories walked, gradients taken, all saved."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from gmdistill import (
+  bank,
+  checkpoint,
+  coresets,
+  data,
+  distances,
+  errors,
+  matching,
+  metrics,
+  spaces,
+  workdirs,
+)
+
+CHUNK = 32  # rows of a class whose gradient is taken at once
+
+
+def build(
+  folder: str | pathlib.Path, setup: spaces.Setup, options: bank.Options
+) -> pathlib.Path:
+  """Computes a bank, or the rest of one that was interrupted.
+
+  Says its size first. One state is in memory at a time.
+
+  Returns:
+    The folder's absolute path.
+
+  Raises:
+    InputError: a class with too few rows, a folder that holds another bank or
+      cannot be written, a disk without the room.
+  """
+  folder = workdirs.writable(str(folder))
+  data.require_rows(
+    setup.corpus.train, options.rows_per_class, setup.corpus.label_names
+  )
+  about = bank.identity(setup) | {"options": _plain(options)}
+  _refuse_another(folder, about)
+  entries = folder / "entries"
+  missing = [
+    x for x in options.names if not bank.entry_path(entries, *x).is_dir()
+  ]
+  each = bank.num_bytes(setup, options) / len(options.names)
+  needed = int(each * len(missing))
+  metrics.say(
+    f"bank: {len(options.names)} states ({options.num_trajectories} students, "
+    f"ages {', '.join(map(str, options.ages))}), {_size(each)} each; "
+    f"{len(missing)} to compute, {_size(needed)} in {folder}"
+  )
+  existing = next(p for p in (folder, *folder.parents) if p.exists())
+  free = shutil.disk_usage(existing).free
+  if needed > free:
+    raise errors.InputError(
+      f"the bank needs {_size(needed)} and {existing} has {_size(free)} free; "
+      "use fewer bank.num_trajectories or bank.ages, bank.precision=bfloat16, "
+      "or another folder."
+    )
+  folder.mkdir(parents=True, exist_ok=True)
+  with workdirs.held(folder):
+    workdirs.write_json(folder / "bank.json", about)
+    _compute(folder, setup, options, missing)
+  return folder
+
+
+def _compute(folder, setup, options, missing):
+  compute = _Computer(setup, options)
+  done = len(options.names) - len(missing)
+  progress = metrics.Progress(len(options.names), done, 1)
+  try:
+    for trajectory in range(options.num_trajectories):
+      ages = [age for h, age in missing if h == trajectory]
+      # A trajectory that was cut is walked again from its start: what is
+      # stored may be rounded, and the states must be the same bits.
+      for age, expert in compute.trajectory(trajectory, ages):
+        path = bank.entry_path(folder / "entries", trajectory, age)
+        checkpoint.save_tree(path, expert)
+        done += 1
+        progress.update(done, float(expert.losses.mean()), None)
+  finally:
+    progress.close()
+
+
+class _Computer:
+  """Walks trajectories and takes the gradients."""
+
+  def __init__(self, setup: spaces.Setup, options: bank.Options):
+    self._setup, self._options = setup, options
+    self._num_classes = len(setup.corpus.label_names)
+    sampler = functools.partial(
+      data.class_balanced_sampler,
+      setup.corpus.train,
+      num_classes=self._num_classes,
+    )
+    seed = options.seed
+    self._training = sampler(
+      rows_per_class=options.batch_rows_per_class, seed=seed
+    )
+    self._random = sampler(rows_per_class=options.rows_per_class, seed=seed + 1)
+    optimizer = optax.adamw(options.learning_rate)
+    self._optimizer = optimizer
+
+    @jax.jit
+    def step(problem, params, state, batch):
+      grads = jax.grad(problem.loss)(params, batch)
+      updates, state = optimizer.update(grads, state, params)
+      return optax.apply_updates(params, updates), state
+
+    self._step = step
+    self._measure = jax.jit(
+      functools.partial(
+        class_gradients,
+        num_classes=self._num_classes,
+        matched=options.matched,
+      )
+    )
+
+  def trajectory(self, trajectory, ages):
+    """Yields (age, expert) for each of `ages`, in rising order."""
+    if not ages:
+      return
+    options, problem = self._options, self._setup.problem
+    key = jax.random.fold_in(jax.random.key(options.seed), trajectory)
+    params = problem.init(key)
+    state = self._optimizer.init(params)
+    longest = max(options.ages)
+    for age in range(max(ages) + 1):
+      if age in ages:
+        yield age, self._expert(params, trajectory, age)
+      if age < max(ages):
+        batch = self._training(trajectory * longest + age)
+        params, state = self._step(problem, params, state, batch)
+
+  def _expert(self, params, trajectory, age):
+    options = self._options
+    if options.rows == "random":
+      place = options.ages.index(age)
+      rows = self._random(trajectory * len(options.ages) + place)
+    else:
+      rows = self._representatives
+    targets, losses = self._measure(self._setup.problem, params, rows)
+    stored = lambda x: np.asarray(x.astype(options.precision))  # noqa: E731
+    return matching.Expert(
+      params=jax.tree.map(stored, params),
+      targets=jax.tree.map(stored, targets),
+      losses=np.asarray(losses),
+    )
+
+  @functools.cached_property
+  def _representatives(self):
+    corpus = self._setup.corpus
+    rows = coresets.choose(
+      "k_centers",
+      self._setup.problem,
+      corpus.train,
+      per_class=self._options.rows_per_class,
+      seed=self._options.seed,
+    )
+    return data.as_batch(data.take(corpus.train, rows), self._num_classes)
+
+
+def class_gradients(
+  problem: Any,
+  params: Any,
+  batch: data.Batch,
+  *,
+  num_classes: int,
+  matched: str,
+) -> tuple[Any, jax.Array]:
+  """Returns each class's mean gradient [C, ...] and mean loss [C].
+
+  `batch` is in class order. Rows are taken a chunk at a time, so memory does
+  not grow with their number.
+  """
+
+  def one_class(rows):
+    count = len(rows.labels)
+    size = max(d for d in range(1, min(CHUNK, count) + 1) if count % d == 0)
+    chunks = jax.tree.map(
+      lambda x: x.reshape(count // size, size, *x.shape[1:]), rows
+    )
+
+    def add(total, chunk):
+      value, grads = jax.value_and_grad(problem.loss)(params, chunk)
+      grads = distances.keep(grads, matched)
+      return jax.tree.map(jnp.add, total, (value, grads)), None
+
+    zeros = jax.tree.map(jnp.zeros_like, distances.keep(params, matched))
+    total, _ = jax.lax.scan(add, (jnp.float32(0.0), zeros), chunks)
+    return jax.tree.map(lambda x: x * size / count, total)
+
+  by_class = matching.by_class(jax.tree.map(jnp.asarray, batch), num_classes)
+  losses_C, grads = jax.lax.map(one_class, by_class)
+  return grads, losses_C
+
+
+def _refuse_another(folder, about):
+  if not (folder / "bank.json").is_file():
+    return
+  earlier = bank.read(folder)
+  differing = workdirs.differences(earlier, json.loads(json.dumps(about)))
+  if differing:
+    raise errors.InputError(
+      f"{folder} holds another bank: {'; '.join(differing)}. Use that config, "
+      "or another --workdir."
+    )
+
+
+def _plain(options):
+  fields = dataclasses.asdict(options)
+  return {**fields, "ages": list(options.ages)}
+
+
+def _size(count):
+  for unit in ("B", "kB", "MB"):
+    if count < 1000:
+      return f"{count:.3g} {unit}"
+    count /= 1000
+  return f"{count:.3g} GB"

@@ -1,0 +1,206 @@
+"""The stretches of a run: what each learns from, and its optimiser."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from gmdistill import errors, imitation, matching, mixed_mode
+
+OBJECTIVES = (
+  "gradient_matching",
+  "look_ahead",
+  "trajectory_matching",
+  "task_vector_matching",
+  "distribution_matching",
+  "token_distance",
+)
+# These learn the sizes of the steps that they take.
+STEPPING = ("look_ahead", "trajectory_matching", "task_vector_matching")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """A stretch of outer steps with one objective and one optimiser."""
+
+  objective: matching.Objective
+  optimizer: optax.GradientTransformation
+  schedule: Callable[[Any], Any]
+  first: int  # the steps first .. last - 1
+  last: int
+
+
+def stages(config: ml_collections.ConfigDict) -> list[Stage]:
+  """Returns the config's stages in order.
+
+  Raises:
+    InputError: an unknown objective, or one that the set cannot serve.
+  """
+  if config.rule not in mixed_mode.RULES:
+    raise errors.InputError(
+      f"rule={config.rule} is none of {', '.join(mixed_mode.RULES)}."
+    )
+  names = [name.strip() for name in config.objective.split(",")]
+  shares = tuple(config.stage_fractions) or (1 / len(names),) * len(names)
+  if len(shares) != len(names) or not math.isclose(sum(shares), 1.0):
+    raise errors.InputError(
+      f"stage_fractions={shares} must be {len(names)} numbers that sum to 1, "
+      f"one for each of objective={config.objective}."
+    )
+  found, first = [], 0
+  for i, name in enumerate(names):
+    last = round(config.num_steps * sum(shares[: i + 1]))
+    optimizer, schedule = _outer(config.outer, max(last - first, 1))
+    objective = _sum(config, name)
+    found.append(Stage(objective, optimizer, schedule, first, last))
+    first = last
+  return found
+
+
+def _sum(config, text: str) -> matching.Objective:
+  """Returns one objective, or the sum that `a+0.1*b` names."""
+  parts = []
+  for term in text.split("+"):
+    weight, _, name = term.rpartition("*")
+    try:
+      factor = float(weight or 1)
+    except ValueError as error:
+      raise errors.InputError(
+        f"objective={text}: the weight {weight} is no number; write a+0.1*b."
+      ) from error
+    parts.append((factor, _objective(config, name.strip())))
+  if all(term.endswith("token_distance") for term in text.split("+")):
+    raise errors.InputError(
+      f"objective={text} learns nothing of the data; use it as a term, such as "
+      "look_ahead+0.1*token_distance."
+    )
+  return parts[0][1] if len(parts) == 1 else matching.weighted(parts)
+
+
+def _objective(config, name: str) -> matching.Objective:
+  if name in STEPPING and not config.replay_steps:
+    raise errors.InputError(
+      f"objective={name} learns the steps that it takes; use replay_steps=1 "
+      "or more."
+    )
+  if name == "look_ahead":
+    return matching.look_ahead(rule=config.rule)
+  if name == "distribution_matching":
+    return matching.distribution_matching()
+  if name == "token_distance":
+    return matching.token_distance()
+  fields = config.displacement.to_dict()
+  kind = fields.pop("distance_kind")
+  if name == "trajectory_matching":
+    return imitation.trajectory_matching(rule=config.rule, **fields)
+  if name == "task_vector_matching":
+    return named(
+      "displacement",
+      lambda: imitation.task_vector_matching(
+        distance_kind=kind, rule=config.rule, **fields
+      ),
+    )
+  if name == "gradient_matching" and config.bank.dir:
+    return named(
+      "gradient_matching",
+      lambda: matching.expert_matching(
+        rule=config.rule, **config.gradient_matching.to_dict()
+      ),
+    )
+  if name == "gradient_matching":
+    fields = config.trajectory.to_dict()
+    optimizer = optax.adamw(fields.pop("learning_rate"))
+    along = named(
+      "trajectory", lambda: matching.trajectory(optimizer, **fields)
+    )
+    return named(
+      "gradient_matching",
+      lambda: matching.gradient_matching(
+        along, rule=config.rule, **config.gradient_matching.to_dict()
+      ),
+    )
+  raise errors.InputError(
+    f"objective={name} is none of {', '.join(OBJECTIVES)}."
+  )
+
+
+def _outer(outer, num_steps: int):
+  schedule = optax.warmup_cosine_decay_schedule(
+    0.0,
+    outer.learning_rate,
+    max(1, round(outer.warmup * num_steps)),
+    max(2, num_steps),
+    0.05 * outer.learning_rate,
+  )
+  clips = [optax.clip_by_global_norm(outer.clip)]
+  if outer.norm_clip:
+    clips.insert(0, clip_by_norm_average(outer.norm_clip))
+  optimizer = optax.chain(
+    *clips,
+    optax.adam(schedule),
+    _scaled(
+      labels=outer.label_scale,
+      step_sizes=outer.step_size_scale,
+      head_step_sizes=outer.step_size_scale,
+    ),
+  )
+  return optimizer, schedule
+
+
+class NormAverage(NamedTuple):
+  """The state of `clip_by_norm_average`."""
+
+  average: jax.Array  # of the norm; 0 before the first step
+
+
+def clip_by_norm_average(
+  factor: float, decay: float = 0.95
+) -> optax.GradientTransformation:
+  """Shortens a gradient longer than `factor` times the usual one.
+
+  The usual norm is the moving average of the norms as clipped, so that one
+  jump of the unrolled loop moves neither the set nor what counts as usual.
+  """
+
+  def init(params):
+    del params
+    return NormAverage(jnp.float32(0.0))
+
+  def update(updates, state, params=None):
+    del params
+    norm = optax.tree.norm(updates)
+    first = state.average == 0
+    clipped = jnp.where(first, norm, jnp.minimum(norm, factor * state.average))
+    average = decay * state.average + (1 - decay) * clipped
+    shorter = clipped / jnp.maximum(norm, 1e-12)
+    return (
+      jax.tree.map(lambda x: x * shorter, updates),
+      NormAverage(jnp.where(first, norm, average)),
+    )
+
+  return optax.GradientTransformation(init, update)
+
+
+def _scaled(**scales: float) -> optax.GradientTransformation:
+  """Multiplies the updates of the named parts of a set's parameters."""
+
+  def scale(path, update):
+    name = jax.tree_util.keystr(path[-1:], simple=True)
+    return update * scales.get(name, 1.0)
+
+  return optax.stateless(
+    lambda updates, params: jax.tree_util.tree_map_with_path(scale, updates)
+  )
+
+
+def named(field: str, build: Callable[[], Any]) -> Any:
+  """Turns a library's refusal of a value into a line that names the field."""
+  try:
+    return build()
+  except ValueError as error:
+    raise errors.InputError(f"config.{field}: {error}") from error

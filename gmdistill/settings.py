@@ -1,0 +1,142 @@
+"""The fields that a config has, and their values."""
+
+import ml_collections
+
+
+def defaults() -> ml_collections.ConfigDict:
+  """Returns the fields that every config starts from, and their values."""
+  # Locked: a misspelt field of a config file is an error, not a new field.
+  return ml_collections.ConfigDict(
+    dict(
+      seed=0,
+      data=dict(
+        name="docstrings",  # a TFDS name, or the embedded corpus
+        dir="",  # TFDS data_dir; empty: TFDS's own default
+        text_keys=(),  # empty: found from the builder's info
+        label_key="",
+        reported_split="",
+        vocab_size=4096,  # of the tokenizer trained where there is none
+        max_length=64,  # tokens of a real row
+        train_length=0,  # the same in the training part; 0: max_length
+      ),
+      student=dict(
+        pretrained="",  # a Hugging Face directory or hub id
+        space="",  # the space/ folder of a finished run, to share its table
+        kind="transformer",  # transformer, bilstm, textcnn
+        num_layers=2,  # with pretrained: its first layers, 0 for all
+        pooling="first",  # first: BERT's pooler; mean
+        width=128,
+        num_heads=4,
+        hidden=512,
+        max_positions=128,
+        remat=False,
+        unroll=1,
+      ),
+      table=dict(window=4),  # how a table is learned where none is given
+      # The set.
+      data_per_class=1,
+      sequence_length=32,
+      labels="unrestricted",  # hard, softmax, unrestricted
+      rank=0,  # of the embeddings, as codes times a shared basis; 0: full
+      stored_as="float32",  # float32, bfloat16, int8: the embeddings on disk
+      replay_steps=4,  # learned SGD steps T; 0: the set brings none
+      initial_step_size=0.05,
+      initial_head_step_size=0.0,  # 0: the head has no sizes of its own
+      initialise="random",  # random, herding, k_centers: rows it starts from
+      coreset_pool=2000,  # real rows a class that coresets choose from
+      # The outer loop.
+      # One of OBJECTIVES, a weighted sum "a+0.1*b", or stages "a,b".
+      objective="look_ahead",
+      stage_fractions=(),  # of num_steps, one a stage; empty: equal
+      num_steps=1000,
+      num_students=1,  # students an outer step
+      rows_per_class=16,  # real rows a batch
+      min_tokens=0,  # of the outer loop's real rows; shorter ones are left out
+      rule="mixed",  # how gradients are differentiated; see mixed_mode
+      gradient_matching=dict(
+        distance_kind="neuron_cosine", matched="all", sum_weight=1.0
+      ),
+      trajectory=dict(
+        max_age=100, steps_between=5, train_on="real", learning_rate=1e-4
+      ),
+      # The expert bank that `gmdistill bank` builds; see bank.Options.
+      bank=dict(
+        dir="",  # read by a run: its gradient matching aims at the bank's
+        num_trajectories=8,
+        ages=(0, 3, 8, 16, 32, 64),
+        rows_per_class=96,
+        rows="random",
+        batch_rows_per_class=16,
+        learning_rate=1e-4,
+        matched="all",
+        precision="bfloat16",
+        seed=0,
+      ),
+      # Which of the bank's states a run reads.
+      experts=dict(max_age=10**6, span=1),
+      displacement=dict(constant_memory=True, distance_kind="tensor_cosine"),
+      outer=dict(
+        learning_rate=1e-2,
+        label_scale=1.0,  # times the learning rate, for the labels
+        step_size_scale=1.0,  # the same for the learned step sizes
+        warmup=0.1,
+        clip=1.0,  # of the gradient's norm
+        norm_clip=0.0,  # times the norm's moving average; 0: not clipped so
+        ema=0.99,
+      ),
+      steps_per_dispatch=10,
+      eval_every=100,
+      checkpoint_every=100,
+      # How sets are measured.
+      # Of the selection split: at most so many rows, none shorter.
+      selection=dict(protocol="replay", num_students=2, rows=500, min_tokens=0),
+      protocols=("replay",),
+      students_at_once=1,  # evaluated in one vmapped chunk
+      # A row without step sizes of its own chooses among all pairs of these.
+      replay=dict(
+        rates=(0.01, 0.03, 0.1, 0.3), head_scales=(1.0,), num_students=20
+      ),
+      finetune=dict(num_steps=200, rates=(1e-4,), num_students=10),
+      scratch=dict(num_steps=200, rates=(1e-3, 3e-3), num_students=20),
+      full=dict(
+        num_steps=1000,
+        batch_size=32,
+        weight_decay=0.01,
+        warmup=0.1,
+        rates=(1e-4,),
+        num_students=3,
+      ),
+    )
+  ).lock()
+
+
+def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """Returns the same recipe, small enough to end in seconds on a CPU.
+
+  It runs anywhere: the embedded corpus, and a student from random
+  initialisation where the config names a pretrained one.
+  """
+  config.data.update(
+    name="docstrings", dir="", max_length=16, train_length=0, vocab_size=500
+  )
+  config.student.update(
+    pretrained="", num_layers=1, width=16, num_heads=2, hidden=16
+  )
+  config.data_per_class = min(config.data_per_class, 2)
+  config.sequence_length = min(config.sequence_length, 8)
+  config.replay_steps = min(config.replay_steps, 3)
+  config.coreset_pool = 50
+  config.num_steps = 4
+  config.num_students = min(config.num_students, 2)
+  config.rows_per_class = 4
+  config.min_tokens = 0
+  config.bank.update(
+    num_trajectories=2, ages=(0, 2), rows_per_class=8, batch_rows_per_class=4
+  )
+  config.steps_per_dispatch = config.eval_every = config.checkpoint_every = 2
+  config.selection.update(num_students=2, rows=50, min_tokens=0)
+  config.students_at_once = 2
+  config.replay.update(num_students=2)
+  for protocol in (config.finetune, config.scratch, config.full):
+    protocol.update(num_steps=4, num_students=2)
+  return config

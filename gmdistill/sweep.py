@@ -1,0 +1,84 @@
+"""Many runs of one study, resumable: a config of configs, and one report.
+
+A sweep's config maps names to the configs of runs, `configs/results.py` say.
+Several processes may work on one sweep at once: each takes the next run that
+is neither finished nor in another's hands.
+"""
+
+import pathlib
+from typing import Any
+
+import ml_collections
+
+from gmdistill import distill, errors, metrics, report, results, workdirs
+
+
+def run(
+  configs: ml_collections.ConfigDict, workdir: str, command: str = ""
+) -> dict[str, str]:
+  """Runs what is not finished; reports on what is.
+
+  Args:
+    configs: The config of each run by its name, which names its folder too.
+    workdir: Where the runs' folders and the report go.
+    command: How to start the same sweep again.
+
+  Returns:
+    What became of each run that did not finish: its name and the reason. The
+    others go on: one bad run spoils no sweep.
+
+  Raises:
+    InputError: no configs of runs, or a workdir that cannot be written.
+    Stopped: SIGINT or SIGTERM; everything is saved.
+  """
+  named = _named(configs)
+  folder = workdirs.writable(workdir)
+  failed: dict[str, str] = {}
+  for place, (name, config) in enumerate(named.items(), 1):
+    own = folder / name
+    metrics.say(f"run {place} of {len(named)}: {name}")
+    try:
+      if not _finished(own, config):
+        distill.run(config, str(own), command)
+    except errors.Busy:
+      metrics.say(f"{name}: another process is at it")
+    except (errors.InputError, errors.NotFinite) as error:
+      failed[name] = " ".join(str(error).split())
+      metrics.say(f"{name}: {failed[name]}")
+  finished = [
+    folder / name
+    for name, config in named.items()
+    if name not in failed and _finished(folder / name, config)
+  ]
+  if finished:
+    path = report.write(finished, folder / "report.html")
+    rows = results.results_table([report.load_run(own) for own in finished])
+    print(results.as_text(results.over_seeds(rows)))
+    print(f"report: {path}")
+  return failed
+
+
+def _named(configs: Any) -> dict[str, ml_collections.ConfigDict]:
+  found = dict(configs.items())
+  if not found or not all(
+    isinstance(config, ml_collections.ConfigDict) and "num_steps" in config
+    for config in found.values()
+  ):
+    raise errors.InputError(
+      "sweep needs a config that maps names to the configs of runs, such as "
+      "configs/results.py; for a single run use gmdistill distill."
+    )
+  for name in found:
+    if pathlib.PurePath(name).name != name or name.startswith("."):
+      raise errors.InputError(
+        f"the run {name!r} cannot name a folder; use letters, digits and -."
+      )
+  return found
+
+
+def _finished(folder: pathlib.Path, config: ml_collections.ConfigDict) -> bool:
+  """Whether a run of this very config has left its summary."""
+  if not (folder / "summary.json").is_file():
+    return False
+  workdirs.check(str(folder), config)
+  return True

@@ -1,0 +1,344 @@
+"""The expert bank: what it holds, who may read it, how it survives a kill."""
+
+import gc
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny_config
+
+from gmdistill import (
+  bank,
+  data,
+  distances,
+  distill,
+  errors,
+  experts,
+  main,
+  matching,
+  outer,
+  recipe,
+  schedule,
+)
+
+FIELDS = dict(
+  num_trajectories=2,
+  ages=(0, 1, 3),
+  rows_per_class=6,
+  batch_rows_per_class=4,
+  precision="float32",
+)
+
+
+@pytest.fixture(scope="module")
+def setup():
+  return recipe.setup(tiny_config.get_config())
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory, setup):
+  folder = tmp_path_factory.mktemp("banks") / "bank"
+  experts.build(folder, setup, bank.Options(**FIELDS))
+  return folder
+
+
+@pytest.fixture
+def own(tmp_path, built):
+  """A copy that a test may spoil."""
+  return shutil.copytree(built, tmp_path / "bank")
+
+
+def config_of(folder, **fields):
+  config = tiny_config.get_config()
+  config.objective = "gradient_matching"
+  config.bank.update(dir=str(folder), **FIELDS)
+  config.update(fields)
+  return config
+
+
+def test_a_bank_holds_the_states_of_ordinary_training(built, setup):
+  opened = bank.Bank(built, setup)
+  sampler = data.class_balanced_sampler(
+    setup.corpus.train, rows_per_class=4, num_classes=4, seed=0
+  )
+  problem, optimizer = setup.problem, optax.adamw(1e-4)
+  params = problem.init(jax.random.fold_in(jax.random.key(0), 1))
+  state = optimizer.init(params)
+  gradient = jax.jit(jax.grad(problem.loss))
+  for step in range(3):
+    # Trajectory 1 of 2, whose oldest state has taken three steps.
+    grads = gradient(params, sampler(3 + step))
+    updates, state = optimizer.update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+  found = opened.expert(1, 2, ("params",)).params
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, params
+  )
+
+
+def test_targets_are_the_mean_gradients_of_each_class(built, setup):
+  expert = bank.Bank(built, setup).expert(0, 1, ("params", "targets", "losses"))
+  sampler = data.class_balanced_sampler(
+    setup.corpus.train, rows_per_class=6, num_classes=4, seed=1
+  )
+  split = matching.by_class(sampler(1), 4)  # trajectory 0, second state
+  both = jax.jit(jax.value_and_grad(setup.problem.loss))
+  for label in range(4):
+    rows = jax.tree.map(lambda x, c=label: x[c], split)
+    loss, grads = both(expert.params, rows)
+    np.testing.assert_allclose(expert.losses[label], loss, rtol=1e-5)
+    kept = distances.keep(grads, "all")
+    jax.tree.map(
+      lambda a, b, c=label: np.testing.assert_allclose(a[c], b, atol=1e-6),
+      expert.targets,
+      kept,
+    )
+  assert "position" not in expert.targets
+
+
+def test_chunks_do_not_change_a_gradient(setup, monkeypatch):
+  sampler = data.class_balanced_sampler(
+    setup.corpus.train, rows_per_class=6, num_classes=4, seed=1
+  )
+  params = setup.problem.init(jax.random.key(0))
+
+  def gradients(chunk):
+    monkeypatch.setattr(experts, "CHUNK", chunk)
+    return jax.jit(
+      lambda p, b: experts.class_gradients(
+        setup.problem, p, b, num_classes=4, matched="head"
+      )
+    )(params, sampler(0))
+
+  for whole, part in zip(
+    *map(jax.tree.leaves, (gradients(32), gradients(4))), strict=True
+  ):
+    np.testing.assert_allclose(whole, part, atol=1e-6)
+
+
+def test_the_size_told_beforehand_is_that_of_the_arrays(built, setup):
+  opened = bank.Bank(built, setup)
+  fields = ("params", "targets", "losses")
+  total = sum(
+    leaf.nbytes
+    for h in range(2)
+    for i in range(3)
+    for leaf in jax.tree.leaves(opened.expert(h, i, fields))
+  )
+  assert bank.num_bytes(setup, opened.options) == total
+
+
+def test_halves_take_half_the_room_and_stay_near(tmp_path, built, setup):
+  fields = FIELDS | dict(precision="bfloat16")
+  halves = bank.Options(**fields)
+  folder = experts.build(tmp_path / "halves", setup, halves)
+  whole = bank.Bank(built, setup).expert(0, 1, ("targets",)).targets
+  half = bank.Bank(folder, setup).expert(0, 1, ("targets",)).targets
+  for a, b in zip(*map(jax.tree.leaves, (whole, half)), strict=True):
+    assert b.nbytes * 2 == a.nbytes
+    np.testing.assert_allclose(a, b.astype(np.float32), rtol=1e-2, atol=1e-6)
+
+
+def test_an_interrupted_bank_is_finished_to_the_same_bits(own, setup, capfd):
+  before = {p.name: p for p in (own / "entries").iterdir()}
+  opened = bank.Bank(own, setup)
+  first = opened.expert(1, 2, ("params", "targets"))
+  for name in ("000-00003", "001-00001", "001-00003"):
+    shutil.rmtree(before[name])
+  with pytest.raises(errors.InputError, match="lacks 3 of its 6 states"):
+    bank.Bank(own, setup)
+  experts.build(own, setup, opened.options)
+  assert "3 to compute" in capfd.readouterr().err.replace("\n", " ")
+  again = bank.Bank(own, setup).expert(1, 2, ("params", "targets"))
+  jax.tree.map(np.testing.assert_array_equal, first, again)
+
+
+def test_every_state_comes_once_an_epoch(built, setup):
+  opened = bank.Bank(built, setup)
+  sample = opened.sampler(("losses",), max_age=1, span=1, seed=0)
+  drawn = [tuple(sample(step).losses.tolist()) for step in range(8)]
+  assert len(set(drawn[:4])) == len(set(drawn[4:])) == 4  # 2 students, 2 ages
+  assert tuple(sample(5).losses.tolist()) == drawn[5]
+
+
+def test_later_is_the_state_span_ages_on(built, setup):
+  opened = bank.Bank(built, setup)
+  pair = opened.expert(0, 0, ("params", "later"), 2)
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    pair.later,
+    opened.expert(0, 2, ("params",)).params,
+  )
+  with pytest.raises(errors.InputError, match="experts.span=3 places on"):
+    opened.sampler(("later",), max_age=9, span=3, seed=0)
+
+
+@pytest.mark.parametrize(
+  "objective",
+  [
+    "gradient_matching",
+    "trajectory_matching,task_vector_matching",
+    "gradient_matching+0.1*look_ahead",
+  ],
+)
+def test_a_run_reads_the_bank(tmp_path, built, objective):
+  config = config_of(built, objective=objective, num_steps=4)
+  state = distill.run(config, str(tmp_path / "run"))
+  assert int(state.step) == 4
+  summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+  assert summary["protocols"]["replay"]["distilled"]["n"] == 3
+
+
+def test_matching_a_bank_reads_no_training_row(built, setup):
+  config = config_of(built)
+  (stage,) = schedule.stages(config)
+  assert stage.objective.num_batches == 0
+  without = setup._replace(corpus=setup.corpus._replace(train=None))
+  real = distill._real(without, config, stage.objective)(0, 2)
+  assert real.batches is None
+  head = real.expert.targets["head"]["kernel"]
+  assert head.shape[:3] == (2, 2, 4)  # outer steps, students, classes
+
+
+def test_matching_a_bank_equals_matching_its_rows(built, setup):
+  """The bank's targets give the loss that the rows themselves give."""
+  expert = bank.Bank(built, setup).expert(0, 1, ("params", "targets"))
+  sampler = data.class_balanced_sampler(
+    setup.corpus.train, rows_per_class=6, num_classes=4, seed=1
+  )
+  config = config_of(built)
+  problem = setup.problem
+  parameterization = recipe.parameterization(config)
+  syn = parameterization.decode(
+    outer.first_params(setup, config, parameterization)
+  )
+  ours, _ = jax.jit(matching.expert_matching().loss)(
+    problem, syn, (), matching.Real(None, expert), jax.random.key(0)
+  )
+  along = matching.trajectory(optax.sgd(0.1), train_on="synthetic")
+  student = matching.StudentState(expert.params, (), jnp.int32(0))
+  student = student._replace(optimizer=optax.sgd(0.1).init(expert.params))
+  batches = jax.tree.map(lambda x: jnp.asarray(x)[None], sampler(1))
+  theirs, _ = jax.jit(matching.gradient_matching(along).loss)(
+    problem, syn, student, matching.Real(batches), jax.random.key(0)
+  )
+  np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+# --- what is refused ----------------------------------------------------------
+
+
+def refused(config, folder):
+  with pytest.raises(errors.InputError) as caught:
+    distill.run(config, str(folder))
+  assert not folder.exists()
+  return str(caught.value)
+
+
+def test_a_bank_of_another_student_is_refused(tmp_path, built):
+  config = config_of(built)
+  config.student.num_layers = 2
+  said = refused(config, tmp_path / "run")
+  assert "student is Transformer" in said and "num_layers = 2" in said
+
+
+def test_a_bank_of_other_data_is_refused(tmp_path, built):
+  config = config_of(built)
+  config.data.max_length = 10
+  assert "data is" in refused(config, tmp_path / "run")
+
+
+def test_a_bank_that_lacks_tensors_is_refused(tmp_path, setup):
+  options = bank.Options(**FIELDS | dict(matched="head", ages=(0,)))
+  folder = experts.build(tmp_path / "heads", setup, options)
+  said = refused(config_of(folder), tmp_path / "run")
+  assert "matched=head" in said and "bank.matched=all" in said
+
+
+# A read that fails leaves coroutines of tensorstore behind.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_truncated_entry_is_named(own, setup):
+  entry = own / "entries" / "000-00000"
+  largest = max(
+    (p for p in entry.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size
+  )
+  largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+  opened = bank.Bank(own, setup)
+  with pytest.raises(errors.InputError, match="000-00000 is missing or dam"):
+    opened.expert(0, 0, ("params", "targets"))
+  gc.collect()
+
+
+def test_a_damaged_description_is_refused(own, setup):
+  (own / "bank.json").write_text('{"format": ')
+  with pytest.raises(errors.InputError, match="bank.json is damaged"):
+    bank.Bank(own, setup)
+
+
+def test_a_disk_without_room_is_told_before_anything_is_written(
+  tmp_path, setup, monkeypatch
+):
+  usage = shutil.disk_usage(tmp_path)
+  monkeypatch.setattr(shutil, "disk_usage", lambda p: usage._replace(free=10))
+  with pytest.raises(errors.InputError, match="has 10 B free"):
+    experts.build(tmp_path / "bank", setup, bank.Options(**FIELDS))
+  assert not (tmp_path / "bank").exists()
+
+
+def test_another_bank_in_the_folder_is_refused(own, setup):
+  options = bank.Options(**FIELDS | dict(rows_per_class=5))
+  with pytest.raises(errors.InputError, match="rows_per_class is 6 there, 5"):
+    experts.build(own, setup, options)
+
+
+def test_a_class_with_too_few_rows_is_refused(tmp_path, setup):
+  options = bank.Options(**FIELDS | dict(rows_per_class=10**6))
+  with pytest.raises(errors.InputError, match="use at most"):
+    experts.build(tmp_path / "bank", setup, options)
+
+
+@pytest.mark.parametrize(
+  "field, value, said",
+  [
+    ("ages", (3, 1), "rising order"),
+    ("ages", (), "rising order"),
+    ("num_trajectories", 0, "at least 1"),
+    ("precision", "int8", "float32, bfloat16"),
+    ("rows", "herding", "random, k_centers"),
+    ("matched", "tail", "head, last_K, all"),
+  ],
+)
+def test_bad_options_are_refused(field, value, said):
+  with pytest.raises(errors.InputError, match=said):
+    bank.Options(**FIELDS | {field: value})
+
+
+@pytest.mark.parametrize(
+  "objective, said",
+  [
+    ("trajectory_matching", "gmdistill bank"),
+    ("look_ahead+x*gradient_matching", "no number"),
+    ("gradient_matching+tail", "none of gradient_matching"),
+  ],
+)
+def test_bad_objectives_are_refused(tmp_path, objective, said):
+  config = tiny_config.get_config()
+  config.objective = objective
+  assert said in refused(config, tmp_path / "run")
+
+
+def test_the_verb_builds_a_bank(tmp_path, capsys, setup):
+  config = f"{tiny_config.__file__}"
+  argv = ["gmdistill", "bank", f"--config={config}"]
+  argv += ["--config.bank.num_trajectories=1", "--config.bank.ages=(0,1)"]
+  argv += ["--config.bank.rows_per_class=4"]
+  folder = tmp_path / "bank"
+  assert main.main(argv) == 2
+  assert "--workdir=DIR" in capsys.readouterr().err
+  assert main.main([*argv, f"--workdir={folder}"]) == 0
+  assert f"--config.bank.dir={folder}" in capsys.readouterr().out
+  assert bank.Bank(folder, setup).options.ages == (0, 1)

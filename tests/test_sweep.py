@@ -1,0 +1,100 @@
+"""Several runs by one command."""
+
+import json
+
+import ml_collections
+import pytest
+import tiny_config
+
+from gmdistill import distill, errors, main, sweep, workdirs
+
+
+def small(**fields):
+  config = tiny_config.get_config("polish")
+  config.num_steps = 4
+  config.protocols = ("replay",)
+  config.update(fields)
+  return config
+
+
+def of(**configs):
+  return ml_collections.ConfigDict(configs)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+  """A sweep of three runs, one of which cannot run."""
+  folder = tmp_path_factory.mktemp("sweeps") / "study"
+  configs = of(
+    first=small(),
+    bad=small(labels="smooth"),
+    second=small(data_per_class=1, stored_as="int8"),
+  )
+  return folder, configs, sweep.run(configs, str(folder))
+
+
+def test_one_bad_run_does_not_stop_the_others(swept):
+  folder, _, failed = swept
+  assert list(failed) == ["bad"] and "hard, softmax" in failed["bad"]
+  for name in ("first", "second"):
+    assert (folder / name / "summary.json").is_file()
+  page = (folder / "report.html").read_text()
+  assert "first" in page and "second" in page
+
+
+def test_a_finished_run_is_not_run_again(swept, monkeypatch):
+  folder, configs, _ = swept
+  monkeypatch.setattr(distill, "run", lambda *_: pytest.fail("ran again"))
+  del configs["bad"]
+  assert sweep.run(configs, str(folder)) == {}
+
+
+def test_a_finished_run_of_another_config_is_named(swept):
+  folder, _, _ = swept
+  failed = sweep.run(of(first=small(seed=7)), str(folder))
+  assert "seed is 0 there, 7 here" in failed["first"]
+
+
+def test_a_run_in_another_process_is_left_to_it(tmp_path, capfd):
+  (tmp_path / "busy").mkdir()
+  with workdirs.held(tmp_path / "busy"):
+    assert sweep.run(of(busy=small()), str(tmp_path)) == {}
+  assert "another process is at it" in capfd.readouterr().err
+  assert not (tmp_path / "busy" / "config.json").exists()
+
+
+def test_a_set_stored_in_bytes_is_measured_as_stored(swept):
+  folder, _, _ = swept
+  cost = json.loads((folder / "second" / "summary.json").read_text())["cost"]
+  card = json.loads((folder / "second" / "set" / "card.json").read_text())
+  # 4 classes: 6 positions of 16 bytes and a scale; 4 labels; 2 x 2 step sizes.
+  assert cost["set_bytes"] == card["bytes"] == 4 * (6 * 20 + 16) + 16
+
+
+@pytest.mark.parametrize("configs", [of(), small(), of(a=of(b=1))])
+def test_a_config_of_no_runs_is_refused(tmp_path, configs):
+  with pytest.raises(errors.InputError, match="maps names to the configs"):
+    sweep.run(configs, str(tmp_path))
+
+
+def test_a_run_must_name_a_folder(tmp_path):
+  with pytest.raises(errors.InputError, match="cannot name a folder"):
+    sweep.run(of(**{"up/down": small()}), str(tmp_path))
+
+
+def test_the_verb_names_what_did_not_finish(tmp_path, capsys):
+  config = tmp_path / "study.py"
+  config.write_text(
+    "import ml_collections\n"
+    "from gmdistill import settings\n"
+    "def get_config(mode=''):\n"
+    "  run = settings.tiny(settings.defaults())\n"
+    "  run.labels = 'smooth'\n"
+    "  return ml_collections.ConfigDict({'only': run})\n"
+  )
+  argv = ["gmdistill", "sweep", f"--config={config}"]
+  assert main.main([*argv, f"--workdir={tmp_path / 'runs'}"]) == 2
+  said = capsys.readouterr().err
+  assert "1 of 1 runs did not finish: only: config.labels" in said
+  assert main.main(["gmdistill", "distill", *argv[2:], "--workdir=x"]) == 2
+  assert "use gmdistill sweep" in capsys.readouterr().err
