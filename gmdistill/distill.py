@@ -52,7 +52,7 @@ def run(
   protocols = recipe.protocols(config)
   folder = workdirs.check(workdir, config)
   setup = recipe.setup(config)
-  parameterization = recipe.parameterization(config)
+  parameterization = recipe.parameterization(config, setup.problem)
   params = outer.first_params(setup, config, parameterization)
   job = _Job(
     config=config,

@@ -83,23 +83,28 @@ def replaying(
   num_steps: int,
   rates: Sequence[float] = (0.01, 0.03, 0.1, 0.3),
   head_scales: Sequence[float] = (1.0,),
+  normalised: bool = False,
   num_students: int = 20,
 ) -> Protocol:
   """The set's own T SGD steps from a fresh student: the protocol `replay`.
 
   A set without learned step sizes takes `num_steps` steps of one size, and its
   head steps of that size times one of `head_scales`: both are chosen on the
-  selection split like any row's learning rate.
+  selection split like any row's learning rate. `normalised` steps go by
+  distance, which the tensors share evenly.
   """
 
   def train(problem, syn: SyntheticSet, key, rate):
-    if syn.learning_rates is None:
-      sizes, head_sizes = jnp.broadcast_to(rate[:, None], (2, num_steps))
-      steps = training.Steps(sizes, head_sizes, syn.order)
-    else:
-      steps = syn.steps
     # fit draws its student from the first half of the key; so does this.
     params = problem.init(jax.random.split(key)[0])
+    if syn.learning_rates is not None:
+      steps = syn.steps
+    else:
+      sizes, head_sizes = jnp.broadcast_to(rate[:, None], (2, num_steps))
+      shares = None
+      if normalised:
+        shares = jnp.tile(training.even_shares(params), (num_steps, 1))
+      steps = training.Steps(sizes, head_sizes, syn.order, shares)
     return training.replay(problem, params, syn.batch, steps)
 
   pairs = tuple((rate, rate * scale) for rate in rates for scale in head_scales)

@@ -19,7 +19,9 @@ from gmdistill import (
   schedule,
   spaces,
   synthetic,
+  training,
 )
+from gmdistill import problem as problems
 
 
 def setup(config: ml_collections.ConfigDict) -> spaces.Setup:
@@ -142,9 +144,9 @@ def experts(
 
 
 def parameterization(
-  config: ml_collections.ConfigDict,
+  config: ml_collections.ConfigDict, problem: problems.Problem
 ) -> synthetic.Parameterization:
-  """Returns how the config's synthetic set is stored."""
+  """Returns how the config's synthetic set is stored, for these students."""
   if config.stored_as not in synthetic.PRECISIONS:
     raise errors.InputError(
       f"stored_as={config.stored_as} is none of "
@@ -160,11 +162,16 @@ def parameterization(
   # Step sizes that no objective learns are chosen like any learning rate.
   learns = any(name in config.objective for name in schedule.STEPPING)
   learned = config.replay_steps if learns else 0
+  shares = None
+  if config.normalised_steps:
+    shapes = jax.eval_shape(problem.init, jax.random.key(0))
+    shares = training.even_shares(shapes)
   return synthetic.with_learning_rates(
     stored,
     learned,
     config.initial_step_size,
     config.initial_head_step_size,
+    shares,
   )
 
 
@@ -183,7 +190,9 @@ def protocol(config: ml_collections.ConfigDict, name: str) -> evaluate.Protocol:
   """
   if name == "replay":
     return evaluate.replaying(
-      num_steps=max(config.replay_steps, 1), **config.replay.to_dict()
+      num_steps=max(config.replay_steps, 1),
+      normalised=config.normalised_steps,
+      **config.replay.to_dict(),
     )
   if name in ("finetune", "scratch", "full"):
     return evaluate.fine_tuning(**config[name].to_dict())

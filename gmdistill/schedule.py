@@ -89,7 +89,7 @@ def _objective(config, name: str) -> matching.Objective:
       "or more."
     )
   if name == "look_ahead":
-    return matching.look_ahead(rule=config.rule)
+    return matching.look_ahead(rule=config.rule, **config.look_ahead.to_dict())
   if name == "distribution_matching":
     return matching.distribution_matching()
   if name == "token_distance":
@@ -147,6 +147,7 @@ def _outer(outer, num_steps: int):
       labels=outer.label_scale,
       step_sizes=outer.step_size_scale,
       head_step_sizes=outer.step_size_scale,
+      tensor_shares=outer.step_size_scale,
     ),
   )
   return optimizer, schedule

@@ -42,6 +42,8 @@ def defaults() -> ml_collections.ConfigDict:
       replay_steps=4,  # learned SGD steps T; 0: the set brings none
       initial_step_size=0.05,
       initial_head_step_size=0.0,  # 0: the head has no sizes of its own
+      # Steps of learned distance for each tensor, instead of SGD's own.
+      normalised_steps=False,
       initialise="random",  # random, herding, k_centers: rows it starts from
       coreset_pool=2000,  # real rows a class that coresets choose from
       # The outer loop.
@@ -53,6 +55,7 @@ def defaults() -> ml_collections.ConfigDict:
       rows_per_class=16,  # real rows a batch
       min_tokens=0,  # of the outer loop's real rows; shorter ones are left out
       rule="mixed",  # how gradients are differentiated; see mixed_mode
+      look_ahead=dict(centred=False),
       gradient_matching=dict(
         distance_kind="neuron_cosine", matched="all", sum_weight=1.0
       ),

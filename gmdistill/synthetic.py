@@ -22,6 +22,14 @@ from gmdistill import data, errors, training
 
 FORMAT = "gmdistill-set-1"
 PRECISIONS = ("float32", "bfloat16", "int8")
+# What a set may bring beside its batch, by the names of file and dataclass.
+_TRAVELLING = (
+  "learning_rates",
+  "head_learning_rates",
+  "tensor_shares",
+  "order",
+  "basis",
+)
 PyTree = Any
 
 
@@ -34,13 +42,17 @@ class SyntheticSet:
   order: jax.Array | None = None  # [T, b] rows of each step; None: all of them
   head_learning_rates: jax.Array | None = None  # [T]; None: as the others
   basis: jax.Array | None = None  # [R, D] that spans the embeddings
+  tensor_shares: jax.Array | None = None  # [T, K] of each tensor in a step
 
   @property
   def steps(self) -> training.Steps:
     """The steps that the set brings; it must bring some."""
     assert self.learning_rates is not None
     return training.Steps(
-      self.learning_rates, self.head_learning_rates, self.order
+      self.learning_rates,
+      self.head_learning_rates,
+      self.order,
+      self.tensor_shares,
     )
 
 
@@ -147,7 +159,11 @@ def with_soft_labels(base: Parameterization, kind: str) -> Parameterization:
 
 
 def with_learning_rates(
-  base: Parameterization, num_steps: int, initial: float, head: float = 0.0
+  base: Parameterization,
+  num_steps: int,
+  initial: float,
+  head: float = 0.0,
+  shares: np.ndarray | None = None,
 ) -> Parameterization:
   """Learns the sizes of T replayed SGD steps, positive through softplus.
 
@@ -157,6 +173,9 @@ def with_learning_rates(
     initial: Every step's size at the start.
     head: The same of the head alone, which then has sizes of its own; 0: the
       head's steps are those of the rest.
+    shares: First shares [K] of a student's tensors in a normalised step, see
+      `training.replay`; learned as logarithms, and kept at norm 1, so that a
+      step's size is the distance that it moves them. None: plain steps.
   """
   if not num_steps:
     return base
@@ -167,6 +186,9 @@ def with_learning_rates(
       name: jnp.full((num_steps,), np.log(np.expm1(start)), jnp.float32)
       for name, start in starts.items()
     }
+    if shares is not None:
+      logs_K = jnp.log(jnp.asarray(shares, jnp.float32))
+      raw["tensor_shares"] = jnp.tile(logs_K, (num_steps, 1))
     return {"base": base.init(batch), **raw}
 
   def decode(params: PyTree) -> SyntheticSet:
@@ -176,6 +198,9 @@ def with_learning_rates(
     }
     if head:
       own["head_learning_rates"] = jax.nn.softplus(params["head_step_sizes"])
+    if shares is not None:
+      squares_TxK = jax.nn.softmax(2 * params["tensor_shares"], axis=-1)
+      own["tensor_shares"] = jnp.sqrt(squares_TxK)
     return dataclasses.replace(decoded, **own)
 
   return Parameterization(init, decode)
@@ -283,9 +308,7 @@ def load(
       f"{embedding_space}; use the table and tokenizer it was distilled with."
     )
   rest = {
-    name: jnp.asarray(tensors[name])
-    for name in ("learning_rates", "head_learning_rates", "order", "basis")
-    if name in tensors
+    name: jnp.asarray(tensors[name]) for name in _TRAVELLING if name in tensors
   }
   return SyntheticSet(batch, **rest), card
 
@@ -295,10 +318,7 @@ def _tensors(synthetic: SyntheticSet, precision: str) -> dict[str, np.ndarray]:
     "embeddings": synthetic.batch.inputs,
     "mask": synthetic.batch.mask,
     "labels": synthetic.batch.labels,
-    "learning_rates": synthetic.learning_rates,
-    "head_learning_rates": synthetic.head_learning_rates,
-    "order": synthetic.order,
-    "basis": synthetic.basis,
+    **{name: getattr(synthetic, name) for name in _TRAVELLING},
   }
   found = {
     name: np.ascontiguousarray(x) for name, x in named.items() if x is not None

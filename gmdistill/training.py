@@ -81,6 +81,7 @@ class Steps(NamedTuple):
     None  # [T]; None: the head's are those
   )
   order: jax.Array | None = None  # [T, b] rows of each step; None: all of them
+  tensor_shares: jax.Array | None = None  # [T, K], normalised steps; see replay
 
 
 def replay(
@@ -93,7 +94,13 @@ def replay(
 ) -> Params:
   """Takes the set's own SGD steps: theta <- theta - eta_t g(theta, x).
 
-  The head, drawn afresh, may take larger steps than a pretrained encoder.
+  The head, drawn afresh, may take larger steps than a pretrained encoder. With
+  `tensor_shares`, the K tensors below it move by a distance of their own,
+
+      theta_k <- theta_k - eta_t s_tk g_k / || g_k ||
+
+  (layer-wise normalised, as You et al. 2017): eta_t is how far a step moves
+  them all where each row of shares has norm 1. `movable` says which they are.
   Differentiable with respect to the batch and the step sizes through
   `mixed_mode.grad`, whose backward pass recomputes each step from its
   parameters: memory grows by the parameters alone with T.
@@ -122,12 +129,71 @@ def replay(
 def _step(params, grads, own):
   """Returns the parameters after one SGD step of the sizes in `own`."""
   down = lambda rate: lambda p, g: p - rate * g  # noqa: E731
-  moved = jax.tree.map(down(own.learning_rates), params, grads)
-  if own.head_learning_rates is None:
-    return moved
-  down_head = down(own.head_learning_rates)
-  head = jax.tree.map(down_head, params["head"], grads["head"])
+  if own.tensor_shares is None:
+    moved = jax.tree.map(down(own.learning_rates), params, grads)
+  else:
+    moved = _normalised_step(
+      params, grads, own.learning_rates * own.tensor_shares
+    )
+  rate = own.head_learning_rates
+  rate = own.learning_rates if rate is None else rate
+  head = jax.tree.map(down(rate), params["head"], grads["head"])
   return {**moved, "head": head}
+
+
+def _normalised_step(params, grads, distances_K):
+  """Moves the k-th movable tensor by the k-th distance down its gradient."""
+  first = 0
+
+  def step(path, param, grad):
+    nonlocal first
+    count = _num_movable(path, param)
+    if not count:
+      return param
+    distances = distances_K[first : first + count]
+    first += count
+    axes = tuple(range(_is_stacked(path), param.ndim))
+    squares = jnp.square(grad).sum(axis=axes, keepdims=True)
+    # Guarded before the root: a zero gradient stays, and has no direction.
+    norm = jnp.sqrt(jnp.where(squares > 0, squares, 1.0))
+    return param - distances.reshape(squares.shape) * grad / norm
+
+  return jax.tree_util.tree_map_with_path(step, params, grads)
+
+
+def movable(params: Params) -> np.ndarray:
+  """Returns the sizes [K] of the tensors that normalised steps move, in order.
+
+  Every tensor of every layer but the head's, whose steps are its own; the
+  embedding tables, whose rows of absent positions have no gradient; and the
+  key biases, whose gradient is zero up to rounding.
+
+  Args:
+    params: A student's parameters, or their shapes.
+  """
+  sizes: list[int] = []
+  for path, x in jax.tree_util.tree_leaves_with_path(params):
+    count = _num_movable(path, x)
+    sizes += [int(np.prod(x.shape)) // max(count, 1)] * count
+  return np.array(sizes)
+
+
+def even_shares(params: Params) -> np.ndarray:
+  """Returns shares [K] of norm 1 that move every weight alike, in the mean."""
+  sizes_K = movable(params)
+  return np.sqrt(sizes_K / sizes_K.sum()).astype(np.float32)
+
+
+def _num_movable(path, x):
+  name = "/".join(str(part.key) for part in path)
+  top = name.split("/")[0]
+  if top in ("head", "position", "token_type") or name.endswith("key/bias"):
+    return 0
+  return x.shape[0] if _is_stacked(path) else 1
+
+
+def _is_stacked(path):
+  return int(path[0].key == "layers")
 
 
 def replay_in_constant_memory(

@@ -5,6 +5,7 @@ import pathlib
 import shlex
 from typing import Any
 
+import jax
 import ml_collections
 
 from gmdistill import (
@@ -20,6 +21,7 @@ from gmdistill import (
   settings,
   spaces,
   synthetic,
+  training,
   workdirs,
 )
 from gmdistill import (
@@ -186,6 +188,14 @@ def _fitting_set(
       f"the set in {folder} has sequences of {length}, but the student has "
       f"{most} positions; use a student with more student.max_positions."
     )
+  if syn.tensor_shares is not None:
+    shapes = jax.eval_shape(setup.problem.init, jax.random.key(0))
+    theirs, ours = syn.tensor_shares.shape[-1], len(training.movable(shapes))
+    if theirs != ours:
+      raise errors.InputError(
+        f"the set in {folder} brings steps for a student of {theirs} tensors, "
+        f"this one has {ours}; use the student that the set was made with."
+      )
   return syn
 
 

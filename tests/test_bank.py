@@ -212,7 +212,7 @@ def test_matching_a_bank_equals_matching_its_rows(built, setup):
   )
   config = config_of(built)
   problem = setup.problem
-  parameterization = recipe.parameterization(config)
+  parameterization = recipe.parameterization(config, setup.problem)
   syn = parameterization.decode(
     outer.first_params(setup, config, parameterization)
   )

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import tiny_config
-from conftest import make_synthetic
+from conftest import make_problem, make_synthetic
 
 from gmdistill import (
   checkpoint,
@@ -228,7 +228,8 @@ def test_a_diverging_run_names_the_step_and_keeps_its_checkpoint(
   with pytest.raises(errors.NotFinite, match=r"step 7: set/.* is not finite"):
     distill.run(config, str(tmp_path))
   assert not (tmp_path / "set").exists()
-  setup, stored = recipe.setup(config), recipe.parameterization(config)
+  setup = recipe.setup(config)
+  stored = recipe.parameterization(config, setup.problem)
   like = outer.first_state(
     outer.first_params(setup, config, stored),
     schedule.stages(config)[0],
@@ -247,7 +248,7 @@ def test_the_outer_step_compiles_once():
   config = tiny_config.get_config("polish")
   setup = recipe.setup(config)
   stage = schedule.stages(config)[0]
-  stored = recipe.parameterization(config)
+  stored = recipe.parameterization(config, setup.problem)
   key = jax.random.key(0)
   params = outer.first_params(setup, config, stored)
   state = outer.first_state(
@@ -265,7 +266,7 @@ def test_steps_in_one_dispatch_equal_steps_one_by_one():
   config = tiny_config.get_config("polish")
   setup = recipe.setup(config)
   stage = schedule.stages(config)[0]
-  stored = recipe.parameterization(config)
+  stored = recipe.parameterization(config, setup.problem)
   key = jax.random.key(0)
   found = []
   for size in (1, 4):
@@ -286,7 +287,7 @@ def test_labels_and_step_sizes_have_learning_rates_of_their_own():
   moved = []
   for scales in ({}, {"label_scale": 3.0, "step_size_scale": 10.0}):
     config.outer.update(scales)
-    stored = recipe.parameterization(config)
+    stored = recipe.parameterization(config, make_problem())
     params = stored.init(make_synthetic())
     optimizer = schedule.stages(config)[0].optimizer
     state = optimizer.init(params)
@@ -317,7 +318,7 @@ def test_students_train_alone_and_only_the_sets_gradients_are_averaged():
   config = tiny_config.get_config()
   setup = recipe.setup(config)
   stage = schedule.stages(config)[0]
-  stored = recipe.parameterization(config)
+  stored = recipe.parameterization(config, setup.problem)
   params = outer.first_params(setup, config, stored)
   key = jax.random.key(0)
   state = outer.first_state(
@@ -364,7 +365,7 @@ def test_a_set_longer_than_its_rows_goes_on_with_rows_of_the_class():
   config = tiny_config.get_config()
   config.sequence_length = 16  # rows have 12 tokens at most
   setup = recipe.setup(config)
-  stored = recipe.parameterization(config)
+  stored = recipe.parameterization(config, setup.problem)
   inputs = stored.decode(outer.first_params(setup, config, stored)).batch.inputs
   table = setup.problem.embeddings[None, None]
   gaps = jnp.abs(inputs[:, :, None] - table).sum(axis=-1)

@@ -19,6 +19,7 @@ from gmdistill import data, distances, imitation, matching, synthetic, training
 TRAJECTORY = matching.trajectory(optax.sgd(0.1), max_age=4, steps_between=2)
 OBJECTIVES = {
   "look_ahead": matching.look_ahead,
+  "look_ahead-centred": functools.partial(matching.look_ahead, centred=True),
   "distribution_matching": matching.distribution_matching,
   "expert_matching": matching.expert_matching,
   "trajectory_matching": functools.partial(
@@ -56,6 +57,10 @@ PARAMETERIZATIONS = {
   "factorized": lambda: synthetic.with_soft_labels(
     synthetic.factorized(3), "unrestricted"
   ),
+  # With steps of another kind; see outer_loss.
+  "normalised_steps": lambda: synthetic.with_soft_labels(
+    synthetic.direct(), "unrestricted"
+  ),
 }
 
 
@@ -91,9 +96,13 @@ def make_expert(problem, reads, batch=None):
   return matching.Expert(**{name: getattr(whole, name) for name in reads})
 
 
-def outer_loss(objective, parameterization, problem):
+def outer_loss(objective, parameterization, problem, normalised=False):
   """The loss as a function of the set's parameters, and those parameters."""
-  stored = synthetic.with_learning_rates(parameterization, 3, 0.1, 0.3)
+  shares = None
+  if normalised:
+    shapes = jax.eval_shape(problem.init, jax.random.key(0))
+    shares = training.even_shares(shapes)
+  stored = synthetic.with_learning_rates(parameterization, 3, 0.1, 0.3, shares)
   params = stored.init(make_synthetic())
   student = jax.jit(objective.init)(
     problem, jax.random.key(1), jnp.float32(0.0)
@@ -127,7 +136,12 @@ PAIRS = [
 def test_the_meta_gradient_equals_finite_differences(name, stored, x64):
   problem = as_float64(make_problem())
   objective = OBJECTIVES[name]()
-  loss, *at = outer_loss(objective, PARAMETERIZATIONS[stored](), problem)
+  loss, *at = outer_loss(
+    objective,
+    PARAMETERIZATIONS[stored](),
+    problem,
+    normalised=stored == "normalised_steps",
+  )
   params, student, real = (as_float64(x) for x in at)
   both = jax.jit(jax.value_and_grad(loss))  # one program, three times
   _, grads = both(params, student, real)
@@ -412,6 +426,69 @@ def test_the_head_may_take_steps_of_its_own():
       grads[name],
       moved[name],
     )
+
+
+def test_normalised_steps_move_each_tensor_by_its_distance():
+  problem, batch = make_problem(), make_synthetic()
+  params = problem.init(jax.random.key(0))
+  shares = training.even_shares(params)
+  assert np.square(shares).sum() == pytest.approx(1.0)
+  stored = synthetic.with_learning_rates(
+    synthetic.direct(), 1, 0.3, 2.0, shares
+  )
+  steps = stored.decode(stored.init(batch)).steps
+  np.testing.assert_allclose(steps.tensor_shares[0], shares, rtol=1e-5)
+  moved = jax.jit(training.replay)(problem, params, batch, steps)
+  grads = jax.jit(jax.grad(problem.loss))(params, batch)
+  delta = jax.tree.map(lambda a, b: a - b, moved, params)
+  for name in ("position", "token_type"):
+    assert not np.any(delta[name])
+  assert not np.any(delta["layers"]["attention"]["key"]["bias"])
+  whole = delta["layers"]["intermediate"]["kernel"]
+  grad = grads["layers"]["intermediate"]["kernel"]
+  sizes = training.movable(params)
+  expected = 0.3 * np.sqrt(whole[0].size / sizes.sum())
+  for layer in range(2):
+    np.testing.assert_allclose(
+      whole[layer],
+      -expected * grad[layer] / jnp.linalg.norm(grad[layer]),
+      atol=1e-6,
+    )
+  below = {k: v for k, v in delta.items() if k != "head"}
+  assert float(optax.tree.norm(below)) == pytest.approx(0.3, rel=1e-5)
+  np.testing.assert_allclose(
+    delta["head"]["kernel"], -2.0 * grads["head"]["kernel"], atol=1e-6
+  )
+
+
+def test_a_tensor_without_gradient_stays_and_gives_no_nan():
+  problem, batch = make_problem(), make_synthetic()
+  params = problem.init(jax.random.key(0))
+  params["head"] = jax.tree.map(jnp.zeros_like, params["head"])
+  shares = jnp.tile(training.even_shares(params), (1, 1))
+  steps = training.Steps(jnp.array([0.3]), jnp.array([1.0]), None, shares)
+
+  def size(inputs):
+    own = batch.replace(inputs=inputs)
+    moved = training.replay(problem, params, own, steps)
+    return optax.tree.norm(moved), moved
+
+  (_, moved), grads = jax.value_and_grad(size, has_aux=True)(batch.inputs)
+  jax.tree.map(np.testing.assert_array_equal, moved["layers"], params["layers"])
+  assert np.isfinite(grads).all()
+
+
+def test_a_shift_of_all_logits_hardly_changes_the_centred_loss():
+  problem = make_problem()
+  batch = jax.tree.map(lambda x: x[0], make_real(1))
+  params = problem.init(jax.random.key(0))
+  head = {**params["head"], "bias": params["head"]["bias"] + jnp.array([3, 0])}
+  shifted = {**params, "head": head}
+  assert problem.loss(shifted, batch) - problem.loss(params, batch) > 0.5
+  centred, _ = matching._centred_loss(problem, shifted, batch)
+  before, _ = matching._centred_loss(problem, params, batch)
+  # 0.01 times the square of (1.5, -1.5), the shift around its own mean.
+  np.testing.assert_allclose(centred - before, 0.01 * 2 * 1.5**2, atol=2e-3)
 
 
 def test_by_class_undoes_class_order():

@@ -47,13 +47,17 @@ def test_hard_labels_get_no_gradient():
   assert not np.any(grads["base"]["labels"])
 
 
-def test_the_heads_step_sizes_are_saved_beside_the_others(tmp_path):
-  stored = synthetic.with_learning_rates(synthetic.direct(), 3, 0.05, 0.5)
+def test_the_sizes_of_all_steps_are_saved_beside_the_others(tmp_path):
+  shares = np.array([0.6, 0.8])
+  stored = synthetic.with_learning_rates(
+    synthetic.direct(), 3, 0.05, 0.5, shares
+  )
   decoded = stored.decode(stored.init(make_synthetic()))
   synthetic.save(tmp_path, decoded, CARD)
   tensors = safetensors.numpy.load_file(tmp_path / "set.safetensors")
   np.testing.assert_allclose(tensors["head_learning_rates"], 0.5, rtol=1e-5)
   np.testing.assert_allclose(tensors["learning_rates"], 0.05, rtol=1e-5)
+  np.testing.assert_allclose(tensors["tensor_shares"], [shares] * 3, rtol=1e-5)
   again, _ = synthetic.load(tmp_path)
   jax.tree.map(np.testing.assert_array_equal, decoded, again)
 
