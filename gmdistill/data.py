@@ -45,6 +45,8 @@ class Batch:
   inputs: Array  # [B, L] token ids, or [B, L, D] word-level embeddings
   mask: Array  # [B, L] bool
   labels: Array  # [B, C] probabilities; one-hot when hard
+  # [B, layers, heads, L] labels of the first token's attention; None: none
+  attention: Array | None = None
 
 
 class Examples(NamedTuple):

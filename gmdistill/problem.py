@@ -64,7 +64,8 @@ class Problem:
     """Returns the soft cross-entropy, the mean over the batch (nats).
 
     -1/B sum_b sum_c y_bc log softmax(logits)_bc. The labels need not be a
-    distribution: synthetic labels may be unrestricted.
+    distribution: synthetic labels may be unrestricted. Where the batch has
+    attention labels, their divergence from the student's attention is added.
     """
     return self.loss_and_logits(params, batch)[0]
 
@@ -72,6 +73,21 @@ class Problem:
     self, params: Params, batch: data.Batch
   ) -> tuple[jax.Array, jax.Array]:
     """Returns the loss of `batch` and its logits [B, C], in one pass."""
-    logits_BxC = self.apply(params, batch).logits
-    log_probs_BxC = jax.nn.log_softmax(logits_BxC)
-    return -(batch.labels * log_probs_BxC).sum(axis=-1).mean(), logits_BxC
+    outputs = self.apply(params, batch)
+    log_probs_BxC = jax.nn.log_softmax(outputs.logits)
+    value = -(batch.labels * log_probs_BxC).sum(axis=-1).mean()
+    if batch.attention is not None:
+      value += _attention_gap(batch.attention, outputs.attention)
+    return value, outputs.logits
+
+
+def _attention_gap(labels: data.Array, attention: Any) -> jax.Array:
+  """Returns KL(labels || attention), the mean over rows, layers and heads.
+
+  Weight 1 in the loss, as in Maekawa et al. 2023.
+  """
+  # Masked positions have weight and label 0: no log of zero, no gradient.
+  logs = jnp.log(jnp.maximum(attention, 1e-9))
+  return (
+    (jax.scipy.special.xlogy(labels, labels) - labels * logs).sum(-1).mean()
+  )

@@ -3,6 +3,7 @@
 Below this file nobody sees a ConfigDict.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -159,6 +160,10 @@ def parameterization(
     "labels",
     lambda: synthetic.with_soft_labels(base, config.labels),
   )
+  if config.attention_labels:
+    stored = synthetic.with_attention_labels(
+      stored, functools.partial(_attention, problem)
+    )
   # Step sizes that no objective learns are chosen like any learning rate.
   learns = any(name in config.objective for name in schedule.STEPPING)
   learned = config.replay_steps if learns else 0
@@ -173,6 +178,18 @@ def parameterization(
     config.initial_head_step_size,
     shares,
   )
+
+
+def _attention(problem, batch):
+  """Returns a fresh student's attention: what its labels start at."""
+  params = problem.init(jax.random.key(0))
+  found = problem.apply(params, batch).attention
+  if found is None:
+    raise errors.InputError(
+      "attention_labels=True, but this student has no attention; use "
+      "student.kind=transformer, or attention_labels=False."
+    )
+  return found
 
 
 def protocols(

@@ -231,6 +231,9 @@ def _set_facts(run: results.Run) -> dict[str, str]:
       rates = tensors[key]
       ends = f"{rates.min():.2g} to {rates.max():.2g}"
       facts[said] = f"{rates.size} steps, {ends}"
+  if "attention" in tensors:
+    _, layers, heads, _ = tensors["attention"].shape
+    facts["attention labels"] = f"{layers} layers x {heads} heads"
   for key in ("task", "pooling", "embedding_space", "format"):
     if key in run.card:
       facts[key.replace("_", " ")] = str(run.card[key])

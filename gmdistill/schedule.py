@@ -145,6 +145,7 @@ def _outer(outer, num_steps: int):
     optax.adam(schedule),
     _scaled(
       labels=outer.label_scale,
+      attention=outer.label_scale,
       step_sizes=outer.step_size_scale,
       head_step_sizes=outer.step_size_scale,
       tensor_shares=outer.step_size_scale,

@@ -37,6 +37,7 @@ def defaults() -> ml_collections.ConfigDict:
       data_per_class=1,
       sequence_length=32,
       labels="unrestricted",  # hard, softmax, unrestricted
+      attention_labels=False,  # of the first token, learned; see students
       rank=0,  # of the embeddings, as codes times a shared basis; 0: full
       stored_as="float32",  # float32, bfloat16, int8: the embeddings on disk
       replay_steps=4,  # learned SGD steps T; 0: the set brings none

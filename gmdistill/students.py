@@ -26,6 +26,8 @@ class Outputs(NamedTuple):
 
   logits: jax.Array  # [B, C]
   features: jax.Array  # [B, F], what the head reads
+  # [B, layers, heads, L], the first token's attention weights; None: none
+  attention: jax.Array | None = None
 
 
 def _dense(features: int, name: str, std: float = 0.02) -> nn.Dense:
@@ -41,8 +43,13 @@ class Attention(nn.Module):
   num_heads: int
 
   @nn.compact
-  def __call__(self, x_BxLxD: jax.Array, mask_BxL: jax.Array) -> jax.Array:
-    """Returns the mixed values [B, L, D]; masked keys get weight zero."""
+  def __call__(
+    self, x_BxLxD: jax.Array, mask_BxL: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """Returns the mixed values [B, L, D] and the first token's weights.
+
+    Masked keys get weight zero; the weights are [B, H, L].
+    """
     width = x_BxLxD.shape[-1]
     heads = (*x_BxLxD.shape[:-1], self.num_heads, width // self.num_heads)
     query_BxLxHxK = _dense(width, "query")(x_BxLxD).reshape(heads)
@@ -57,7 +64,8 @@ class Attention(nn.Module):
     mixed_BxLxHxK = jnp.einsum(
       "bhqs,bshk->bqhk", weights_BxHxLxL, value_BxLxHxK
     )
-    return _dense(width, "output")(mixed_BxLxHxK.reshape(x_BxLxD.shape))
+    mixed_BxLxD = mixed_BxLxHxK.reshape(x_BxLxD.shape)
+    return _dense(width, "output")(mixed_BxLxD), weights_BxHxLxL[:, :, 0]
 
 
 class Layer(nn.Module):
@@ -71,15 +79,17 @@ class Layer(nn.Module):
   @nn.compact
   def __call__(
     self, x_BxLxD: jax.Array, mask_BxL: jax.Array
-  ) -> tuple[jax.Array, None]:
-    """Returns the layer's output [B, L, D] and None."""
+  ) -> tuple[jax.Array, jax.Array]:
+    """Returns the output [B, L, D] and the first token's weights [B, H, L]."""
     norm = lambda name: nn.LayerNorm(epsilon=self.epsilon, name=name)  # noqa: E731
-    mixed = Attention(self.num_heads, name="attention")(x_BxLxD, mask_BxL)
+    mixed, first_BxHxL = Attention(self.num_heads, name="attention")(
+      x_BxLxD, mask_BxL
+    )
     x_BxLxD = norm("attention_norm")(x_BxLxD + mixed)
     hidden = _dense(self.hidden, "intermediate")(x_BxLxD)
     hidden = ACTIVATIONS[self.activation](hidden)
     hidden = _dense(x_BxLxD.shape[-1], "output")(hidden)
-    return norm("output_norm")(x_BxLxD + hidden), None
+    return norm("output_norm")(x_BxLxD + hidden), first_BxHxL
 
 
 class Transformer(nn.Module):
@@ -124,23 +134,27 @@ class Transformer(nn.Module):
       self.pooler = nn.Dense(self.width, kernel_init=normal)
     self.head = nn.Dense(self.num_classes, kernel_init=normal)
 
-  def encode(self, x_BxLxD: jax.Array, mask_BxL: jax.Array) -> jax.Array:
-    """Returns the last hidden states [B, L, D]."""
+  def encode(
+    self, x_BxLxD: jax.Array, mask_BxL: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """Returns the last hidden states [B, L, D], and `Outputs.attention`."""
     length = x_BxLxD.shape[1]
     # Segment 0 throughout: a pair is told apart by its separator token.
     positions_1xLxD = self.position[None, :length]
     x_BxLxD = x_BxLxD + positions_1xLxD + self.token_type[None, :1]
-    hidden_BxLxD, _ = self.layers(self.embedding_norm(x_BxLxD), mask_BxL)
-    return hidden_BxLxD
+    hidden_BxLxD, first_NxBxHxL = self.layers(
+      self.embedding_norm(x_BxLxD), mask_BxL
+    )
+    return hidden_BxLxD, jnp.moveaxis(first_NxBxHxL, 0, 1)
 
   def __call__(self, x_BxLxD: jax.Array, mask_BxL: jax.Array) -> Outputs:
-    """Returns logits [B, C] and features [B, D]."""
-    hidden_BxLxD = self.encode(x_BxLxD, mask_BxL)
+    """Returns logits [B, C], features [B, D] and attention."""
+    hidden_BxLxD, attention = self.encode(x_BxLxD, mask_BxL)
     if self.pooling == "first":
       features_BxD = jnp.tanh(self.pooler(hidden_BxLxD[:, 0]))
     else:
       features_BxD = masked_mean(hidden_BxLxD, mask_BxL)
-    return Outputs(self.head(features_BxD), features_BxD)
+    return Outputs(self.head(features_BxD), features_BxD, attention)
 
 
 class BiLSTM(nn.Module):

@@ -206,6 +206,30 @@ def with_learning_rates(
   return Parameterization(init, decode)
 
 
+def with_attention_labels(
+  base: Parameterization, attention: Callable[[data.Batch], jax.Array]
+) -> Parameterization:
+  """Learns labels of the first token's attention (Maekawa et al. 2023).
+
+  Args:
+    base: Any parameterization.
+    attention: What the labels [B, layers, heads, L] of a batch start at: a
+      fresh student's own attention, whose divergence and gradient are zero.
+  """
+
+  def init(batch: data.Batch) -> PyTree:
+    logits = jnp.log(jnp.maximum(attention(batch), 1e-9))
+    return {"base": base.init(batch), "attention": logits}
+
+  def decode(params: PyTree) -> SyntheticSet:
+    decoded = base.decode(params["base"])
+    labels = jax.nn.softmax(params["attention"], axis=-1)
+    batch = dataclasses.replace(decoded.batch, attention=labels)
+    return dataclasses.replace(decoded, batch=batch)
+
+  return Parameterization(init, decode)
+
+
 def space_id(embeddings: Any, tokenizer_fingerprint: str) -> str:
   """Returns the id of an embedding space: a hash of table and tokenizer."""
   digest = hashlib.sha256(np.ascontiguousarray(embeddings).tobytes())
@@ -289,6 +313,7 @@ def load(
       jnp.asarray(tensors["embeddings"]),
       jnp.asarray(tensors["mask"]),
       jnp.asarray(tensors["labels"]),
+      jnp.asarray(tensors["attention"]) if "attention" in tensors else None,
     )
     theirs = card["embedding_space"]
   except (
@@ -318,6 +343,7 @@ def _tensors(synthetic: SyntheticSet, precision: str) -> dict[str, np.ndarray]:
     "embeddings": synthetic.batch.inputs,
     "mask": synthetic.batch.mask,
     "labels": synthetic.batch.labels,
+    "attention": synthetic.batch.attention,
     **{name: getattr(synthetic, name) for name in _TRAVELLING},
   }
   found = {

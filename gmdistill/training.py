@@ -215,8 +215,7 @@ def replay_in_constant_memory(
   """
 
   def loss_of(params, floats, rows):
-    inputs, labels = floats
-    taken = dataclasses.replace(batch, inputs=inputs, labels=labels)
+    taken = dataclasses.replace(batch, **floats)
     if rows is not None:
       taken = jax.tree.map(lambda x: x[rows], taken)
     return problem.loss(params, taken)
@@ -226,8 +225,7 @@ def replay_in_constant_memory(
 
   @jax.custom_vjp
   def run(params, floats, sizes):
-    inputs, labels = floats
-    whole = dataclasses.replace(batch, inputs=inputs, labels=labels)
+    whole = dataclasses.replace(batch, **floats)
     return replay(problem, params, whole, sizes._replace(order=order))
 
   def forward(params, floats, sizes):
@@ -261,7 +259,10 @@ def replay_in_constant_memory(
     return covector, floats_bar, sizes_bar
 
   run.defvjp(forward, backward)
-  return run(params, (batch.inputs, batch.labels), sizes)
+  floats = {
+    name: getattr(batch, name) for name in ("inputs", "labels", "attention")
+  }
+  return run(params, floats, sizes)
 
 
 def count_correct(

@@ -1,5 +1,6 @@
 """The verbs of the command line, one function each."""
 
+import dataclasses
 import json
 import pathlib
 import shlex
@@ -26,6 +27,9 @@ from gmdistill import (
 )
 from gmdistill import (
   evaluate as evaluation,
+)
+from gmdistill import (
+  problem as problems,
 )
 from gmdistill import (
   report as reporting,
@@ -188,14 +192,31 @@ def _fitting_set(
       f"the set in {folder} has sequences of {length}, but the student has "
       f"{most} positions; use a student with more student.max_positions."
     )
-  if syn.tensor_shares is not None:
-    shapes = jax.eval_shape(setup.problem.init, jax.random.key(0))
-    theirs, ours = syn.tensor_shares.shape[-1], len(training.movable(shapes))
-    if theirs != ours:
-      raise errors.InputError(
-        f"the set in {folder} brings steps for a student of {theirs} tensors, "
-        f"this one has {ours}; use the student that the set was made with."
-      )
+  return _for_student(setup.problem, syn)
+
+
+def _for_student(
+  problem: problems.Problem, syn: synthetic.SyntheticSet
+) -> synthetic.SyntheticSet:
+  """Leaves out what only students of the set's own architecture can use."""
+  shapes = jax.eval_shape(problem.init, jax.random.key(0))
+  outputs = jax.eval_shape(problem.apply, shapes, syn.batch)
+  labels = syn.batch.attention
+  if labels is not None:
+    own = outputs.attention
+    if own is None or own.shape != labels.shape:
+      metrics.say("the set's attention labels are left out: another student's")
+      batch = dataclasses.replace(syn.batch, attention=None)
+      syn = dataclasses.replace(syn, batch=batch)
+  shares = syn.tensor_shares
+  if shares is not None and shares.shape[1] != len(training.movable(shapes)):
+    metrics.say(
+      "the set's steps are left out, being of another student: a protocol that "
+      "replays chooses its learning rate"
+    )
+    syn = dataclasses.replace(
+      syn, learning_rates=None, head_learning_rates=None, tensor_shares=None
+    )
   return syn
 
 

@@ -10,9 +10,18 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from conftest import make_problem, make_synthetic
 from orbax.checkpoint import v1 as ocp
 
-from gmdistill import data, main, metrics, synthetic, workdirs
+from gmdistill import (
+  data,
+  main,
+  metrics,
+  synthetic,
+  training,
+  verbs,
+  workdirs,
+)
 
 CONFIG = f"--config={pathlib.Path(__file__).parent / 'tiny_config.py'}"
 
@@ -168,6 +177,25 @@ def test_a_second_run_in_the_same_workdir_is_one_line(tmp_path, capsys):
     said = refused(capsys, "distill", CONFIG, f"--workdir={folder}")
   assert "another run is working in" in said
   assert [p.name for p in folder.iterdir()] == [".lock"]
+
+
+def test_another_student_leaves_out_what_only_the_sets_own_can_use(capfd):
+  own = make_problem()
+  params = own.init(jax.random.key(0))
+  batch = make_synthetic()
+  batch = batch.replace(attention=own.apply(params, batch).attention)
+  shares = training.even_shares(params)[None]
+  syn = synthetic.SyntheticSet(
+    batch, np.ones(1), head_learning_rates=np.ones(1), tensor_shares=shares
+  )
+  assert verbs._for_student(own, syn) is syn
+  assert not capfd.readouterr().err
+  for other in (make_problem(num_layers=1), make_problem("bilstm")):
+    left = verbs._for_student(other, syn)
+    assert left.batch.attention is None and left.learning_rates is None
+    said = capfd.readouterr().err
+    assert "attention labels are left out" in said
+    assert "the set's steps are left out" in said
 
 
 @pytest.mark.parametrize(

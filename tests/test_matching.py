@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from conftest import (
+  LENGTH,
   as_float64,
   make_problem,
   make_real,
@@ -56,6 +57,10 @@ PARAMETERIZATIONS = {
   ),
   "factorized": lambda: synthetic.with_soft_labels(
     synthetic.factorized(3), "unrestricted"
+  ),
+  "attention": lambda: synthetic.with_attention_labels(
+    synthetic.with_soft_labels(synthetic.direct(), "unrestricted"),
+    lambda batch: jnp.full((len(batch.labels), 2, 2, LENGTH), 1 / LENGTH),
   ),
   # With steps of another kind; see outer_loss.
   "normalised_steps": lambda: synthetic.with_soft_labels(

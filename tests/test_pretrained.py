@@ -47,7 +47,7 @@ def hidden_states(problem, batch):
     problem.embed(batch),
     batch.mask,
     method="encode",
-  )
+  )[0]
 
 
 def save(folder, read):

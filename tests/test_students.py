@@ -106,3 +106,30 @@ def test_soft_labels_weight_the_classes():
   expected = 0.3 * problem.loss(params, ones[0])
   expected += 0.7 * problem.loss(params, ones[1])
   np.testing.assert_allclose(problem.loss(params, mixed), expected, rtol=1e-6)
+
+
+def test_attention_labels_pull_the_first_tokens_attention():
+  problem = make_problem()
+  batch = jax.tree.map(jnp.asarray, padded_batch())
+  params = problem.init(jax.random.key(0))
+  own = problem.apply(params, batch).attention
+  assert own.shape == (8, 2, 2, LENGTH)  # rows, layers, heads, length
+  np.testing.assert_allclose(own.sum(-1), 1.0, rtol=1e-5)
+  assert not np.any(np.where(batch.mask[:, None, None], 0.0, own))
+  # A student's own attention changes neither its loss nor its gradient.
+  at = jax.value_and_grad(problem.loss)
+  plain = at(params, batch)
+  labelled = at(params, batch.replace(attention=own))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), plain, labelled
+  )
+  late = batch.mask * jnp.arange(1, LENGTH + 1)[None] ** 2
+  late = (late / late.sum(-1, keepdims=True))[:, None, None]
+  labels = jnp.broadcast_to(late, own.shape)
+  value, grads = at(params, batch.replace(attention=labels))
+  ratio = jnp.log(labels + 1e-30) - jnp.log(own + 1e-30)
+  gap = jnp.where(labels > 0, labels * ratio, 0.0).sum(-1).mean()
+  assert gap > 0.1
+  np.testing.assert_allclose(value - plain[0], gap, rtol=1e-4)
+  query = grads["layers"]["attention"]["query"]["kernel"]
+  assert np.any(query - plain[1]["layers"]["attention"]["query"]["kernel"])

@@ -62,6 +62,25 @@ def test_the_sizes_of_all_steps_are_saved_beside_the_others(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, decoded, again)
 
 
+def test_attention_labels_are_distributions_and_are_saved(tmp_path):
+  start = jnp.broadcast_to(jax.nn.softmax(jnp.arange(6.0)), (4, 2, 2, 6))
+  stored = synthetic.with_attention_labels(
+    synthetic.direct(), lambda batch: start
+  )
+  params = stored.init(make_synthetic())
+  decoded = stored.decode(params)
+  np.testing.assert_allclose(decoded.batch.attention, start, rtol=1e-5)
+  moved = params["attention"].at[..., 2].add(3.0)
+  decoded = stored.decode({**params, "attention": moved})
+  np.testing.assert_allclose(decoded.batch.attention.sum(-1), 1.0, rtol=1e-6)
+  synthetic.save(tmp_path, decoded, CARD)
+  again, card = synthetic.load(tmp_path)
+  jax.tree.map(np.testing.assert_array_equal, decoded, again)
+  assert card["bytes"] == synthetic.num_bytes(decoded)
+  inputs = decoded.batch.inputs
+  assert card["bytes"] == inputs.nbytes + start.nbytes + 4 * 2 * 4
+
+
 def test_no_replayed_steps_means_no_learning_rates():
   stored, params = learned(steps=0)
   assert stored.decode(params).learning_rates is None
