@@ -58,40 +58,40 @@ def grad(
   def forward(params, *args):
     if rule == "mixed":
       return gradient(params, *args), (params, args)
-    both, other = _gradient_in_all(loss, args)
+    both, other, rebuild = _gradient_in_all(loss, args)
     (grads, _), linear = jax.linearize(both, params)
     # The linear map closes over the arrays of the forward pass: hoist them, so
     # that custom_vjp can carry them to the backward pass.
     jaxpr, shapes = jax.make_jaxpr(linear, return_shape=True)(params)
     treedef = jax.tree.structure(shapes)
     apply = functools.partial(_apply, jaxpr.jaxpr, treedef)
-    return grads, (jax.tree_util.Partial(apply), jaxpr.consts, other)
+    apply, rebuild = map(jax.tree_util.Partial, (apply, rebuild))
+    return grads, (apply, jaxpr.consts, other, rebuild)
 
   def backward(residuals, covector):
     if rule == "mixed":
       params, args = residuals
-      both, other = _gradient_in_all(loss, args)
+      both, other, rebuild = _gradient_in_all(loss, args)
       _, (params_bar, floats_bar) = jax.jvp(both, (params,), (covector,))
     else:
-      linear, hoisted, other = residuals
+      linear, hoisted, other, rebuild = residuals
       params_bar, floats_bar = linear(hoisted, covector)
-    leaves, treedef = jax.tree.flatten(other, is_leaf=lambda x: x is None)
     remaining = iter(floats_bar)
-    args_bar = [
-      next(remaining) if x is None else _no_tangent(x) for x in leaves
-    ]
-    return params_bar, *jax.tree.unflatten(treedef, args_bar)
+    args_bar = [next(remaining) if x is None else _no_tangent(x) for x in other]
+    return params_bar, *rebuild(args_bar)
 
   gradient.defvjp(forward, backward)
   return gradient
 
 
 def _gradient_in_all(loss, args):
-  """Splits floats from the rest; returns the gradient in (params, floats)."""
+  """Returns the gradient in (params, floats of args), the other leaves of
+  args, and what makes leaves into args again."""
   leaves, treedef = jax.tree.flatten(args)
   is_float = [jnp.issubdtype(jnp.result_type(x), jnp.inexact) for x in leaves]
   floats = [x for x, ok in zip(leaves, is_float, strict=True) if ok]
-  # None marks the place of a float; the rest (ids, masks, keys) stays.
+  # A list, not a tree: None marks the place of a float, where a tree's own
+  # None is a field left out. The rest (ids, masks, keys) stays.
   other = [None if ok else x for x, ok in zip(leaves, is_float, strict=True)]
 
   def loss_of_floats(params, floats):
@@ -102,7 +102,7 @@ def _gradient_in_all(loss, args):
   def both(params):
     return jax.grad(loss_of_floats, argnums=(0, 1))(params, floats)
 
-  return both, jax.tree.unflatten(treedef, other)
+  return both, other, functools.partial(jax.tree.unflatten, treedef)
 
 
 def _apply(jaxpr, treedef, consts, covector):
