@@ -2,8 +2,9 @@
 
 gmdistill distill --config=configs/sst2.py --workdir=runs/sst2
 
-Two CPU cores: about 15 minutes of outer loop, then the evaluation. Expected,
-protocol replay, 20 heads on the 872 validation rows: distilled 80.8 ± 0.9 %.
+Two CPU cores: 13 minutes of outer loop, then the evaluation. Expected, protocol
+replay, 20 heads on the 872 validation rows: distilled 83.1 ± 0.3 %, K-centers
+55.9 ± 3.2 %, full 89.3 %.
 `:tiny` runs the same recipe on the embedded corpus, in seconds on a CPU.
 """
 
