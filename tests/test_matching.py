@@ -60,7 +60,12 @@ PARAMETERIZATIONS = {
   ),
   "attention": lambda: synthetic.with_attention_labels(
     synthetic.with_soft_labels(synthetic.direct(), "unrestricted"),
-    lambda batch: jnp.full((len(batch.labels), 2, 2, LENGTH), 1 / LENGTH),
+    # Far from a fresh student's even attention, whose queries' gradients are
+    # too small for finite differences of their cosines.
+    lambda batch: jnp.broadcast_to(
+      jax.nn.softmax(jnp.arange(LENGTH, dtype=jnp.float32)),
+      (len(batch.labels), 2, 2, LENGTH),
+    ),
   ),
   # With steps of another kind; see outer_loss.
   "normalised_steps": lambda: synthetic.with_soft_labels(
