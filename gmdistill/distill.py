@@ -228,11 +228,7 @@ def _real(setup, config, objective):
     if expert is None:
       return found
     drawn = [expert(i) for i in range(step * count, (step + num_steps) * count)]
-    shape = (num_steps, count)
-    stacked = jax.tree.map(
-      lambda *xs: np.stack(xs).reshape(*shape, *xs[0].shape), *drawn
-    )
-    return found._replace(expert=stacked)
+    return found._replace(expert=_stacked(drawn, num_steps, count))
 
   return draw
 
@@ -252,12 +248,16 @@ def _real_batches(setup, config, num_batches):
     batches = [
       sampler(i) for i in range(step * each, (step + num_steps) * each)
     ]
-    shape = (num_steps, config.num_students, num_batches)
-    return jax.tree.map(
-      lambda *xs: np.stack(xs).reshape(*shape, *xs[0].shape), *batches
-    )
+    return _stacked(batches, num_steps, config.num_students, num_batches)
 
   return draw
+
+
+def _stacked(trees, *shape):
+  """Returns one tree of the trees' leaves, with the leading axes `shape`."""
+  return jax.tree.map(
+    lambda *xs: np.stack(xs).reshape(*shape, *xs[0].shape), *trees
+  )
 
 
 def _selector(setup, config, parameterization):
