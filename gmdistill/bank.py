@@ -20,14 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gmdistill import (
-  checkpoint,
-  data,
-  distances,
-  errors,
-  matching,
-  spaces,
-)
+from gmdistill import checkpoint, data, distances, errors, objectives, spaces
 
 FORMAT = "gmdistill-bank-1"
 PRECISIONS = ("float32", "bfloat16")
@@ -109,7 +102,7 @@ def identity(setup: spaces.Setup) -> dict[str, Any]:
   }
 
 
-def entry_shapes(setup: spaces.Setup, options: Options) -> matching.Expert:
+def entry_shapes(setup: spaces.Setup, options: Options) -> objectives.Expert:
   """Returns shapes and stored types of one entry; computes nothing."""
   dtype = jnp.dtype(options.precision)
   num_classes = len(setup.corpus.label_names)
@@ -120,7 +113,7 @@ def entry_shapes(setup: spaces.Setup, options: Options) -> matching.Expert:
 
   params, kept = jax.eval_shape(shapes, jax.random.key(0))
   stored = lambda shape: jax.ShapeDtypeStruct(shape, dtype)  # noqa: E731
-  return matching.Expert(
+  return objectives.Expert(
     params=jax.tree.map(lambda x: stored(x.shape), params),
     targets=jax.tree.map(lambda x: stored((num_classes, *x.shape)), kept),
     losses=jax.ShapeDtypeStruct((num_classes,), jnp.float32),
@@ -188,7 +181,7 @@ class Bank:
 
   def expert(
     self, trajectory: int, index: int, reads: tuple[str, ...], span: int = 1
-  ) -> matching.Expert:
+  ) -> objectives.Expert:
     """Returns the state at `ages[index]` (host arrays, stored precision).
 
     Args:
@@ -201,7 +194,7 @@ class Bank:
     found = {name: getattr(entry, name) for name in reads if name != "later"}
     if "later" in reads:
       found["later"] = self._load(trajectory, index + span).params
-    return matching.Expert(**found)
+    return objectives.Expert(**found)
 
   def sampler(
     self,
@@ -210,7 +203,7 @@ class Bank:
     max_age: int,
     span: int,
     seed: int,
-  ) -> Callable[[int], matching.Expert]:
+  ) -> Callable[[int], objectives.Expert]:
     """Returns `sample(step) -> expert`, pure in (seed, step).
 
     States come in shuffled epochs: each once before any comes again.
@@ -237,7 +230,7 @@ class Bank:
     )
     draw = data.shuffled_epochs(np.arange(len(pairs)), (seed, 2))
 
-    def sample(step: int) -> matching.Expert:
+    def sample(step: int) -> objectives.Expert:
       trajectory, index = pairs[draw(step, 1)[0]]
       return self.expert(int(trajectory), int(index), reads, span)
 

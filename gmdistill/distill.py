@@ -17,8 +17,8 @@ from gmdistill import (
   errors,
   evaluate,
   finish,
-  matching,
   metrics,
+  objectives,
   outer,
   recipe,
   schedule,
@@ -117,7 +117,7 @@ class _Job(NamedTuple):
   setup: spaces.Setup
   stages: list[schedule.Stage]
   parameterization: synthetic.Parameterization
-  draws: list[Callable[..., matching.Real]]  # one a stage
+  draws: list[Callable[..., objectives.Real]]  # one a stage
   select: Callable[[PyTree], float]  # the set's parameters -> accuracy
 
 
@@ -224,7 +224,7 @@ def _real(setup, config, objective):
   count = config.num_students
 
   def draw(step, num_steps):
-    found = matching.Real(batches(step, num_steps))
+    found = objectives.Real(batches(step, num_steps))
     if expert is None:
       return found
     drawn = [expert(i) for i in range(step * count, (step + num_steps) * count)]

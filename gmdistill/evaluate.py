@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gmdistill import data, distances, matching, synthetic, training
+from gmdistill import data, distances, objectives, synthetic, training
 from gmdistill import problem as problems
 
 SyntheticSet = synthetic.SyntheticSet
@@ -271,8 +271,8 @@ def gradient_cosines(
       return distances.cosine(syn_grads, real_grads, "all")
 
     split = (
-      matching.by_class(syn_batch, num_classes),
-      matching.by_class(real, num_classes),
+      objectives.by_class(syn_batch, num_classes),
+      objectives.by_class(real, num_classes),
     )
     return jax.lax.map(one_class, split)
 

@@ -19,8 +19,8 @@ from gmdistill import (
   data,
   distances,
   errors,
-  matching,
   metrics,
+  objectives,
   spaces,
   workdirs,
 )
@@ -151,7 +151,7 @@ class _Computer:
       rows = self._representatives
     targets, losses = self._measure(self._setup.problem, params, rows)
     stored = lambda x: np.asarray(x.astype(options.precision))  # noqa: E731
-    return matching.Expert(
+    return objectives.Expert(
       params=jax.tree.map(stored, params),
       targets=jax.tree.map(stored, targets),
       losses=np.asarray(losses),
@@ -200,7 +200,7 @@ def class_gradients(
     total, _ = jax.lax.scan(add, (jnp.float32(0.0), zeros), chunks)
     return jax.tree.map(lambda x: x * size / count, total)
 
-  by_class = matching.by_class(jax.tree.map(jnp.asarray, batch), num_classes)
+  by_class = objectives.by_class(jax.tree.map(jnp.asarray, batch), num_classes)
   losses_C, grads = jax.lax.map(one_class, by_class)
   return grads, losses_C
 

@@ -16,7 +16,7 @@ from gmdistill import (
   distances,
   errors,
   evaluate,
-  matching,
+  objectives,
   schedule,
   spaces,
   synthetic,
@@ -123,8 +123,8 @@ def bank_options(config: ml_collections.ConfigDict) -> bank.Options:
 def experts(
   setup: spaces.Setup,
   config: ml_collections.ConfigDict,
-  objective: matching.Objective,
-) -> Callable[[int], matching.Expert]:
+  objective: objectives.Objective,
+) -> Callable[[int], objectives.Expert]:
   """Returns `sample(step)` of the bank's states, as an objective reads them.
 
   Raises:
@@ -171,12 +171,19 @@ def parameterization(
   if config.normalised_steps:
     shapes = jax.eval_shape(problem.init, jax.random.key(0))
     shares = training.even_shares(shapes)
+  per_class, per_step = config.data_per_class, config.examples_per_step
+  if not 0 <= per_step <= per_class:
+    raise errors.InputError(
+      f"examples_per_step={per_step} must be 1 to data_per_class={per_class}, "
+      "or 0 for all."
+    )
   return synthetic.with_learning_rates(
     stored,
     learned,
     config.initial_step_size,
     config.initial_head_step_size,
     shares,
+    per_step,
   )
 
 

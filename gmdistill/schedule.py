@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from gmdistill import errors, imitation, matching, mixed_mode
+from gmdistill import errors, matching, mixed_mode, objectives, unrolled
 
 OBJECTIVES = (
   "gradient_matching",
@@ -28,7 +28,7 @@ STEPPING = ("look_ahead", "trajectory_matching", "task_vector_matching")
 class Stage:
   """A stretch of outer steps with one objective and one optimiser."""
 
-  objective: matching.Objective
+  objective: objectives.Objective
   optimizer: optax.GradientTransformation
   schedule: Callable[[Any], Any]
   first: int  # the steps first .. last - 1
@@ -62,7 +62,7 @@ def stages(config: ml_collections.ConfigDict) -> list[Stage]:
   return found
 
 
-def _sum(config, text: str) -> matching.Objective:
+def _sum(config, text: str) -> objectives.Objective:
   """Returns one objective, or the sum that `a+0.1*b` names."""
   parts = []
   for term in text.split("+"):
@@ -79,17 +79,17 @@ def _sum(config, text: str) -> matching.Objective:
       f"objective={text} learns nothing of the data; use it as a term, such as "
       "look_ahead+0.1*token_distance."
     )
-  return parts[0][1] if len(parts) == 1 else matching.weighted(parts)
+  return parts[0][1] if len(parts) == 1 else objectives.weighted(parts)
 
 
-def _objective(config, name: str) -> matching.Objective:
+def _objective(config, name: str) -> objectives.Objective:
   if name in STEPPING and not config.replay_steps:
     raise errors.InputError(
       f"objective={name} learns the steps that it takes; use replay_steps=1 "
       "or more."
     )
   if name == "look_ahead":
-    return matching.look_ahead(rule=config.rule, **config.look_ahead.to_dict())
+    return unrolled.look_ahead(rule=config.rule, **config.look_ahead.to_dict())
   if name == "distribution_matching":
     return matching.distribution_matching()
   if name == "token_distance":
@@ -97,11 +97,11 @@ def _objective(config, name: str) -> matching.Objective:
   fields = config.displacement.to_dict()
   kind = fields.pop("distance_kind")
   if name == "trajectory_matching":
-    return imitation.trajectory_matching(rule=config.rule, **fields)
+    return unrolled.trajectory_matching(rule=config.rule, **fields)
   if name == "task_vector_matching":
     return named(
       "displacement",
-      lambda: imitation.task_vector_matching(
+      lambda: unrolled.task_vector_matching(
         distance_kind=kind, rule=config.rule, **fields
       ),
     )

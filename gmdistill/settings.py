@@ -41,6 +41,7 @@ def defaults() -> ml_collections.ConfigDict:
       rank=0,  # of the embeddings, as codes times a shared basis; 0: full
       stored_as="float32",  # float32, bfloat16, int8: the embeddings on disk
       replay_steps=4,  # learned SGD steps T; 0: the set brings none
+      examples_per_step=0,  # of a class, in turn; 0: all of them every step
       initial_step_size=0.05,
       initial_head_step_size=0.0,  # 0: the head has no sizes of its own
       # Steps of learned distance for each tensor, instead of SGD's own.
@@ -127,6 +128,7 @@ def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     pretrained="", num_layers=1, width=16, num_heads=2, hidden=16
   )
   config.data_per_class = min(config.data_per_class, 2)
+  config.examples_per_step = min(config.examples_per_step, 1)
   config.sequence_length = min(config.sequence_length, 8)
   config.replay_steps = min(config.replay_steps, 3)
   config.coreset_pool = 50

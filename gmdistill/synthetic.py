@@ -164,6 +164,7 @@ def with_learning_rates(
   initial: float,
   head: float = 0.0,
   shares: np.ndarray | None = None,
+  per_step: int = 0,
 ) -> Parameterization:
   """Learns the sizes of T replayed SGD steps, positive through softplus.
 
@@ -176,6 +177,8 @@ def with_learning_rates(
     shares: First shares [K] of a student's tensors in a normalised step, see
       `training.replay`; learned as logarithms, and kept at norm 1, so that a
       step's size is the distance that it moves them. None: plain steps.
+    per_step: Examples a class in each step, in turn: see `cyclic_order`. 0:
+      all of them in every step.
   """
   if not num_steps:
     return base
@@ -201,9 +204,36 @@ def with_learning_rates(
     if shares is not None:
       squares_TxK = jax.nn.softmax(2 * params["tensor_shares"], axis=-1)
       own["tensor_shares"] = jnp.sqrt(squares_TxK)
+    if per_step:
+      num_rows, num_classes = decoded.batch.labels.shape
+      order = cyclic_order(
+        num_classes, num_rows // num_classes, per_step, num_steps
+      )
+      own["order"] = jnp.asarray(order, jnp.int32)
     return dataclasses.replace(decoded, **own)
 
   return Parameterization(init, decode)
+
+
+def cyclic_order(
+  num_classes: int, per_class: int, per_step: int, num_steps: int
+) -> np.ndarray:
+  """Returns rows [T, C * per_step]: the next few of each class every step.
+
+  The set's rows are in class order, and so are those of a step. An example
+  then learns for its own steps alone, and a step costs the same whatever the
+  size of the set.
+
+  Args:
+    num_classes: C.
+    per_class: Examples a class in the set.
+    per_step: Examples a class in one step, at most `per_class`.
+    num_steps: T.
+  """
+  steps_Tx1x1 = np.arange(num_steps)[:, None, None]
+  place_Tx1xB = (steps_Tx1x1 * per_step + np.arange(per_step)) % per_class
+  rows = place_Tx1xB + per_class * np.arange(num_classes)[None, :, None]
+  return rows.reshape(num_steps, -1)
 
 
 def with_attention_labels(

@@ -414,7 +414,7 @@ for c, label in enumerate(["cooking", "weather"]):
 # in earnest this is `problem.Problem` around a transformer.
 
 # %%
-from gmdistill import data, matching, mixed_mode
+from gmdistill import data, matching, mixed_mode, objectives
 from gmdistill import synthetic as synthetic_sets
 
 
@@ -457,7 +457,7 @@ along = matching.trajectory(
   optax.sgd(RATE), max_age=STEPS_A_STUDENT, steps_between=1
 )
 batch = data.Batch(ids_BxL, mask_BxL, labels_BxC)
-batches = jax.tree.map(lambda x: jnp.stack([x, x]), batch)
+both = objectives.Real(jax.tree.map(lambda x: jnp.stack([x, x]), batch))
 
 
 def package_gradient(rule: str) -> tuple:
@@ -470,7 +470,7 @@ def package_gradient(rule: str) -> tuple:
   def package_loss(synthetic_MxLxD: jax.Array) -> tuple:
     made = data.Batch(synthetic_MxLxD, synthetic_mask, synthetic_labels)
     made = synthetic_sets.SyntheticSet(made)
-    return objective.loss(problem, made, state, batches, key)
+    return objective.loss(problem, made, state, both, key)
 
   return jax.jit(jax.grad(package_loss, has_aux=True))(start_MxLxD)
 

@@ -6,6 +6,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # The suite keeps every program it compiles, for its own command lines too.
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+# Compiling is most of the suite's time, and no test measures speed.
+os.environ["XLA_FLAGS"] = (
+  f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+).strip()
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +17,7 @@ import numpy as np
 import pytest
 import tiny_config
 
-from gmdistill import data, distill, students
+from gmdistill import data, distances, distill, objectives, students
 from gmdistill import problem as problems
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -103,6 +107,32 @@ def make_real(num_batches=1, rows_per_class=4, classes=CLASSES):
   return jax.tree.map(
     lambda *xs: jnp.stack([jnp.asarray(x) for x in xs]), *batches
   )
+
+
+def make_expert(problem, reads, batch=None):
+  """A state, two SGD steps on, and class gradients of a real batch."""
+  if not reads:
+    return objectives.Expert()
+  start = jax.jit(problem.init)(jax.random.key(21))
+  rows = jax.tree.map(lambda x: x[0], make_real(1)) if batch is None else batch
+  gradient = jax.jit(jax.grad(problem.loss))
+  later = start
+  for _ in range(2):
+    grads = gradient(later, rows)
+    later = jax.tree.map(lambda p, g: p - 0.3 * g, later, grads)
+  targets = [
+    distances.keep(
+      gradient(start, jax.tree.map(lambda x, c=c: x[c], split)), "all"
+    )
+    for split in [objectives.by_class(rows, 2)]
+    for c in range(2)
+  ]
+  whole = objectives.Expert(
+    params=start,
+    targets=jax.tree.map(lambda *xs: jnp.stack(xs), *targets),
+    later=later,
+  )
+  return objectives.Expert(**{name: getattr(whole, name) for name in reads})
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from gmdistill import (
   experts,
   main,
   matching,
+  objectives,
   outer,
   recipe,
   schedule,
@@ -85,7 +86,7 @@ def test_targets_are_the_mean_gradients_of_each_class(built, setup):
   sampler = data.class_balanced_sampler(
     setup.corpus.train, rows_per_class=6, num_classes=4, seed=1
   )
-  split = matching.by_class(sampler(1), 4)  # trajectory 0, second state
+  split = objectives.by_class(sampler(1), 4)  # trajectory 0, second state
   both = jax.jit(jax.value_and_grad(setup.problem.loss))
   for label in range(4):
     rows = jax.tree.map(lambda x, c=label: x[c], split)
@@ -217,14 +218,14 @@ def test_matching_a_bank_equals_matching_its_rows(built, setup):
     outer.first_params(setup, config, parameterization)
   )
   ours, _ = jax.jit(matching.expert_matching().loss)(
-    problem, syn, (), matching.Real(None, expert), jax.random.key(0)
+    problem, syn, (), objectives.Real(None, expert), jax.random.key(0)
   )
   along = matching.trajectory(optax.sgd(0.1), train_on="synthetic")
   student = matching.StudentState(expert.params, (), jnp.int32(0))
   student = student._replace(optimizer=optax.sgd(0.1).init(expert.params))
   batches = jax.tree.map(lambda x: jnp.asarray(x)[None], sampler(1))
   theirs, _ = jax.jit(matching.gradient_matching(along).loss)(
-    problem, syn, student, matching.Real(batches), jax.random.key(0)
+    problem, syn, student, objectives.Real(batches), jax.random.key(0)
   )
   np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 

@@ -7,8 +7,8 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "gmdistill"
 
 # A file imports only files above it.
 ORDER = """
-errors tokenizer data students mixed_mode checkpoint metrics pretrained
-problem training synthetic spaces distances matching imitation coresets
+errors tokenizer data students mixed_mode checkpoint metrics pretrained problem
+training synthetic spaces distances objectives matching unrolled coresets
 evaluate projection workdirs bank experts settings schedule recipe results
 figures report finish outer distill sweep verbs main __main__
 """.split()

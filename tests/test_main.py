@@ -118,6 +118,7 @@ def test_the_verbs_work_on_a_finished_run(finished, tmp_path, capsys):
     ("--config.outer.warmup=1.0", ["outer.warmup=1.0", "below 1"]),
     ("--config.full.num_steps=1", ["full.num_steps=1", "at least 2"]),
     ("--config.rank=99", ["rank=99", "1 to 16"]),
+    ("--config.examples_per_step=3", ["examples_per_step=3", "1 to data_per"]),
     ("--config.stored_as=int4", ["stored_as=int4", "int8"]),
     ("--config.objective=token_distance", ["look_ahead+0.1*token_distance"]),
     ("--config.initial_step_size=0.0", ["initial_step_size=0.0", "above 0"]),

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from conftest import make_problem, make_real, make_synthetic
 
-from gmdistill import main, matching, synthetic
+from gmdistill import main, objectives, synthetic
 
 README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
 
@@ -21,7 +21,7 @@ def test_the_worked_objective_is_an_objective():
 
   def loss(inputs):
     syn = synthetic.SyntheticSet(batch.replace(inputs=inputs))
-    real = matching.Real(make_real(objective.num_batches))
+    real = objectives.Real(make_real(objective.num_batches))
     return objective.loss(problem, syn, (), real, jax.random.key(0))[0]
 
   assert float(jnp.abs(jax.grad(loss)(batch.inputs)).max()) > 0

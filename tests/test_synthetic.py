@@ -62,6 +62,13 @@ def test_the_sizes_of_all_steps_are_saved_beside_the_others(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, decoded, again)
 
 
+def test_a_step_takes_the_next_examples_of_each_class():
+  stored = synthetic.with_learning_rates(synthetic.direct(), 4, 0.1, per_step=2)
+  decoded = stored.decode(stored.init(make_synthetic(per_class=5)))
+  expected = [[0, 1, 5, 6], [2, 3, 7, 8], [4, 0, 9, 5], [1, 2, 6, 7]]
+  np.testing.assert_array_equal(decoded.steps.order, expected)
+
+
 def test_attention_labels_are_distributions_and_are_saved(tmp_path):
   start = jnp.broadcast_to(jax.nn.softmax(jnp.arange(6.0)), (4, 2, 2, 6))
   stored = synthetic.with_attention_labels(

@@ -1,0 +1,172 @@
+"""Objectives that take the set's own T steps, and look where they lead.
+
+`look_ahead` asks the real loss there. The others start at a state of an expert
+bank and compare the displacement with the expert's: no real row is read.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from gmdistill import distances, objectives, synthetic, training
+
+
+def look_ahead(
+  *,
+  centred: bool = False,
+  start: str = "fresh",
+  last_steps: int = 0,
+  rule: str = "mixed",
+) -> objectives.Objective:
+  """Minimises the real loss after the set's own T steps.
+
+      L_real(theta_T),  theta_{t+1} = theta_t - eta_t g(theta_t, syn)
+
+  from a freshly drawn student theta_0: what the `replay` protocol runs (Wang et
+  al. 2018, unrolled; learned positive step sizes and labels as in Deng and
+  Russakovsky 2022). In the engine's terms: the covector of the last synthetic
+  gradient is -eta times the real gradient at theta_T.
+
+  Args:
+    centred: Take the mean logits of the class-balanced real batch out of its
+      loss, and add 0.01 times their square. A shift of all logits is the
+      direction in which the loss is sharpest and a batch noisiest: it makes
+      the jumps of the meta-gradient, and is easily learned beside the rest.
+    start: `fresh`, or `bank`: theta_0 is a state of an expert bank.
+    last_steps: Differentiate the last so many steps alone, as if the student
+      had come to them from elsewhere (truncated backpropagation; Feng et al.
+      2023). The steps before cost no second pass, and their sizes get no
+      gradient. 0: all T.
+    rule: A rule of `mixed_mode.grad`.
+
+  Raises:
+    ValueError: `start` is neither.
+  """
+  if start not in ("fresh", "bank"):
+    raise ValueError(f"start={start!r} is none of fresh, bank.")
+
+  def loss(problem, syn: synthetic.SyntheticSet, student, real, key):
+    steps, first = syn.steps, 0
+    params = problem.init(key) if start == "fresh" else real.expert.params
+    if last_steps:
+      first = max(len(steps.learning_rates) - last_steps, 0)
+      before = jax.tree.map(lambda x: x[:first], steps)
+      params = training.replay(problem, params, syn.batch, before)
+      params = jax.lax.stop_gradient(params)
+    steps = jax.tree.map(lambda x: x[first:], steps)
+    params = training.replay(problem, params, syn.batch, steps, rule=rule)
+    batch = jax.tree.map(lambda x: x[0], real.batches)
+    if centred:
+      value, logits_BxC = _centred_loss(problem, params, batch)
+    else:
+      value, logits_BxC = problem.loss_and_logits(params, batch)
+    right_B = logits_BxC.argmax(axis=-1) == batch.labels.argmax(axis=-1)
+    return value, (student, {"look_ahead/accuracy": right_B.mean()})
+
+  reads = ("params",) if start == "bank" else ()
+  return objectives.Objective(objectives.no_state, loss, 1, reads)
+
+
+def _centred_loss(problem, params, batch):
+  """Returns the loss around the batch's mean logits, and the logits."""
+  logits_BxC = problem.apply(params, batch).logits
+  mean_1xC = logits_BxC.mean(axis=0, keepdims=True)
+  log_probs_BxC = jax.nn.log_softmax(logits_BxC - mean_1xC)
+  value = -(batch.labels * log_probs_BxC).sum(axis=-1).mean()
+  shift_1xC = mean_1xC - mean_1xC.mean()
+  return value + 0.01 * jnp.square(shift_1xC).sum(), logits_BxC
+
+
+def trajectory_matching(
+  *, constant_memory: bool = True, rule: str = "mixed"
+) -> objectives.Objective:
+  """Matches the parameters that an expert reached (Cazenavette et al. 2022).
+
+      || theta_T - later ||^2 / || theta_0 - later ||^2
+
+  theta_0 and `later` are two states of one real trajectory; theta_T is
+  theta_0 after the set's own steps. Embedding tables are left out.
+
+  Args:
+    constant_memory: Differentiate by `training.replay_in_constant_memory`,
+      which leaves out how earlier steps move later ones (Cui et al. 2023);
+      else through the whole unrolled loop.
+    rule: A rule of `mixed_mode.grad`, where the loop is unrolled.
+  """
+  gap = functools.partial(distances.between, kind="l2", matched="all")
+  replay = _replay(constant_memory, rule)
+
+  def loss(problem, syn: synthetic.SyntheticSet, student, real, key):
+    start, later = real.expert.params, real.expert.later
+    reached = replay(problem, start, syn)
+    whole = gap(start, later)
+    return gap(reached, later) / whole, (
+      student,
+      {"matching/cosine": _cosine_of_moves(start, reached, later)},
+    )
+
+  return objectives.Objective(objectives.no_state, loss, 0, ("params", "later"))
+
+
+def task_vector_matching(
+  *,
+  distance_kind: str = "tensor_cosine",
+  constant_memory: bool = True,
+  rule: str = "mixed",
+) -> objectives.Objective:
+  """Matches the direction in which fine-tuning moves a student.
+
+      D(theta_T - theta_0, later - theta_0)
+
+  The second displacement is the task vector (Ilharco et al. 2023) where the
+  bank's span reaches from age 0 to the end of a trajectory. A cosine distance
+  asks for its direction alone: how far the set's steps go is theirs to learn.
+
+  Args:
+    distance_kind: One of `distances.KINDS`.
+    constant_memory: As in `trajectory_matching`.
+    rule: A rule of `mixed_mode.grad`, where the loop is unrolled.
+
+  Raises:
+    ValueError: an unknown distance.
+  """
+  distances.check_kind(distance_kind)
+  replay = _replay(constant_memory, rule)
+
+  def loss(problem, syn: synthetic.SyntheticSet, student, real, key):
+    start, later = real.expert.params, real.expert.later
+    reached = replay(problem, start, syn)
+    value = distances.between(
+      _minus(reached, start),
+      _minus(later, start),
+      kind=distance_kind,
+      matched="all",
+    )
+    return value, (
+      student,
+      {"matching/cosine": _cosine_of_moves(start, reached, later)},
+    )
+
+  return objectives.Objective(objectives.no_state, loss, 0, ("params", "later"))
+
+
+def _replay(constant_memory, rule):
+  if constant_memory:
+    steps = training.replay_in_constant_memory
+  else:
+    steps = functools.partial(training.replay, rule=rule)
+
+  def replay(problem, params, syn):
+    return steps(problem, params, syn.batch, syn.steps)
+
+  return replay
+
+
+def _minus(a, b):
+  return jax.tree.map(lambda x, y: x - y, a, b)
+
+
+def _cosine_of_moves(start, reached, later):
+  moves = _minus(reached, start), _minus(later, start)
+  return distances.cosine(*moves, "all")
