@@ -42,7 +42,11 @@ class Options:
     learning_rate: of the AdamW that trains the students.
     matched: the tensors whose gradients are kept; see `distances.select`.
     precision: of what is stored: `float32` or `bfloat16`.
-    seed: of students and rows.
+    clip: the largest norm of one row's gradient, in training and in what is
+      kept; 0: as it is.
+    noise: the noise multiplier of private gradients, see `privacy`; 0: none.
+    delta: of the privacy guarantee.
+    seed: of students, rows and noise; it must stay secret where there is noise.
   """
 
   num_trajectories: int = 8
@@ -53,6 +57,9 @@ class Options:
   learning_rate: float = 1e-4
   matched: str = "all"
   precision: str = "bfloat16"
+  clip: float = 0.0
+  noise: float = 0.0
+  delta: float = 1e-5
   seed: int = 0
 
   def __post_init__(self) -> None:
@@ -84,6 +91,21 @@ class Options:
       distances.check_matched(self.matched)
     except ValueError as error:
       raise errors.InputError(f"bank.{error}") from error
+    if self.clip < 0 or self.noise < 0 or not 0 < self.delta < 1:
+      raise errors.InputError(
+        f"bank.clip={self.clip} and bank.noise={self.noise} must not be below "
+        f"0, bank.delta={self.delta} must lie between 0 and 1."
+      )
+    if self.noise and not self.clip:
+      raise errors.InputError(
+        "bank.noise hides a row only where its gradient is bounded; give "
+        "bank.clip too, such as 1.0."
+      )
+    if self.noise and self.rows != "random":
+      raise errors.InputError(
+        f"bank.rows={self.rows} chooses rows by what they say, which noise on "
+        "gradients does not hide; use bank.rows=random."
+      )
 
   @property
   def names(self) -> list[tuple[int, int]]:
@@ -116,7 +138,9 @@ def entry_shapes(setup: spaces.Setup, options: Options) -> objectives.Expert:
   return objectives.Expert(
     params=jax.tree.map(lambda x: stored(x.shape), params),
     targets=jax.tree.map(lambda x: stored((num_classes, *x.shape)), kept),
-    losses=jax.ShapeDtypeStruct((num_classes,), jnp.float32),
+    losses=None
+    if options.noise  # They have none, and would tell.
+    else jax.ShapeDtypeStruct((num_classes,), jnp.float32),
   )
 
 
@@ -203,6 +227,7 @@ class Bank:
     max_age: int,
     span: int,
     seed: int,
+    curriculum: int = 0,
   ) -> Callable[[int], objectives.Expert]:
     """Returns `sample(step) -> expert`, pure in (seed, step).
 
@@ -213,6 +238,8 @@ class Bank:
       max_age: The oldest state drawn.
       span: See `expert`.
       seed: Decides the order.
+      curriculum: Draws over which older and older states are let in; 0: all
+        from the first.
 
     Raises:
       InputError: no state is young enough, or none has one `span` ages on.
@@ -231,7 +258,13 @@ class Bank:
     draw = data.shuffled_epochs(np.arange(len(pairs)), (seed, 2))
 
     def sample(step: int) -> objectives.Expert:
-      trajectory, index = pairs[draw(step, 1)[0]]
+      if step < curriculum:
+        young = usable[: 1 + len(usable) * step // curriculum]
+        rng = np.random.default_rng((seed, 3, step))
+        trajectory = rng.integers(self.options.num_trajectories)
+        index = rng.choice(young)
+      else:
+        trajectory, index = pairs[draw(step, 1)[0]]
       return self.expert(int(trajectory), int(index), reads, span)
 
     return sample

@@ -13,7 +13,6 @@ import numpy as np
 
 from gmdistill import (
   checkpoint,
-  data,
   errors,
   evaluate,
   finish,
@@ -235,13 +234,7 @@ def _real(setup, config, objective):
 
 def _real_batches(setup, config, num_batches):
   """Returns `draw(step, K)` -> batches with the leading axes [K, S, N]."""
-  examples = recipe.training_rows(setup.corpus, config)
-  sampler = data.class_balanced_sampler(
-    examples,
-    rows_per_class=config.rows_per_class,
-    num_classes=len(setup.corpus.label_names),
-    seed=config.seed,
-  )
+  sampler = recipe.sampler(setup, config)
   each = config.num_students * num_batches
 
   def draw(step, num_steps):
@@ -286,7 +279,7 @@ def _selector(setup, config, parameterization):
 def _check_numbers(config):
   positive = (
     "data_per_class num_steps num_students rows_per_class steps_per_dispatch "
-    "eval_every checkpoint_every students_at_once coreset_pool "
+    "eval_every checkpoint_every students_at_once coreset_pool refresh "
     "selection.num_students selection.rows full.num_students "
     "replay.num_students finetune.num_students scratch.num_students"
   )

@@ -5,6 +5,7 @@ import functools
 import json
 import pathlib
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from gmdistill import (
   errors,
   metrics,
   objectives,
+  privacy,
   spaces,
   workdirs,
 )
@@ -47,6 +49,8 @@ def build(
     setup.corpus.train, options.rows_per_class, setup.corpus.label_names
   )
   about = bank.identity(setup) | {"options": _plain(options)}
+  if options.noise:
+    about["privacy"] = guarantee(setup, options)
   _refuse_another(folder, about)
   entries = folder / "entries"
   missing = [
@@ -59,6 +63,11 @@ def build(
     f"ages {', '.join(map(str, options.ages))}), {_size(each)} each; "
     f"{len(missing)} to compute, {_size(needed)} in {folder}"
   )
+  if options.noise:
+    metrics.say(
+      "bank: epsilon {epsilon:.3g} at delta {delta:.0e}, of one "
+      "row's contribution".format_map(about["privacy"])
+    )
   existing = next(p for p in (folder, *folder.parents) if p.exists())
   free = shutil.disk_usage(existing).free
   if needed > free:
@@ -87,7 +96,9 @@ def _compute(folder, setup, options, missing):
         path = bank.entry_path(folder / "entries", trajectory, age)
         checkpoint.save_tree(path, expert)
         done += 1
-        progress.update(done, float(expert.losses.mean()), None)
+        losses = expert.losses
+        value = float("nan") if losses is None else float(losses.mean())
+        progress.update(done, value, None)
   finally:
     progress.close()
 
@@ -111,9 +122,17 @@ class _Computer:
     optimizer = optax.adamw(options.learning_rate)
     self._optimizer = optimizer
 
+    private = functools.partial(
+      privacy.gradient, clip=options.clip, noise=options.noise
+    )
+
     @jax.jit
-    def step(problem, params, state, batch):
-      grads = jax.grad(problem.loss)(params, batch)
+    def step(problem, params, state, batch, key):
+      if options.clip:
+        both = jax.value_and_grad(problem.loss)
+        _, grads = private(both, params, batch, key=key)
+      else:
+        grads = jax.grad(problem.loss)(params, batch)
       updates, state = optimizer.update(grads, state, params)
       return optax.apply_updates(params, updates), state
 
@@ -123,8 +142,11 @@ class _Computer:
         class_gradients,
         num_classes=self._num_classes,
         matched=options.matched,
+        private=private if options.clip else None,
       )
     )
+    # Of the noise: apart from the keys that draw students.
+    self._noise_key = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)
 
   def trajectory(self, trajectory, ages):
     """Yields (age, expert) for each of `ages`, in rising order."""
@@ -139,22 +161,25 @@ class _Computer:
       if age in ages:
         yield age, self._expert(params, trajectory, age)
       if age < max(ages):
-        batch = self._training(trajectory * longest + age)
-        params, state = self._step(problem, params, state, batch)
+        index = trajectory * longest + age
+        batch = self._training(index)
+        key = jax.random.fold_in(self._noise_key, 2 * index)
+        params, state = self._step(problem, params, state, batch, key)
 
   def _expert(self, params, trajectory, age):
     options = self._options
+    index = trajectory * len(options.ages) + options.ages.index(age)
     if options.rows == "random":
-      place = options.ages.index(age)
-      rows = self._random(trajectory * len(options.ages) + place)
+      rows = self._random(index)
     else:
       rows = self._representatives
-    targets, losses = self._measure(self._setup.problem, params, rows)
+    key = jax.random.fold_in(self._noise_key, 2 * index + 1)
+    targets, losses = self._measure(self._setup.problem, params, rows, key)
     stored = lambda x: np.asarray(x.astype(options.precision))  # noqa: E731
     return objectives.Expert(
       params=jax.tree.map(stored, params),
       targets=jax.tree.map(stored, targets),
-      losses=np.asarray(losses),
+      losses=None if options.noise else np.asarray(losses),
     )
 
   @functools.cached_property
@@ -174,17 +199,27 @@ def class_gradients(
   problem: Any,
   params: Any,
   batch: data.Batch,
+  key: jax.Array | None = None,
   *,
   num_classes: int,
   matched: str,
+  private: Callable[..., tuple[jax.Array, Any]] | None = None,
 ) -> tuple[Any, jax.Array]:
   """Returns each class's mean gradient [C, ...] and mean loss [C].
 
   `batch` is in class order. Rows are taken a chunk at a time, so memory does
-  not grow with their number.
+  not grow with their number. `private` is `privacy.gradient` with its clip and
+  noise, which `key` draws.
   """
 
-  def one_class(rows):
+  def kept_gradient(params, rows):
+    value, grads = jax.value_and_grad(problem.loss)(params, rows)
+    return value, distances.keep(grads, matched)
+
+  def one_class(rows_key):
+    rows, own_key = rows_key
+    if private is not None:
+      return private(kept_gradient, params, rows, key=own_key)
     count = len(rows.labels)
     size = max(d for d in range(1, min(CHUNK, count) + 1) if count % d == 0)
     chunks = jax.tree.map(
@@ -192,17 +227,46 @@ def class_gradients(
     )
 
     def add(total, chunk):
-      value, grads = jax.value_and_grad(problem.loss)(params, chunk)
-      grads = distances.keep(grads, matched)
-      return jax.tree.map(jnp.add, total, (value, grads)), None
+      return jax.tree.map(jnp.add, total, kept_gradient(params, chunk)), None
 
     zeros = jax.tree.map(jnp.zeros_like, distances.keep(params, matched))
     total, _ = jax.lax.scan(add, (jnp.float32(0.0), zeros), chunks)
     return jax.tree.map(lambda x: x * size / count, total)
 
   by_class = objectives.by_class(jax.tree.map(jnp.asarray, batch), num_classes)
-  losses_C, grads = jax.lax.map(one_class, by_class)
+  keys_C = None if key is None else jax.random.split(key, num_classes)
+  losses_C, grads = jax.lax.map(one_class, (by_class, keys_C))
   return grads, losses_C
+
+
+def guarantee(setup: spaces.Setup, options: bank.Options) -> dict[str, Any]:
+  """Returns epsilon and delta of a bank with noise, and what they cover.
+
+  Rows are drawn in shuffled epochs, so a row takes part in a noisy sum once an
+  epoch at most; sums over other rows cost it nothing.
+
+  Raises:
+    InputError: the embedding table is learned from the rows themselves, or
+      there is no accountant.
+  """
+  if setup.problem.initial is None:
+    raise errors.InputError(
+      "bank.noise hides rows from the gradients alone, and this student's "
+      "embedding table is learned from them; use student.pretrained."
+    )
+  scarcest = int(np.bincount(setup.corpus.train.labels).min())
+  steps = options.num_trajectories * max(options.ages)
+  drawn = (
+    steps * options.batch_rows_per_class,
+    len(options.names) * options.rows_per_class,
+  )
+  uses = sum(-(-rows // scarcest) for rows in drawn)
+  return {
+    "epsilon": privacy.epsilon(options.noise, uses, options.delta),
+    "delta": options.delta,
+    "unit": "one row's contribution to the gradients",
+    "uses": uses,
+  }
 
 
 def _refuse_another(folder, about):

@@ -12,6 +12,7 @@ import numpy as np
 
 from gmdistill import (
   bank,
+  coresets,
   data,
   distances,
   errors,
@@ -139,8 +140,47 @@ def experts(
   opened = bank.Bank(config.bank.dir, setup)
   if "targets" in objective.reads:
     opened.require(config.gradient_matching.matched)
+  fields = config.experts.to_dict()
+  share = fields.pop("curriculum")
+  if not 0 <= share <= 1:
+    raise errors.InputError(
+      f"experts.curriculum={share} must be a fraction of the steps, 0 to 1."
+    )
+  draws = round(share * config.num_steps * config.num_students)
   return opened.sampler(
-    objective.reads, seed=config.seed, **config.experts.to_dict()
+    objective.reads, seed=config.seed, curriculum=draws, **fields
+  )
+
+
+def sampler(
+  setup: spaces.Setup, config: ml_collections.ConfigDict
+) -> data.Sampler:
+  """Returns the outer loop's real batches.
+
+  Raises:
+    InputError: an unknown way to choose them, or too few rows.
+  """
+  examples = training_rows(setup.corpus, config)
+  num_classes = len(setup.corpus.label_names)
+  if config.real_rows == "random":
+    return data.class_balanced_sampler(
+      examples,
+      rows_per_class=config.rows_per_class,
+      num_classes=num_classes,
+      seed=config.seed,
+    )
+  if config.real_rows == "representatives":
+    return coresets.representatives_sampler(
+      setup.problem,
+      examples,
+      rows_per_class=config.rows_per_class,
+      num_classes=num_classes,
+      pool=config.coreset_pool,
+      refresh=config.refresh,
+      seed=config.seed,
+    )
+  raise errors.InputError(
+    f"real_rows={config.real_rows} is none of random, representatives."
   )
 
 

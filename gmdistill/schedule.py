@@ -89,7 +89,12 @@ def _objective(config, name: str) -> objectives.Objective:
       "or more."
     )
   if name == "look_ahead":
-    return unrolled.look_ahead(rule=config.rule, **config.look_ahead.to_dict())
+    return named(
+      "look_ahead",
+      lambda: unrolled.look_ahead(
+        rule=config.rule, **config.look_ahead.to_dict()
+      ),
+    )
   if name == "distribution_matching":
     return matching.distribution_matching()
   if name == "token_distance":

@@ -55,9 +55,11 @@ def defaults() -> ml_collections.ConfigDict:
       num_steps=1000,
       num_students=1,  # students an outer step
       rows_per_class=16,  # real rows a batch
+      real_rows="random",  # or representatives: rows nearest k-means centroids
+      refresh=10,  # steps until representatives are chosen anew
       min_tokens=0,  # of the outer loop's real rows; shorter ones are left out
       rule="mixed",  # how gradients are differentiated; see mixed_mode
-      look_ahead=dict(centred=False),
+      look_ahead=dict(centred=False, start="fresh", last_steps=0),
       gradient_matching=dict(
         distance_kind="neuron_cosine", matched="all", sum_weight=1.0
       ),
@@ -75,10 +77,14 @@ def defaults() -> ml_collections.ConfigDict:
         learning_rate=1e-4,
         matched="all",
         precision="bfloat16",
+        clip=0.0,  # of one row's gradient; with noise: private gradients
+        noise=0.0,
+        delta=1e-5,
         seed=0,
       ),
-      # Which of the bank's states a run reads.
-      experts=dict(max_age=10**6, span=1),
+      # Which of the bank's states a run reads; curriculum: the share of the
+      # steps over which older and older ones are let in.
+      experts=dict(max_age=10**6, span=1, curriculum=0.0),
       displacement=dict(constant_memory=True, distance_kind="tensor_cosine"),
       outer=dict(
         learning_rate=1e-2,

@@ -166,6 +166,23 @@ def test_every_state_comes_once_an_epoch(built, setup):
   assert tuple(sample(5).losses.tolist()) == drawn[5]
 
 
+def test_a_curriculum_lets_older_states_in_one_after_the_other(built, setup):
+  opened = bank.Bank(built, setup)
+  ages = {
+    float(opened.expert(h, i, ("losses",)).losses.sum()): i
+    for h in range(2)
+    for i in range(3)
+  }
+  options = dict(max_age=9, span=1, seed=0)
+  sample = opened.sampler(("losses",), curriculum=60, **options)
+  drawn = [ages[float(sample(step).losses.sum())] for step in range(66)]
+  assert set(drawn[:20]) == {0} and set(drawn[20:40]) == {0, 1}
+  assert set(drawn[40:60]) == {0, 1, 2}
+  whole = opened.sampler(("losses",), **options)
+  for step in range(60, 66):
+    np.testing.assert_array_equal(sample(step).losses, whole(step).losses)
+
+
 def test_later_is_the_state_span_ages_on(built, setup):
   opened = bank.Bank(built, setup)
   pair = opened.expert(0, 0, ("params", "later"), 2)
@@ -183,11 +200,13 @@ def test_later_is_the_state_span_ages_on(built, setup):
   [
     "gradient_matching",
     "trajectory_matching,task_vector_matching",
-    "gradient_matching+0.1*look_ahead",
+    "gradient_matching+0.1*look_ahead",  # which starts at the bank's states
   ],
 )
 def test_a_run_reads_the_bank(tmp_path, built, objective):
   config = config_of(built, objective=objective, num_steps=4)
+  config.look_ahead.start = "bank"
+  config.experts.curriculum = 0.5
   state = distill.run(config, str(tmp_path / "run"))
   assert int(state.step) == 4
   summary = json.loads((tmp_path / "run" / "summary.json").read_text())

@@ -79,3 +79,40 @@ def test_too_few_rows_and_unknown_methods_are_refused():
     coresets.choose("random", make_problem(), examples, per_class=4)
   with pytest.raises(errors.InputError, match="random, herding, k_centers"):
     coresets.choose("nearest", make_problem(), examples, per_class=1)
+
+
+def test_representatives_spread_over_a_class_and_are_refreshed():
+  examples, problem = make_examples(80), make_problem()
+  sampler = coresets.representatives_sampler(
+    problem,
+    examples,
+    rows_per_class=4,
+    num_classes=2,
+    pool=30,
+    refresh=3,
+    seed=0,
+  )
+  batch = sampler(0)
+  assert batch.labels.argmax(-1).tolist() == [0] * 4 + [1] * 4
+  np.testing.assert_array_equal(batch.inputs, sampler(2).inputs)
+  assert not np.array_equal(batch.inputs, sampler(3).inputs)
+  np.testing.assert_array_equal(batch.inputs, sampler(0).inputs)
+  # Their mean feature is nearer the class's than a random batch's is.
+  params = problem.init(jax.random.key(0))
+  features = coresets.features(problem, params, examples)
+  random = data.class_balanced_sampler(
+    examples, rows_per_class=4, num_classes=2, seed=0
+  )
+
+  def gap(draw):
+    gaps = []
+    for step in range(0, 60, 3):
+      rows = draw(step)
+      own = data.Examples(rows.inputs, rows.mask, rows.labels.argmax(-1))
+      found = coresets.features(problem, params, own)
+      for label in (0, 1):
+        mean = features[examples.labels == label].mean(axis=0)
+        gaps.append(np.square(found[own.labels == label].mean(0) - mean).sum())
+    return np.mean(gaps)
+
+  assert gap(sampler) < 0.8 * gap(random)

@@ -29,6 +29,7 @@ TRAJECTORY = matching.trajectory(optax.sgd(0.1), max_age=4, steps_between=2)
 OBJECTIVES = {
   "look_ahead": unrolled.look_ahead,
   "look_ahead-centred": functools.partial(unrolled.look_ahead, centred=True),
+  "look_ahead-bank": functools.partial(unrolled.look_ahead, start="bank"),
   "distribution_matching": matching.distribution_matching,
   "expert_matching": matching.expert_matching,
   "trajectory_matching": functools.partial(

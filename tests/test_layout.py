@@ -9,8 +9,8 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "gmdistill"
 ORDER = """
 errors tokenizer data students mixed_mode checkpoint metrics pretrained problem
 training synthetic spaces distances objectives matching unrolled coresets
-evaluate projection workdirs bank experts settings schedule recipe results
-figures report finish outer distill sweep verbs main __main__
+evaluate projection workdirs privacy bank experts settings schedule recipe
+results figures report finish outer distill sweep verbs main __main__
 """.split()
 
 

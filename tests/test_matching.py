@@ -126,6 +126,36 @@ def test_look_ahead_takes_exactly_t_steps_of_the_learned_sizes():
   np.testing.assert_allclose(value, problem.loss(params, first), rtol=1e-5)
 
 
+def test_truncated_look_ahead_differentiates_its_last_steps_alone():
+  problem, real = make_problem(), objectives.Real(make_real(1))
+  batch, key = make_synthetic(), jax.random.key(4)
+  rates = jnp.array([0.5, 0.1, 0.02])
+  first = training.Steps(rates[:1])
+  between = training.replay(problem, problem.init(key), batch, first)
+  whole = real._replace(expert=objectives.Expert(params=between))
+
+  def gradient(objective, rates, real):
+    def loss(inputs):
+      syn = synthetic.SyntheticSet(batch.replace(inputs=inputs), rates)
+      return objective.loss(problem, syn, (), real, key)[0]
+
+    return jax.jit(jax.value_and_grad(loss))(batch.inputs)
+
+  found = gradient(unrolled.look_ahead(last_steps=2), rates, real)
+  resumed = unrolled.look_ahead(start="bank")
+  assert resumed.reads == ("params",)
+  expected = gradient(resumed, rates[1:], whole)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8),
+    found,
+    expected,
+  )
+  more = gradient(unrolled.look_ahead(last_steps=9), rates, real)
+  full = gradient(unrolled.look_ahead(), rates, real)
+  jax.tree.map(np.testing.assert_array_equal, more, full)
+  assert not np.allclose(full[1], found[1])
+
+
 def test_a_set_with_an_order_takes_only_those_rows():
   problem, batch = make_problem(), make_synthetic()
   params = problem.init(jax.random.key(0))
