@@ -1,6 +1,8 @@
 """The main job: `run` distils, evaluates and reports."""
 
+import json
 import operator
+import pathlib
 import signal
 import types
 from collections.abc import Callable
@@ -19,6 +21,7 @@ from gmdistill import (
   metrics,
   objectives,
   outer,
+  range_test,
   recipe,
   schedule,
   spaces,
@@ -79,6 +82,7 @@ def _run(job, folder, params, protocols):
   state = _resumed(job, params, keep)
   step = int(state.step)
   to = _Outputs(
+    folder=folder,
     keep=keep,
     writer=metrics.Writer(folder / "metrics.jsonl", step),
     progress=metrics.Progress(config.num_steps, step, config.eval_every),
@@ -123,6 +127,7 @@ class _Job(NamedTuple):
 class _Outputs(NamedTuple):
   """Where a run writes while it goes, and what may end it."""
 
+  folder: pathlib.Path
   keep: checkpoint.Checkpoints
   writer: metrics.Writer
   progress: metrics.Progress
@@ -161,6 +166,8 @@ def _run_stage(job, index, state, to):
       config.num_students,
     )
     state = state.replace(optimizer=optimizer, students=students)
+  if config.outer.range_test:
+    stage = _at_found_rate(job, index, state, to.folder)
   steps = outer.outer_steps(stage, job.parameterization, config.outer.ema)
   num_steps = outer.dispatch_size(config, job.stages)
   while step < stage.last:
@@ -200,6 +207,30 @@ def _run_stage(job, index, state, to):
         to.signals.status,
       )
   return state
+
+
+def _at_found_rate(job, index, state, folder):
+  """Returns a stage at the rate that the range test at its start found."""
+  stage, path = job.stages[index], folder / "range_test.json"
+  found = json.loads(path.read_text()) if path.is_file() else {}
+  if int(state.step) == stage.first:
+    found[str(index)] = range_test.find(
+      job.setup.problem,
+      stage,
+      job.parameterization,
+      state,
+      job.draws[index](stage.first, range_test.CYCLE),
+      jax.random.key(job.config.seed),
+      job.config.outer,
+    )
+    workdirs.write_json(path, found)
+  if str(index) not in found:
+    raise errors.InputError(
+      f"{path} lacks the rate that this run goes on at; restore it from a "
+      "copy, or start in another --workdir."
+    )
+  rate = found[str(index)]["learning_rate"]
+  return schedule.at_rate(stage, job.config.outer, rate)
 
 
 def _with_best(state, accuracy):

@@ -55,11 +55,27 @@ def stages(config: ml_collections.ConfigDict) -> list[Stage]:
   found, first = [], 0
   for i, name in enumerate(names):
     last = round(config.num_steps * sum(shares[: i + 1]))
-    optimizer, schedule = _outer(config.outer, max(last - first, 1))
+    schedule = _schedule(config.outer, max(last - first, 1))
+    optimizer = _optimizer(config.outer, schedule)
     objective = _sum(config, name)
     found.append(Stage(objective, optimizer, schedule, first, last))
     first = last
   return found
+
+
+def at_rate(
+  stage: Stage,
+  outer: ml_collections.ConfigDict,
+  rate: float | Callable[[Any], Any],
+) -> Stage:
+  """Returns the stage with another learning rate, or another schedule."""
+  if callable(rate):
+    schedule = rate
+  else:
+    num_steps = max(stage.last - stage.first, 1)
+    schedule = _schedule(outer, num_steps, rate)
+  optimizer = _optimizer(outer, schedule)
+  return dataclasses.replace(stage, optimizer=optimizer, schedule=schedule)
 
 
 def _sum(config, text: str) -> objectives.Objective:
@@ -134,18 +150,22 @@ def _objective(config, name: str) -> objectives.Objective:
   )
 
 
-def _outer(outer, num_steps: int):
-  schedule = optax.warmup_cosine_decay_schedule(
+def _schedule(outer, num_steps: int, rate: float | None = None):
+  rate = outer.learning_rate if rate is None else rate
+  return optax.warmup_cosine_decay_schedule(
     0.0,
-    outer.learning_rate,
+    rate,
     max(1, round(outer.warmup * num_steps)),
     max(2, num_steps),
-    0.05 * outer.learning_rate,
+    0.05 * rate,
   )
+
+
+def _optimizer(outer, schedule):
   clips = [optax.clip_by_global_norm(outer.clip)]
   if outer.norm_clip:
     clips.insert(0, clip_by_norm_average(outer.norm_clip))
-  optimizer = optax.chain(
+  return optax.chain(
     *clips,
     optax.adam(schedule),
     _scaled(
@@ -156,7 +176,6 @@ def _outer(outer, num_steps: int):
       tensor_shares=outer.step_size_scale,
     ),
   )
-  return optimizer, schedule
 
 
 class NormAverage(NamedTuple):

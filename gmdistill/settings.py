@@ -88,6 +88,7 @@ def defaults() -> ml_collections.ConfigDict:
       displacement=dict(constant_memory=True, distance_kind="tensor_cosine"),
       outer=dict(
         learning_rate=1e-2,
+        range_test=False,  # find the learning rate at the start instead
         label_scale=1.0,  # times the learning rate, for the labels
         step_size_scale=1.0,  # the same for the learned step sizes
         warmup=0.1,
