@@ -244,8 +244,8 @@ def gradient_cosines(
   num_students: int = 3,
   num_steps: int = 40,
   every: int = 20,
-) -> np.ndarray:
-  """Returns the cosine [C] of synthetic and real gradients, class by class.
+) -> tuple[np.ndarray, dict[str, float]]:
+  """Returns the cosine of synthetic and real gradients, by class and by layer.
 
   Students train on real batches by AdamW; at step 0 and every `every` steps
   the gradient of each class's synthetic examples is compared with that of
@@ -260,6 +260,10 @@ def gradient_cosines(
     num_students: Number of fresh students.
     num_steps: Training steps of each.
     every: Steps between two comparisons.
+
+  Returns:
+    The cosine [C] of each class over all layers, and that of each layer by
+    its name, the mean over classes.
   """
   num_classes = syn.batch.labels.shape[-1]
   optimizer = optax.adamw(learning_rate)
@@ -268,7 +272,10 @@ def gradient_cosines(
   def compare(problem, params, syn_batch, real):
     def one_class(pair):
       syn_grads, real_grads = (jax.grad(problem.loss)(params, b) for b in pair)
-      return distances.cosine(syn_grads, real_grads, "all")
+      return (
+        distances.cosine(syn_grads, real_grads, "all"),
+        distances.layer_cosines(syn_grads, real_grads),
+      )
 
     split = (
       objectives.by_class(syn_batch, num_classes),
@@ -291,7 +298,8 @@ def gradient_cosines(
       if t % every == 0:
         found.append(compare(problem, params, syn.batch, real))
       params, state = step(problem, params, state, real)
-  return np.asarray(found).mean(axis=0)
+  cosines, by_layer = jax.tree.map(lambda *xs: np.stack(xs), *found)
+  return cosines.mean(axis=0), {k: float(v.mean()) for k, v in by_layer.items()}
 
 
 def stacked(syn: SyntheticSet) -> SyntheticSet:

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from gmdistill import errors, results
 
-_ROW_COLORS = {
+ROW_COLORS = {
   "random": "#8b95a5",
   "herding": "#4c9a86",
   "K-centers": "#c77f1a",
@@ -29,23 +29,23 @@ _CLASS_COLORS = (
   "#1f5fbf #d1662b #2f8f6b #b0468f #7a6fd0 #b08a1e #3aa0c4 #c23b4b #6b7a3a "
   "#555e6e"
 ).split()
-_GREY = "#555e6e"
-_MARKERS = "oD^sPX"
+GREY = "#555e6e"
+MARKERS = "oD^sPX"
 _MOST_CLASSES_NAMED = 12
 
 
 def accuracy_figure(run: results.Run, protocol: str) -> Figure:
   """Mean and std over students of each row under one protocol."""
-  rows = _rows(run, protocol)
+  rows = rows_of(run, protocol)
   if not rows:
     raise errors.InputError(
       f"{run.workdir} measured nothing under {protocol!r}; it has "
       f"{', '.join(results.measured(run)) or 'no protocol'}."
     )
-  figure, axes = _axes(height=0.9 + 0.42 * len(rows))
+  figure, axes = new_axes(height=0.9 + 0.42 * len(rows))
   for place, row in enumerate(rows):
     mean, std = 100 * row["mean"], 100 * (row["std"] or 0.0)
-    color = _ROW_COLORS.get(row["row"], _GREY)
+    color = ROW_COLORS.get(row["row"], GREY)
     axes.errorbar(mean, place, xerr=std, fmt="o", capsize=3, color=color)
     axes.annotate(
       f"{mean:.1f}", (mean, place), (0, 5), ha="center", fontsize=8,
@@ -56,70 +56,30 @@ def accuracy_figure(run: results.Run, protocol: str) -> Figure:
   axes.margins(x=0.08)
   axes.set_xlabel(f"accuracy under {protocol}, % (± std over students)")
   told = [f"{row['row']} {results.plus_minus(row)} %" for row in rows]
-  return _described(figure, f"Accuracy under {protocol}: {', '.join(told)}.")
+  return described(figure, f"Accuracy under {protocol}: {', '.join(told)}.")
 
 
 def selection_figure(run: results.Run) -> Figure:
   """Selection accuracy by step; the reported rows are horizontal lines."""
   steps, values = results.series(run, "selection/accuracy")
-  figure, axes = _axes()
-  color = _ROW_COLORS["distilled"]
+  figure, axes = new_axes()
+  color = ROW_COLORS["distilled"]
   axes.plot(
     steps, 100 * values, "o-", ms=3.5, color=color, label="selection split"
   )
   chosen = (run.summary.get("selection") or {}).get("step")
   if chosen is not None:
     axes.axvline(chosen, color=color, lw=1, ls=":", label=f"chosen: {chosen}")
-  for row in _rows(run, results.main_protocol(run)):
-    color = _ROW_COLORS.get(row["row"], _GREY)
+  for row in rows_of(run, results.main_protocol(run)):
+    color = ROW_COLORS.get(row["row"], GREY)
     axes.axhline(
       100 * row["mean"], color=color, lw=1.2, ls="--", label=row["row"]
     )
   axes.set(xlabel="outer step", ylabel="accuracy, %")
-  _legend(figure)
-  return _described(
+  legend(figure)
+  return described(
     figure, "Selection accuracy " + _from_to(steps, 100 * values, ".1f")
   )
-
-
-def data_per_class_figure(runs: Sequence[results.Run], protocol: str) -> Figure:
-  """Accuracy against data per class, one line a row; runs are pooled.
-
-  The bands are ± one std over all students of all runs at that size.
-  """
-  rows = _rows(runs, protocol)
-  sizes = sorted({row["data_per_class"] for row in rows})
-  if len(sizes) < 2:
-    raise errors.InputError(
-      f"accuracy against data per class needs runs of two sizes measured "
-      f"under {protocol!r}; got {sizes}."
-    )
-  several = len({row["objective"] for row in rows}) > 1
-  lines: dict[str, dict[int, list[results.Row]]] = {}
-  for row in rows:
-    distilled = several and row["row"] == "distilled"
-    label = f"distilled, {row['objective']}" if distilled else row["row"]
-    by_size = lines.setdefault(label, {})
-    by_size.setdefault(row["data_per_class"], []).append(row)
-  figure, axes = _axes()
-  for place, (label, by_size) in enumerate(lines.items()):
-    own = sorted(by_size)
-    pools = [results.pool(by_size[size]) for size in own]
-    mean = np.array([100 * pooled["mean"] for pooled in pools])
-    std = np.array([100 * pooled["std"] for pooled in pools])
-    color = _ROW_COLORS.get(label, _class_color(place))
-    marker = _MARKERS[place % len(_MARKERS)]
-    axes.plot(own, mean, marker=marker, ms=4, color=color, label=label)
-    axes.fill_between(
-      own, mean - std, mean + std, color=color, alpha=0.13, lw=0
-    )
-  axes.set_xscale("log")
-  axes.set_xticks(sizes, [str(size) for size in sizes])
-  axes.minorticks_off()
-  axes.set(xlabel="data per class", ylabel=f"accuracy under {protocol}, %")
-  _legend(figure)
-  told = f"Accuracy under {protocol} at {sizes} examples per class, "
-  return _described(figure, told + f"one line each for {', '.join(lines)}.")
 
 
 def loss_figure(run: results.Run) -> Figure:
@@ -142,18 +102,18 @@ def loss_figure(run: results.Run) -> Figure:
     for part in np.split(np.arange(len(steps)), splits):
       axes.plot(steps[part], values[part], lw=1.2, color=_CLASS_COLORS[0])
     for start in later:
-      axes.axvline(start, color=_GREY, lw=1, ls="--")
+      axes.axvline(start, color=GREY, lw=1, ls="--")
     if values.size and values.min() > 0 and values.max() > 10 * values.min():
       axes.set_yscale("log")
     axes.set_ylabel(label)
   for start, name in stages if later else []:
     panels[0].annotate(
       name, (start, 1), (0, 2), textcoords="offset points", fontsize=8,
-      xycoords=("data", "axes fraction"), va="bottom", color=_GREY,
+      xycoords=("data", "axes fraction"), va="bottom", color=GREY,
     )  # fmt: skip
   panels[-1].set_xlabel("outer step")
   told = _from_to(*curves["outer loss"], ".3g")
-  return _described(figure, "Outer loss " + told)
+  return described(figure, "Outer loss " + told)
 
 
 def _stages(run: results.Run) -> list[tuple[int, str]]:
@@ -172,10 +132,10 @@ def _stages(run: results.Run) -> list[tuple[int, str]]:
 def cosine_figure(run: results.Run) -> Figure:
   """Cosine of the set's gradient to the real gradient, by step."""
   steps, values = results.series(run, "matching/cosine")
-  figure, axes = _axes()
+  figure, axes = new_axes()
   axes.plot(steps, values, lw=1.2, color=_CLASS_COLORS[2])
   axes.set(xlabel="outer step", ylabel="cosine to the real gradient")
-  return _described(figure, "Gradient cosine " + _from_to(steps, values, ".3f"))
+  return described(figure, "Gradient cosine " + _from_to(steps, values, ".3f"))
 
 
 def projection_figure(run: results.Run) -> Figure:
@@ -194,20 +154,20 @@ def projection_figure(run: results.Run) -> Figure:
     for kind in looks
   }
   classes = np.unique(np.concatenate(list(clouds.values()))[:, 2]).astype(int)
-  figure, axes = _axes(height=4.2)
+  figure, axes = new_axes(height=4.2)
   for kind, cloud in clouds.items():
     for label in classes:
       x, y = cloud[cloud[:, 2] == label, :2].T
-      axes.scatter(x, y, color=_class_color(label), **looks[kind])
+      axes.scatter(x, y, color=class_color(label), **looks[kind])
   for label in classes[:_MOST_CLASSES_NAMED]:
     name = results.class_name(run, label)
-    axes.scatter([], [], color=_class_color(label), label=name)
+    axes.scatter([], [], color=class_color(label), label=name)
   axes.scatter([], [], color="#8b95a5", s=9, label="real")
   axes.scatter([], [], color="white", label="synthetic", **looks["synthetic"])
   shares = [f" ({100 * part:.0f} %)" for part in projection["explained"]]
   axes.set(xlabel=f"component 1{shares[0]}", ylabel=f"component 2{shares[1]}")
-  _legend(figure)
-  return _described(
+  legend(figure)
+  return described(
     figure,
     f"{projection['method']}: {len(clouds['real'])} real and "
     f"{len(clouds['synthetic'])} synthetic examples of {len(classes)} classes.",
@@ -245,7 +205,7 @@ def as_image(figure: Figure) -> str:
   return f'<img alt="{text}" src="data:image/svg+xml;base64,{data}">'
 
 
-def _rows(
+def rows_of(
   runs: results.Run | Sequence[results.Run], protocol: str | None
 ) -> list[results.Row]:
   """The rows with a number under one protocol."""
@@ -256,11 +216,13 @@ def _rows(
   ]
 
 
-def _class_color(label: int) -> str:
+def class_color(label: int) -> str:
+  """The colour of a class."""
   return _CLASS_COLORS[label % len(_CLASS_COLORS)]
 
 
-def _axes(height: float = 3.1) -> tuple[Figure, Axes]:
+def new_axes(height: float = 3.1) -> tuple[Figure, Axes]:
+  """An empty figure of the page's width."""
   figure = Figure(figsize=(5, height), layout="constrained")
   axes = figure.add_subplot()
   _style(axes)
@@ -273,11 +235,13 @@ def _style(axes: Axes) -> None:
   axes.set_axisbelow(True)
 
 
-def _legend(figure: Figure) -> None:
+def legend(figure: Figure) -> None:
+  """Puts the legend below the axes."""
   figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
 
 
-def _described(figure: Figure, text: str) -> Figure:
+def described(figure: Figure, text: str) -> Figure:
+  """Labels a figure with what it shows, in words."""
   figure.set_label(text)  # The page's alternative text.
   return figure
 

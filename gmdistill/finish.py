@@ -277,7 +277,7 @@ def _gradient_cosine(setup, config, best):
     num_classes=len(setup.corpus.label_names),
     seed=config.seed + 1,
   )
-  cosines_C = evaluate.gradient_cosines(
+  cosines_C, by_layer = evaluate.gradient_cosines(
     setup.problem,
     best,
     sampler,
@@ -287,6 +287,7 @@ def _gradient_cosine(setup, config, best):
   return {
     "per_class": [float(x) for x in cosines_C],
     "mean": float(cosines_C.mean()),
+    "per_layer": by_layer,
   }
 
 

@@ -3,6 +3,7 @@
 The tables are in `results`, the figures in `figures`.
 """
 
+import contextlib
 import importlib.resources
 import json
 import os
@@ -13,7 +14,7 @@ import jinja2
 import numpy as np
 from etils import epath
 
-from gmdistill import errors, figures, results
+from gmdistill import comparison, errors, figures, results
 
 load_run = results.load_run
 
@@ -67,24 +68,50 @@ def _render(runs: Sequence[results.Run]) -> str:
 
 def _comparison(runs: Sequence[results.Run]) -> dict[str, Any]:
   rows = results.results_table(runs)
-  merged = [row for row in results.over_seeds(rows) if row["seeds"] > 1]
+  merged = [row for row in comparison.over_seeds(rows) if row["seeds"] > 1]
   groups: dict[str, list[results.Run]] = {}
   for run in runs:
     about = "{dataset}, {student}, length {sequence_length}"
     groups.setdefault(about.format_map(run.summary), []).append(run)
-  images = {}
+  by_size, by_cost, tables = {}, {}, {}
   for kind, members in groups.items():
     for protocol in results.PROTOCOLS:
-      try:
-        figure = figures.data_per_class_figure(members, protocol)
-      except errors.InputError:  # Fewer than two sizes under this protocol.
-        continue
-      images[f"{kind}: {protocol}"] = figures.as_image(figure)
+      with contextlib.suppress(errors.InputError):  # fewer than two sizes
+        figure = comparison.data_per_class_figure(members, protocol)
+        by_size[f"{kind}: {protocol}"] = figures.as_image(figure)
+  for protocol in results.PROTOCOLS:
+    for cost in comparison.COSTS:
+      with contextlib.suppress(errors.InputError):  # fewer than two runs
+        figure = comparison.cost_figure(runs, protocol, cost)
+        title = f"{protocol}, against {comparison.COSTS[cost][0]}"
+        by_cost[title] = figures.as_image(figure)
+    if found := comparison.ablations(runs, protocol):
+      tables[protocol] = _ablation_table(found)
+  layers = None
+  with contextlib.suppress(errors.InputError):  # measured by none
+    layers = figures.as_image(comparison.layers_figure(runs))
   return {
     "results": _wide_table(rows) if rows else None,
     "seeds": _table(merged) if merged else None,
-    "images": images,
+    "ablations": tables,
+    "images": by_size,
+    "costs": by_cost,
+    "layers": layers,
   }
+
+
+def _ablation_table(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+  """One line for each setting, with its distance from the base."""
+  lines = []
+  for row in rows:
+    base = row["change"] == "base"
+    cells = [row["change"], results.plus_minus(row), str(row["n"])]
+    cells += [str(row["seeds"])]
+    cells += ["" if base else f"{100 * row['difference']:+.1f}"]
+    cells += ["" if base else results.percent(row["standard_error"], 2)]
+    lines.append(("distilled" if base else "", cells))
+  header = ["change", "accuracy, %", "n", "seeds", "difference", "s.e."]
+  return {"header": header, "lines": lines, "named_by": 0}
 
 
 def _wide_table(rows: Sequence[results.Row]) -> dict[str, Any]:

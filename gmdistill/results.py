@@ -216,47 +216,6 @@ def _accuracy(cell: dict[str, Any] | None, full: float | None = None) -> Row:
   }
 
 
-def over_seeds(rows: Sequence[Row]) -> list[Row]:
-  """Rows averaged over runs that differ in nothing but `seed`; see `pool`."""
-  groups: dict[tuple[Any, ...], dict[Any, Row]] = {}
-  for row in rows:
-    kind = row["setting"], row["protocol"], row["row"]
-    groups.setdefault(kind, {})[row["seed"]] = row
-  merged = []
-  for group in groups.values():
-    first, *_ = group.values()
-    kept = [row for row in group.values() if row["mean"] is not None]
-    pooled = pool(kept) if kept else {"seeds": 0, "std_over_seeds": None}
-    merged.append(first | pooled)
-  return merged
-
-
-def pool(rows: Sequence[Row]) -> Row:
-  """The numbers of one row over the seeds that measured it.
-
-  `seeds` is how many; `std_over_seeds` has n - 1 in the denominator and is
-  None for one seed, or where every seed has the same cached number. `std` is
-  over all students of all seeds (law of total variance).
-  """
-  if len({(row["mean"], row["std"], row["n"]) for row in rows}) == 1:
-    rows = rows[:1]
-  means = [row["mean"] for row in rows]
-  recoveries = [row["recovery"] for row in rows if row["recovery"] is not None]
-  within = np.mean([(row["std"] or 0.0) ** 2 for row in rows])
-  pooled = rows[0] | {
-    "mean": float(np.mean(means)),
-    "std": math.sqrt(within + np.var(means)),
-    "n": sum(row["n"] or 0 for row in rows),
-    "recovery": float(np.mean(recoveries)) if recoveries else None,
-    "seeds": len(rows),
-    "std_over_seeds": None,
-  }
-  if len(rows) > 1:  # Students of one set are not independent draws.
-    pooled["std_over_seeds"] = float(np.std(means, ddof=1))
-    pooled["standard_error"] = pooled["std_over_seeds"] / math.sqrt(len(rows))
-  return pooled
-
-
 def varying(rows: Sequence[Row]) -> dict[str, str]:
   """The columns that tell the rows' runs apart, and their headers."""
   columns = {

@@ -10,7 +10,15 @@ from typing import Any
 
 import ml_collections
 
-from gmdistill import distill, errors, metrics, report, results, workdirs
+from gmdistill import (
+  comparison,
+  distill,
+  errors,
+  metrics,
+  report,
+  results,
+  workdirs,
+)
 
 
 def run(
@@ -53,7 +61,7 @@ def run(
   if finished:
     path = report.write(finished, folder / "report.html")
     rows = results.results_table([report.load_run(own) for own in finished])
-    print(results.as_text(results.over_seeds(rows)))
+    print(results.as_text(comparison.over_seeds(rows)))
     print(f"report: {path}")
   return failed
 

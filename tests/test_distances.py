@@ -114,3 +114,18 @@ def test_what_contains_what():
   ):
     assert distances.contains(outer, inner)
     assert outer == inner or not distances.contains(inner, outer)
+
+
+def test_layers_are_compared_one_by_one():
+  params = make_problem(num_layers=2).init(jax.random.key(0))
+  turned = dict(params)
+  # The second layer points the other way, the head nowhere.
+  turned["layers"] = jax.tree.map(
+    lambda x: x.at[1].multiply(-2.0), turned["layers"]
+  )
+  turned["head"] = jax.tree.map(jnp.zeros_like, turned["head"])
+  found = distances.layer_cosines(params, turned)
+  assert list(found)[1:] == ["layer 1", "layer 2", "pooler", "head"]
+  assert float(found["layer 1"]) == pytest.approx(1.0, abs=1e-5)
+  assert float(found["layer 2"]) == pytest.approx(-1.0, abs=1e-5)
+  assert float(found["head"]) == 0.0

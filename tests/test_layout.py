@@ -10,8 +10,8 @@ ORDER = """
 errors tokenizer data students mixed_mode checkpoint metrics pretrained problem
 training synthetic spaces distances objectives matching unrolled coresets
 evaluate projection workdirs privacy bank experts settings schedule recipe
-results figures report finish outer range_test distill sweep verbs main
-__main__
+results figures comparison report finish outer range_test distill sweep verbs
+main __main__
 """.split()
 
 

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from safetensors import numpy as safetensors_numpy
 
-from gmdistill import errors, figures, report, results
+from gmdistill import comparison, errors, figures, report, results
 
 ROWS = ["random", "herding", "K-centers", "distilled", "full"]
 TITLES = {
@@ -47,7 +47,11 @@ def make_summary(data_per_class=2, seed=0, distilled=0.8):
       "real_text_bytes": 2**20,
       "break_even_students": 4.0,
     },
-    "gradient_cosine": {"per_class": [0.98, 0.96], "mean": 0.97},
+    "gradient_cosine": {
+      "per_class": [0.98, 0.96],
+      "mean": 0.97,
+      "per_layer": {"layer 1": 0.9, "head": 0.99},
+    },
   }
 
 
@@ -85,7 +89,7 @@ def make_analysis(token="<unk>"):
   }
 
 
-def make_run(workdir, summary=None, seed=0):
+def make_run(workdir, summary=None, seed=0, **fields):
   """A workdir with every file that a finished run leaves."""
   (workdir / "set").mkdir(parents=True)
   files = {
@@ -93,6 +97,7 @@ def make_run(workdir, summary=None, seed=0):
       "objective": "gradient_matching,look_ahead",
       "seed": seed,
       "data": {"name": "sst2"},
+      **fields,
     },
     "environment.json": {
       "gmdistill": "0.1.0",
@@ -216,7 +221,7 @@ def test_seeds_are_pooled_and_cached_rows_count_once(tmp_path):
     summary = make_summary(seed=seed, distilled=accuracy)
     run = make_run(tmp_path / f"r{seed}", summary, seed)
     rows += results.results_table(report.load_run(run))
-  merged = {row["row"]: row for row in results.over_seeds(rows)}
+  merged = {row["row"]: row for row in comparison.over_seeds(rows)}
   distilled = merged["distilled"]
   assert distilled["seeds"] == 3 and distilled["n"] == 48
   assert distilled["mean"] == pytest.approx(0.8)
@@ -232,12 +237,62 @@ def test_runs_of_two_sizes_give_the_figure_by_size(tmp_path):
     for size, accuracy in ((1, 0.7), (5, 0.8))
   ]
   loaded = [report.load_run(run) for run in runs]
-  figure = figures.data_per_class_figure(loaded, "finetune")
+  figure = comparison.data_per_class_figure(loaded, "finetune")
   labels = [line.get_label() for line in figure.axes[0].get_lines()]
   assert labels == ROWS
   assert "Accuracy against data per class" in page_of(runs, tmp_path)
   with pytest.raises(errors.InputError, match="two sizes"):
-    figures.data_per_class_figure(loaded[:1], "finetune")
+    comparison.data_per_class_figure(loaded[:1], "finetune")
+
+
+def test_ablations_are_measured_from_the_base(tmp_path):
+  runs = [
+    make_run(
+      tmp_path / name, make_summary(seed=seed, distilled=mean), seed, **f
+    )
+    for name, seed, mean, f in (
+      ("base-0", 0, 0.80, {"outer": {"ema": 0.99}}),
+      ("base-1", 1, 0.82, {"outer": {"ema": 0.99}}),
+      ("no_ema-0", 0, 0.76, {"outer": {"ema": 0.0}}),
+      ("no_ema-1", 1, 0.77, {"outer": {"ema": 0.0}}),
+    )
+  ]
+  loaded = [report.load_run(run) for run in runs]
+  base, other = comparison.ablations(loaded, "finetune")
+  assert base["change"] == "base" and base["difference"] == 0
+  assert other["change"] == "outer.ema=0.0" and other["seeds"] == 2
+  assert other["difference"] == pytest.approx(0.765 - 0.81)
+  # The seeds' standard errors are half their distances.
+  expected = (0.01**2 + 0.005**2) ** 0.5
+  assert other["standard_error"] == pytest.approx(expected)
+  assert comparison.ablations(loaded[2:], "finetune") == []
+  page = page_of(runs, tmp_path)
+  for text in ("Ablations: finetune", "outer.ema=0.0", "-4.5"):
+    assert text in page
+
+
+def test_several_runs_are_compared_by_cost_and_by_layer(tmp_path):
+  runs = []
+  for size, accuracy in ((1, 0.7), (5, 0.8)):
+    summary = make_summary(size, distilled=accuracy)
+    summary["cost"]["set_bytes"] = 1000 * size
+    runs.append(make_run(tmp_path / f"dpc{size}", summary))
+  loaded = [report.load_run(run) for run in runs]
+  figure = comparison.cost_figure(loaded, "finetune", "set_bytes")
+  (axes,) = figure.axes
+  assert [text.get_text() for text in axes.texts] == ["1", "5"]
+  assert axes.get_xscale() == "log"
+  labels = axes.get_legend_handles_labels()[1]
+  assert sorted(labels) == ["sst2", "sst2, all its text"]
+  layers = comparison.layers_figure(loaded)
+  assert [t.get_text() for t in layers.axes[0].get_xticklabels()] == [
+    "layer 1",
+    "head",
+  ]
+  page = page_of(runs, tmp_path)
+  assert "Accuracy against cost" in page and "by layer" in page
+  with pytest.raises(errors.InputError, match="two runs"):
+    comparison.cost_figure(loaded[:1], "finetune", "distill_seconds")
 
 
 def test_every_figure_is_made_and_described(workdir):

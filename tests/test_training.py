@@ -166,7 +166,7 @@ def test_the_gradient_cosine_of_real_rows_with_themselves_is_one():
   order = np.argsort(examples.labels, kind="stable")
   sampler = lambda step: data.as_batch(data.take(examples, order), 2)  # noqa: E731
   batch = jax.tree.map(jnp.asarray, sampler(0))
-  cosines = evaluate.gradient_cosines(
+  cosines, by_layer = evaluate.gradient_cosines(
     problem,
     synthetic.SyntheticSet(batch),
     sampler,
@@ -176,6 +176,8 @@ def test_the_gradient_cosine_of_real_rows_with_themselves_is_one():
     every=2,
   )
   np.testing.assert_allclose(cosines, 1.0, atol=1e-5)
+  assert list(by_layer) == ["embedding_norm", "layer 1", "layer 2", "head"]
+  np.testing.assert_allclose(list(by_layer.values()), 1.0, atol=1e-5)
 
 
 def test_constant_memory_gives_the_steps_and_the_gradient_of_each_step(x64):

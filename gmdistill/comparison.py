@@ -1,0 +1,256 @@
+"""Several finished runs side by side: seeds, budgets, costs, ablations."""
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from gmdistill import errors, figures, results
+
+BASE = "base"  # the run that ablations differ from, by its folder's name
+
+
+def over_seeds(rows: Sequence[results.Row]) -> list[results.Row]:
+  """Rows averaged over runs that differ in nothing but `seed`; see `pool`."""
+  groups: dict[tuple[Any, ...], dict[Any, results.Row]] = {}
+  for row in rows:
+    kind = row["setting"], row["protocol"], row["row"]
+    groups.setdefault(kind, {})[row["seed"]] = row
+  merged = []
+  for group in groups.values():
+    first, *_ = group.values()
+    kept = [row for row in group.values() if row["mean"] is not None]
+    pooled = pool(kept) if kept else {"seeds": 0, "std_over_seeds": None}
+    merged.append(first | pooled)
+  return merged
+
+
+def pool(rows: Sequence[results.Row]) -> results.Row:
+  """The numbers of one row over the seeds that measured it.
+
+  `seeds` is how many; `std_over_seeds` has n - 1 in the denominator and is
+  None for one seed, or where every seed has the same cached number. `std` is
+  over all students of all seeds (law of total variance).
+  """
+  if len({(row["mean"], row["std"], row["n"]) for row in rows}) == 1:
+    rows = rows[:1]
+  means = [row["mean"] for row in rows]
+  recoveries = [row["recovery"] for row in rows if row["recovery"] is not None]
+  within = np.mean([(row["std"] or 0.0) ** 2 for row in rows])
+  pooled = rows[0] | {
+    "mean": float(np.mean(means)),
+    "std": math.sqrt(within + np.var(means)),
+    "n": sum(row["n"] or 0 for row in rows),
+    "recovery": float(np.mean(recoveries)) if recoveries else None,
+    "seeds": len(rows),
+    "std_over_seeds": None,
+  }
+  if len(rows) > 1:  # Students of one set are not independent draws.
+    pooled["std_over_seeds"] = float(np.std(means, ddof=1))
+    pooled["standard_error"] = pooled["std_over_seeds"] / math.sqrt(len(rows))
+  return pooled
+
+
+def ablations(
+  runs: Sequence[results.Run], protocol: str
+) -> list[dict[str, Any]]:
+  """How far each setting is from the base: one dict a setting.
+
+  The base are the runs whose folders begin with `base`; every other setting is
+  named by the fields in which it differs. `difference` is in fractions,
+  `standard_error` that of the difference: from the seeds' spread where both
+  have seeds, from the students' where there is one.
+
+  Returns:
+    Nothing where there is no base, or it was not measured under `protocol`.
+  """
+  rows = [
+    row
+    for row in over_seeds(results.results_table(runs))
+    if row["row"] == "distilled"
+    and row["protocol"] == protocol
+    and row["mean"] is not None
+  ]
+  base = next((row for row in rows if _folder(row).startswith(BASE)), None)
+  if base is None:
+    return []
+  found = []
+  for row in rows:
+    errors_of = [row["standard_error"], base["standard_error"]]
+    known = None not in errors_of and row is not base
+    found.append(
+      row
+      | {
+        "change": "base" if row is base else _changes(base, row),
+        "difference": row["mean"] - base["mean"],
+        "standard_error": math.hypot(*errors_of) if known else None,
+      }
+    )
+  return found
+
+
+def _folder(row: results.Row) -> str:
+  return str(row["run"]).rsplit("/", 1)[-1]
+
+
+def _changes(base: results.Row, row: results.Row) -> str:
+  """The fields in which two settings differ, with the row's values."""
+  flat = [dict(_leaves(json.loads(each["setting"]))) for each in (base, row)]
+  names = sorted({*flat[0], *flat[1]})
+  told = [
+    f"{name}={flat[1].get(name)}"
+    for name in names
+    if flat[0].get(name) != flat[1].get(name)
+  ]
+  return ", ".join(told) or "the same"
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+  found = []
+  for name, value in tree.items():
+    if isinstance(value, dict):
+      found += _leaves(value, f"{prefix}{name}.")
+    else:
+      found.append((prefix + name, value))
+  return found
+
+
+def data_per_class_figure(runs: Sequence[results.Run], protocol: str) -> Figure:
+  """Accuracy against data per class, one line a row; runs are pooled.
+
+  The bands are ± one std over all students of all runs at that size.
+  """
+  rows = figures.rows_of(runs, protocol)
+  sizes = sorted({row["data_per_class"] for row in rows})
+  if len(sizes) < 2:
+    raise errors.InputError(
+      f"accuracy against data per class needs runs of two sizes measured "
+      f"under {protocol!r}; got {sizes}."
+    )
+  several = len({row["objective"] for row in rows}) > 1
+  lines: dict[str, dict[int, list[results.Row]]] = {}
+  for row in rows:
+    distilled = several and row["row"] == "distilled"
+    label = f"distilled, {row['objective']}" if distilled else row["row"]
+    by_size = lines.setdefault(label, {})
+    by_size.setdefault(row["data_per_class"], []).append(row)
+  figure, axes = figures.new_axes()
+  for place, (label, by_size) in enumerate(lines.items()):
+    own = sorted(by_size)
+    pools = [pool(by_size[size]) for size in own]
+    mean = np.array([100 * pooled["mean"] for pooled in pools])
+    std = np.array([100 * pooled["std"] for pooled in pools])
+    color = figures.ROW_COLORS.get(label, figures.class_color(place))
+    marker = figures.MARKERS[place % len(figures.MARKERS)]
+    axes.plot(own, mean, marker=marker, ms=4, color=color, label=label)
+    axes.fill_between(
+      own, mean - std, mean + std, color=color, alpha=0.13, lw=0
+    )
+  axes.set_xscale("log")
+  axes.set_xticks(sizes, [str(size) for size in sizes])
+  axes.minorticks_off()
+  axes.set(xlabel="data per class", ylabel=f"accuracy under {protocol}, %")
+  figures.legend(figure)
+  told = f"Accuracy under {protocol} at {sizes} examples per class, "
+  return figures.described(
+    figure, told + f"one line each for {', '.join(lines)}."
+  )
+
+
+COSTS = {
+  "set_bytes": ("bytes of the set", "real_text_bytes"),
+  "distill_seconds": ("distillation seconds", None),
+}
+
+
+def cost_figure(
+  runs: Sequence[results.Run], protocol: str, cost: str
+) -> Figure:
+  """Accuracy of each distilled set against what it costs.
+
+  Args:
+    runs: The runs, each one point with ± one std over students.
+    protocol: Whose accuracies.
+    cost: A key of `COSTS`.
+
+  Raises:
+    InputError: fewer than two runs have both numbers.
+  """
+  label, reference = COSTS[cost]
+  points: dict[str, list[tuple[float, results.Row]]] = {}
+  full: dict[str, tuple[float, float]] = {}
+  for run in runs:
+    ledger = run.summary.get("cost") or {}
+    by_row = {row["row"]: row for row in figures.rows_of(run, protocol)}
+    row = by_row.get("distilled")
+    if row is None or not ledger.get(cost):
+      continue
+    name = str(row["dataset"])
+    points.setdefault(name, []).append((ledger[cost], row))
+    if reference and ledger.get(reference) and "full" in by_row:
+      full[name] = ledger[reference], by_row["full"]["mean"]
+  if sum(map(len, points.values())) < 2:
+    raise errors.InputError(
+      f"accuracy against {label} needs two runs measured under {protocol!r}."
+    )
+  figure, axes = figures.new_axes()
+  for place, (name, own) in enumerate(points.items()):
+    color = figures.class_color(place)
+    for x, row in own:
+      axes.errorbar(
+        x, 100 * row["mean"], yerr=100 * (row["std"] or 0.0), fmt="o",
+        ms=4, capsize=2, color=color, label=name if row is own[0][1] else None,
+      )  # fmt: skip
+      axes.annotate(
+        str(row["data_per_class"]), (x, 100 * row["mean"]), (4, 4),
+        textcoords="offset points", fontsize=7, color=color,
+      )  # fmt: skip
+    if name in full:
+      x, mean = full[name]
+      axes.plot(
+        x, 100 * mean, "*", ms=9, color=color, label=f"{name}, all its text"
+      )
+  axes.set_xscale("log")
+  axes.set(xlabel=label, ylabel=f"accuracy under {protocol}, %")
+  figures.legend(figure)
+  told = ", ".join(f"{name} ({len(own)} runs)" for name, own in points.items())
+  return figures.described(
+    figure, f"Accuracy under {protocol} against {label}: {told}."
+  )
+
+
+def layers_figure(runs: Sequence[results.Run]) -> Figure:
+  """Cosine of synthetic and real gradients, layer by layer; one line a run.
+
+  Raises:
+    InputError: no run has measured it.
+  """
+  lines = {}
+  for run, name in zip(runs, results.short_names(runs), strict=True):
+    by_layer = (run.summary.get("gradient_cosine") or {}).get("per_layer")
+    if by_layer:
+      lines[name] = by_layer
+  if not lines:
+    raise errors.InputError("no run has gradient_cosine.per_layer.")
+  layers = list(dict.fromkeys(key for line in lines.values() for key in line))
+  figure, axes = figures.new_axes()
+  for place, (name, line) in enumerate(lines.items()):
+    axes.plot(
+      [layers.index(key) for key in line], list(line.values()),
+      marker=figures.MARKERS[place % len(figures.MARKERS)], ms=4,
+      color=figures.class_color(place), label=name,
+    )  # fmt: skip
+  axes.set_xticks(range(len(layers)), layers, rotation=45, ha="right")
+  axes.set(ylabel="cosine to the real gradient")
+  if len(lines) > 1:
+    figures.legend(figure)
+  means = [
+    f"{name} {np.mean(list(x.values())):.3f}" for name, x in lines.items()
+  ]
+  return figures.described(
+    figure,
+    f"Gradient cosine of {len(layers)} layers; means: {', '.join(means)}.",
+  )
