@@ -15,6 +15,7 @@ from gmdistill import errors, matching, mixed_mode, objectives, unrolled
 OBJECTIVES = (
   "gradient_matching",
   "look_ahead",
+  "finetune_ahead",
   "trajectory_matching",
   "task_vector_matching",
   "distribution_matching",
@@ -109,6 +110,17 @@ def _objective(config, name: str) -> objectives.Objective:
       "look_ahead",
       lambda: unrolled.look_ahead(
         rule=config.rule, **config.look_ahead.to_dict()
+      ),
+    )
+  if name == "finetune_ahead":
+    protocol = config.finetune
+    return named(
+      "finetune_ahead",
+      lambda: unrolled.finetune_ahead(
+        num_steps=protocol.num_steps,
+        rate=protocol.rates[0],
+        rule=config.rule,
+        **config.finetune_ahead.to_dict(),
       ),
     )
   if name == "distribution_matching":

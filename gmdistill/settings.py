@@ -60,6 +60,8 @@ def defaults() -> ml_collections.ConfigDict:
       min_tokens=0,  # of the outer loop's real rows; shorter ones are left out
       rule="mixed",  # how gradients are differentiated; see mixed_mode
       look_ahead=dict(centred=False, start="fresh", last_steps=0),
+      # Along the protocol finetune, with its steps and the first of its rates.
+      finetune_ahead=dict(window=2, skip=6, centred=False),
       gradient_matching=dict(
         distance_kind="neuron_cosine", matched="all", sum_weight=1.0
       ),

@@ -1,15 +1,20 @@
 """Objectives that take the set's own T steps, and look where they lead.
 
-`look_ahead` asks the real loss there. The others start at a state of an expert
-bank and compare the displacement with the expert's: no real row is read.
+`look_ahead` asks the real loss there, `finetune_ahead` the same of steps that a
+protocol takes. The others start at a state of an expert bank and compare the
+displacement with the expert's: no real row is read.
 """
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from gmdistill import distances, objectives, synthetic, training
+from gmdistill import distances, mixed_mode, objectives, synthetic, training
+
+PyTree = Any
 
 
 def look_ahead(
@@ -76,6 +81,103 @@ def _centred_loss(problem, params, batch):
   value = -(batch.labels * log_probs_BxC).sum(axis=-1).mean()
   shift_1xC = mean_1xC - mean_1xC.mean()
   return value + 0.01 * jnp.square(shift_1xC).sum(), logits_BxC
+
+
+class FineTuned(NamedTuple):
+  """A student on its way through AdamW on the set."""
+
+  params: PyTree
+  first: PyTree  # AdamW's moments
+  second: PyTree
+  age: jax.Array  # steps taken
+
+
+def finetune_ahead(
+  *,
+  num_steps: int = 200,
+  rate: float = 1e-4,
+  weight_decay: float = 0.01,
+  warmup: float = 0.5,
+  window: int = 2,
+  skip: int = 6,
+  centred: bool = False,
+  rule: str = "mixed",
+) -> objectives.Objective:
+  """Minimises the real loss along the protocol `finetune`, a window at a time.
+
+  A student trains on the set as the protocol has it: AdamW, warm-up and cosine
+  decay, clip 1. From wherever it has come, `window` steps are differentiated
+  and the real loss is asked where they lead (truncated backpropagation with a
+  moving window; Feng et al. 2023). AdamW's second moment and the clip's norm
+  are read as constants: a step's direction is what the set is to change.
+
+  Args:
+    num_steps: Steps of the protocol, after which a student is drawn afresh.
+    rate: The protocol's highest learning rate.
+    weight_decay: AdamW's.
+    warmup: The share of the steps in which the rate grows.
+    window: Steps that are differentiated.
+    skip: Steps taken, and not differentiated, between two windows.
+    centred: As in `look_ahead`.
+    rule: A rule of `mixed_mode.grad`.
+
+  Raises:
+    ValueError: no step is differentiated.
+  """
+  if window < 1 or skip < 0:
+    raise ValueError(f"window={window} must be at least 1, skip={skip} 0.")
+  schedule = optax.warmup_cosine_decay_schedule(
+    0.0, rate, max(1, int(warmup * num_steps)), num_steps
+  )
+
+  def init(problem, key, phase):
+    params = problem.init(key)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    # Staggered, so that the students of a run are not drawn afresh at once.
+    return FineTuned(params, zeros, zeros, (phase * num_steps).astype(int))
+
+  def step(gradient, batch, state, _):
+    grads = gradient(state.params, batch)
+    known = jax.lax.stop_gradient(grads)
+    shorter = 1.0 / jnp.maximum(1.0, optax.tree.norm(known))
+    first, second = (
+      jax.tree.map(lambda m, g, d=decay, n=order: d * m + (1 - d) * g**n, *pair)
+      for decay, order, pair in (
+        (0.9, 1, (state.first, jax.tree.map(lambda g: g * shorter, grads))),
+        (0.999, 2, (state.second, jax.tree.map(lambda g: g * shorter, known))),
+      )
+    )
+    count = state.age + 1.0
+
+    def move(param, m, v):
+      size = jnp.sqrt(v / (1 - 0.999**count)) + 1e-8
+      direction = m / (1 - 0.9**count) / size + weight_decay * param
+      return param - schedule(state.age) * direction
+
+    params = jax.tree.map(move, state.params, first, second)
+    return FineTuned(params, first, second, state.age + 1), None
+
+  def loss(problem, syn: synthetic.SyntheticSet, student, real, key):
+    gradient = mixed_mode.grad(problem.loss, rule)
+    ahead = functools.partial(step, gradient, syn.batch)
+    reached = jax.lax.scan(ahead, student, None, window)[0]
+    batch = jax.tree.map(lambda x: x[0], real.batches)
+    if centred:
+      value, logits_BxC = _centred_loss(problem, reached.params, batch)
+    else:
+      value, logits_BxC = problem.loss_and_logits(reached.params, batch)
+    right_B = logits_BxC.argmax(axis=-1) == batch.labels.argmax(axis=-1)
+    known = jax.lax.stop_gradient((reached, syn.batch))
+    onwards = functools.partial(step, jax.grad(problem.loss), known[1])
+    older = jax.lax.scan(onwards, known[0], None, skip)[0]
+    older = jax.lax.cond(
+      older.age >= num_steps,
+      lambda: init(problem, key, jnp.float32(0)),
+      lambda: older,
+    )
+    return value, (older, {"look_ahead/accuracy": right_B.mean()})
+
+  return objectives.Objective(init, loss, 1)
 
 
 def trajectory_matching(

@@ -119,6 +119,7 @@ def test_the_verbs_work_on_a_finished_run(finished, tmp_path, capsys):
     ("--config.full.num_steps=1", ["full.num_steps=1", "at least 2"]),
     ("--config.rank=99", ["rank=99", "1 to 16"]),
     ("--config.examples_per_step=3", ["examples_per_step=3", "1 to data_per"]),
+    ("--config.finetune_ahead.window=0", ["window=0", "at least 1"]),
     ("--config.real_rows=best", ["real_rows=best", "representatives"]),
     ("--config.refresh=0", ["refresh=0", "at least 1"]),
     ("--config.look_ahead.start=late", ["look_ahead", "fresh, bank"]),
@@ -135,6 +136,8 @@ def test_a_bad_field_is_one_line_and_writes_nothing(
   extra = []
   if "matched" in override:
     extra = ["--config.objective=gradient_matching"]
+  if "finetune_ahead" in override:
+    extra = ["--config.objective=finetune_ahead"]
   workdir = tmp_path / "run"
   said = refused(
     capsys, "distill", CONFIG, f"--workdir={workdir}", override, *extra

@@ -6,14 +6,12 @@ import numpy as np
 import optax
 import pytest
 from conftest import (
-  as_float64,
-  make_expert,
   make_problem,
   make_real,
   make_synthetic,
 )
 
-from gmdistill import data, matching, objectives, synthetic, training, unrolled
+from gmdistill import data, matching, objectives, synthetic, unrolled
 
 TRAJECTORY = matching.trajectory(optax.sgd(0.1), max_age=4, steps_between=2)
 
@@ -110,150 +108,6 @@ def test_the_sum_over_classes_is_weighted():
   assert values[1] > values[0]
 
 
-def test_look_ahead_takes_exactly_t_steps_of_the_learned_sizes():
-  problem, real = make_problem(), objectives.Real(make_real(1))
-  batch = make_synthetic()
-  rates = jnp.array([0.5, 0.1, 0.02])
-  key = jax.random.key(4)
-  params, gradient = problem.init(key), jax.jit(jax.grad(problem.loss))
-  for rate in rates:
-    grads = gradient(params, batch)
-    params = jax.tree.map(lambda p, g, r=rate: p - r * g, params, grads)
-  first = jax.tree.map(lambda x: x[0], real.batches)
-  value, _ = jax.jit(unrolled.look_ahead().loss)(
-    problem, synthetic.SyntheticSet(batch, rates), (), real, key
-  )
-  np.testing.assert_allclose(value, problem.loss(params, first), rtol=1e-5)
-
-
-def test_truncated_look_ahead_differentiates_its_last_steps_alone():
-  problem, real = make_problem(), objectives.Real(make_real(1))
-  batch, key = make_synthetic(), jax.random.key(4)
-  rates = jnp.array([0.5, 0.1, 0.02])
-  first = training.Steps(rates[:1])
-  between = training.replay(problem, problem.init(key), batch, first)
-  whole = real._replace(expert=objectives.Expert(params=between))
-
-  def gradient(objective, rates, real):
-    def loss(inputs):
-      syn = synthetic.SyntheticSet(batch.replace(inputs=inputs), rates)
-      return objective.loss(problem, syn, (), real, key)[0]
-
-    return jax.jit(jax.value_and_grad(loss))(batch.inputs)
-
-  found = gradient(unrolled.look_ahead(last_steps=2), rates, real)
-  resumed = unrolled.look_ahead(start="bank")
-  assert resumed.reads == ("params",)
-  expected = gradient(resumed, rates[1:], whole)
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8),
-    found,
-    expected,
-  )
-  more = gradient(unrolled.look_ahead(last_steps=9), rates, real)
-  full = gradient(unrolled.look_ahead(), rates, real)
-  jax.tree.map(np.testing.assert_array_equal, more, full)
-  assert not np.allclose(full[1], found[1])
-
-
-def test_a_set_with_an_order_takes_only_those_rows():
-  problem, batch = make_problem(), make_synthetic()
-  params = problem.init(jax.random.key(0))
-  gradient = jax.jit(jax.grad(problem.loss))
-  order = jnp.array([[0, 2], [1, 3]])
-  rates = jnp.array([0.3, 0.2])
-  steps = training.Steps(rates, order=order)
-  ours = jax.jit(training.replay)(problem, params, batch, steps)
-  for rate, rows in zip(rates, order, strict=True):
-    part = jax.tree.map(lambda x, r=rows: x[r], batch)
-    grads = gradient(params, part)
-    params = jax.tree.map(lambda p, g, r=rate: p - r * g, params, grads)
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), ours, params
-  )
-
-
-def test_the_head_may_take_steps_of_its_own():
-  problem, batch = make_problem(), make_synthetic()
-  params = problem.init(jax.random.key(0))
-  steps = training.Steps(jnp.array([0.3]), jnp.array([2.0]))
-  moved = jax.jit(training.replay)(problem, params, batch, steps)
-  grads = jax.jit(jax.grad(problem.loss))(params, batch)
-  for name in params:
-    rate = 2.0 if name == "head" else 0.3
-    jax.tree.map(
-      lambda p, g, m, r=rate: np.testing.assert_allclose(
-        m, p - r * g, atol=1e-6
-      ),
-      params[name],
-      grads[name],
-      moved[name],
-    )
-
-
-def test_normalised_steps_move_each_tensor_by_its_distance():
-  problem, batch = make_problem(), make_synthetic()
-  params = problem.init(jax.random.key(0))
-  shares = training.even_shares(params)
-  assert np.square(shares).sum() == pytest.approx(1.0)
-  stored = synthetic.with_learning_rates(
-    synthetic.direct(), 1, 0.3, 2.0, shares
-  )
-  steps = stored.decode(stored.init(batch)).steps
-  np.testing.assert_allclose(steps.tensor_shares[0], shares, rtol=1e-5)
-  moved = jax.jit(training.replay)(problem, params, batch, steps)
-  grads = jax.jit(jax.grad(problem.loss))(params, batch)
-  delta = jax.tree.map(lambda a, b: a - b, moved, params)
-  for name in ("position", "token_type"):
-    assert not np.any(delta[name])
-  assert not np.any(delta["layers"]["attention"]["key"]["bias"])
-  whole = delta["layers"]["intermediate"]["kernel"]
-  grad = grads["layers"]["intermediate"]["kernel"]
-  sizes = training.movable(params)
-  expected = 0.3 * np.sqrt(whole[0].size / sizes.sum())
-  for layer in range(2):
-    np.testing.assert_allclose(
-      whole[layer],
-      -expected * grad[layer] / jnp.linalg.norm(grad[layer]),
-      atol=1e-6,
-    )
-  below = {k: v for k, v in delta.items() if k != "head"}
-  assert float(optax.tree.norm(below)) == pytest.approx(0.3, rel=1e-5)
-  np.testing.assert_allclose(
-    delta["head"]["kernel"], -2.0 * grads["head"]["kernel"], atol=1e-6
-  )
-
-
-def test_a_tensor_without_gradient_stays_and_gives_no_nan():
-  problem, batch = make_problem(), make_synthetic()
-  params = problem.init(jax.random.key(0))
-  params["head"] = jax.tree.map(jnp.zeros_like, params["head"])
-  shares = jnp.tile(training.even_shares(params), (1, 1))
-  steps = training.Steps(jnp.array([0.3]), jnp.array([1.0]), None, shares)
-
-  def size(inputs):
-    own = batch.replace(inputs=inputs)
-    moved = training.replay(problem, params, own, steps)
-    return optax.tree.norm(moved), moved
-
-  (_, moved), grads = jax.value_and_grad(size, has_aux=True)(batch.inputs)
-  jax.tree.map(np.testing.assert_array_equal, moved["layers"], params["layers"])
-  assert np.isfinite(grads).all()
-
-
-def test_a_shift_of_all_logits_hardly_changes_the_centred_loss():
-  problem = make_problem()
-  batch = jax.tree.map(lambda x: x[0], make_real(1))
-  params = problem.init(jax.random.key(0))
-  head = {**params["head"], "bias": params["head"]["bias"] + jnp.array([3, 0])}
-  shifted = {**params, "head": head}
-  assert problem.loss(shifted, batch) - problem.loss(params, batch) > 0.5
-  centred, _ = unrolled._centred_loss(problem, shifted, batch)
-  before, _ = unrolled._centred_loss(problem, params, batch)
-  # 0.01 times the square of (1.5, -1.5), the shift around its own mean.
-  np.testing.assert_allclose(centred - before, 0.01 * 2 * 1.5**2, atol=2e-3)
-
-
 def test_by_class_undoes_class_order():
   batch = make_synthetic(per_class=3)
   split = objectives.by_class(batch, 2)
@@ -287,35 +141,6 @@ def test_the_sum_of_objectives_is_weighted_and_gives_each_its_own_batches():
     alone.append(part.loss(problem, syn, (), objectives.Real(own), own_key)[0])
   np.testing.assert_allclose(value, 2 * alone[0] + 0.5 * alone[1], rtol=1e-5)
   np.testing.assert_allclose(metrics["part_1/loss"], alone[1], rtol=1e-5)
-
-
-def test_trajectory_matching_is_zero_where_the_steps_lead_to_the_expert(x64):
-  problem = as_float64(make_problem())
-  batch, rates = as_float64(make_synthetic()), jnp.array([0.2, 0.1])
-  start = as_float64(problem.init(jax.random.key(21)))
-  later = training.replay(problem, start, batch, training.Steps(rates))
-  real = objectives.Real(None, objectives.Expert(params=start, later=later))
-  syn = synthetic.SyntheticSet(batch, rates)
-  for make in (unrolled.trajectory_matching, unrolled.task_vector_matching):
-    loss = jax.jit(make().loss)
-    value, (_, metrics) = loss(problem, syn, (), real, jax.random.key(0))
-    np.testing.assert_allclose(value, 0.0, atol=1e-12)
-    np.testing.assert_allclose(metrics["matching/cosine"], 1.0, atol=1e-12)
-
-
-def test_task_vectors_are_matched_in_direction_alone():
-  problem = make_problem()
-  expert = make_expert(problem, ("params", "later"))
-  far = jax.tree.map(lambda a, b: a + 3 * (b - a), expert.params, expert.later)
-  objective = unrolled.task_vector_matching()
-  syn = synthetic.SyntheticSet(make_synthetic(), jnp.array([0.2, 0.1]))
-  values = [
-    jax.jit(objective.loss)(
-      problem, syn, (), objectives.Real(None, found), jax.random.key(0)
-    )[0]
-    for found in (expert, expert._replace(later=far))
-  ]
-  np.testing.assert_allclose(*values, rtol=1e-4)
 
 
 def test_the_token_distance_is_zero_at_tokens_and_pulls_towards_them():
