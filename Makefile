@@ -36,7 +36,7 @@ tiny: $(STAMP)  ## run every config in its tiny mode
 	@set -e; runs=$$(mktemp -d); trap 'rm -rf "$$runs"' EXIT; \
 	for config in configs/*.py; do \
 	  verb=distill; \
-	  if [ $$config = configs/results.py ]; then verb=sweep; fi; \
+	  if grep -q "gmdistill sweep" $$config; then verb=sweep; fi; \
 	  echo "gmdistill $$verb --config=$$config:tiny"; \
 	  $(BIN)/gmdistill $$verb --config="$$config:tiny" \
 	    --workdir="$$runs/$$(basename "$$config" .py)"; \

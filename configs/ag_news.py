@@ -19,14 +19,20 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
   config.student.pretrained = "sentence-transformers/all-MiniLM-L6-v2"
   config.student.num_layers = 0
   config.student.pooling = "mean"
+  config.student.unroll = 6
   config.data_per_class = 1
   config.sequence_length = 32
   config.replay_steps = 3
-  config.initial_step_size = 0.1
+  config.normalised_steps = True
+  config.initial_step_size = 0.3
+  config.initial_head_step_size = 0.1
   config.objective = "look_ahead"
+  config.look_ahead.centred = True
+  config.outer.update(learning_rate=2e-2, step_size_scale=5.0)
   config.num_steps = 600
   config.rows_per_class = 8
   config.protocols = ("replay",)
+  config.replay.update(rates=(0.03, 0.3), head_scales=(0.3, 3.0))
   config.full.num_students = 1
   if mode == "tiny":
     return settings.tiny(config)

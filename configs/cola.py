@@ -23,14 +23,16 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
   config.data_per_class = 1
   config.sequence_length = 24
   config.replay_steps = 3
-  config.initial_step_size = 0.05
-  config.initial_head_step_size = 0.5
-  config.outer.step_size_scale = 10.0
+  config.normalised_steps = True
+  config.initial_step_size = 0.3
+  config.initial_head_step_size = 0.1
   config.objective = "look_ahead"
+  config.look_ahead.centred = True
+  config.outer.update(learning_rate=2e-2, step_size_scale=5.0)
   config.num_steps = 1000
   config.selection.num_students = 4
   config.protocols = ("replay",)
-  config.replay.head_scales = (1.0, 10.0)
+  config.replay.update(rates=(0.03, 0.3), head_scales=(0.3, 3.0))
   config.full.update(num_steps=1000, num_students=1)
   if mode == "tiny":
     return settings.tiny(config)

@@ -3,10 +3,11 @@
 gmdistill sweep --config=configs/results.py --workdir=runs/results
 
 Three distillation seeds each, protocol replay; 24 runs, resumable. Hardware: a
-GPU. On two CPU cores only single runs are in reach: 17 minutes of outer loop
-at one example a class, more at more. Expected: what configs/sst2.py says for
-`sst2-1`; the others are not measured. `:tiny` sweeps two runs of the embedded
-corpus, in seconds.
+GPU for all of them; on two CPU cores a run takes up to an hour, and
+`--config.only=sst2-5-0` does one. `--config.each.student.pretrained=DIR` and
+`--config.each.data.dir=DIR` name local copies. Expected: what configs/sst2.py
+says for `sst2-1-0`; of the others, what the README says.
+`:tiny` sweeps two runs of the embedded corpus, in seconds.
 """
 
 import pathlib
@@ -22,6 +23,12 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
   if mode not in ("", "tiny"):
     raise ValueError(f"mode {mode!r} is none of '', 'tiny'.")
   runs = ml_collections.ConfigDict()
+  if not mode:
+    runs.only = ""
+    runs.each = dict(
+      data=dict(dir=""),
+      student=dict(pretrained="sentence-transformers/all-MiniLM-L6-v2"),
+    )
   for name in ("sst2", "ag_news"):
     path = pathlib.Path(__file__).with_name(f"{name}.py")
     single = runpy.run_path(str(path))["get_config"]
@@ -30,5 +37,10 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         config = single(mode)
         config.data_per_class = budget
         config.seed = seed
+        if budget > 1:  # five steps, each on a fifth of the set
+          config.replay_steps = 5
+          config.examples_per_step = budget // 5
+          config.num_steps = 4000
+          config.eval_every = config.checkpoint_every = 200
         runs[f"{name}-{budget}-{seed}"] = config
   return runs

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from gmdistill import errors, figures, results
 
-BASE = "base"  # the run that ablations differ from, by its folder's name
+BASE = "base"  # in the folder's name of the run that ablations differ from
 
 
 def over_seeds(rows: Sequence[results.Row]) -> list[results.Row]:
@@ -59,10 +59,11 @@ def ablations(
 ) -> list[dict[str, Any]]:
   """How far each setting is from the base: one dict a setting.
 
-  The base are the runs whose folders begin with `base`; every other setting is
-  named by the fields in which it differs. `difference` is in fractions,
-  `standard_error` that of the difference: from the seeds' spread where both
-  have seeds, from the students' where there is one.
+  The base are the runs of this protocol whose folders' names have `base` in
+  them, such as `replay-base`; every other setting is named by the fields in
+  which it differs. `difference` is in fractions, `standard_error` that of the
+  difference: from the seeds' spread where both have seeds, from the students'
+  where there is one.
 
   Returns:
     Nothing where there is no base, or it was not measured under `protocol`.
@@ -74,7 +75,7 @@ def ablations(
     and row["protocol"] == protocol
     and row["mean"] is not None
   ]
-  base = next((row for row in rows if _folder(row).startswith(BASE)), None)
+  base = next((row for row in rows if BASE in _folder(row)), None)
   if base is None:
     return []
   found = []

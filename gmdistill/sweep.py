@@ -1,10 +1,13 @@
 """Many runs of one study, resumable: a config of configs, and one report.
 
 A sweep's config maps names to the configs of runs, `configs/results.py` say.
+Two names are no runs: the fields of `each` are set in every run, and `only` is
+a pattern of names such as `sst2-5-*`; both can be given on the command line.
 Several processes may work on one sweep at once: each takes the next run that
 is neither finished nor in another's hands.
 """
 
+import fnmatch
 import pathlib
 from typing import Any
 
@@ -68,6 +71,7 @@ def run(
 
 def _named(configs: Any) -> dict[str, ml_collections.ConfigDict]:
   found = dict(configs.items())
+  each, only = found.pop("each", None), found.pop("only", "")
   if not found or not all(
     isinstance(config, ml_collections.ConfigDict) and "num_steps" in config
     for config in found.values()
@@ -76,12 +80,29 @@ def _named(configs: Any) -> dict[str, ml_collections.ConfigDict]:
       "sweep needs a config that maps names to the configs of runs, such as "
       "configs/results.py; for a single run use gmdistill distill."
     )
-  for name in found:
+  for name, config in found.items():
     if pathlib.PurePath(name).name != name or name.startswith("."):
       raise errors.InputError(
         f"the run {name!r} cannot name a folder; use letters, digits and -."
       )
-  return found
+    if each:
+      try:
+        config.update(each)
+      except (KeyError, TypeError) as error:
+        raise errors.InputError(
+          f"the sweep's each does not fit the run {name}: "
+          f"{' '.join(str(error).split())}"
+        ) from error
+  chosen = {
+    name: config
+    for name, config in found.items()
+    if not only or fnmatch.fnmatchcase(name, only)
+  }
+  if not chosen:
+    raise errors.InputError(
+      f"only={only!r} fits none of the runs: {', '.join(found)}."
+    )
+  return chosen
 
 
 def _finished(folder: pathlib.Path, config: ml_collections.ConfigDict) -> bool:

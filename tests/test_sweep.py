@@ -77,6 +77,27 @@ def test_a_config_of_no_runs_is_refused(tmp_path, configs):
     sweep.run(configs, str(tmp_path))
 
 
+def test_fields_of_each_run_and_a_choice_of_runs(tmp_path, monkeypatch):
+  ran = []
+  monkeypatch.setattr(
+    distill, "run", lambda config, folder, command: ran.append(config)
+  )
+  configs = of(
+    **{"a-0": small(), "a-1": small(seed=1), "b-0": small()},
+    only="a-*",
+    each=dict(data=dict(dir="/elsewhere"), labels="softmax"),
+  )
+  assert sweep.run(configs, str(tmp_path)) == {}
+  assert [config.seed for config in ran] == [0, 1]
+  assert {(c.data.dir, c.data.name, c.labels) for c in ran} == {
+    ("/elsewhere", "docstrings", "softmax")
+  }
+  with pytest.raises(errors.InputError, match="each does not fit.*lables"):
+    sweep.run(of(a=small(), each=dict(lables="hard")), str(tmp_path))
+  with pytest.raises(errors.InputError, match="only='c' fits none.*: a"):
+    sweep.run(of(a=small(), only="c"), str(tmp_path))
+
+
 def test_a_run_must_name_a_folder(tmp_path):
   with pytest.raises(errors.InputError, match="cannot name a folder"):
     sweep.run(of(**{"up/down": small()}), str(tmp_path))
