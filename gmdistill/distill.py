@@ -1,10 +1,7 @@
 """The main job: `run` distils, evaluates and reports."""
 
 import json
-import operator
 import pathlib
-import signal
-import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,12 +15,14 @@ from gmdistill import (
   errors,
   evaluate,
   finish,
+  interrupts,
   metrics,
   objectives,
   outer,
   range_test,
   recipe,
   schedule,
+  settings,
   spaces,
   synthetic,
   training,
@@ -49,7 +48,7 @@ def run(
     NotFinite: the run diverged; the last good checkpoint is kept.
     Stopped: SIGINT or SIGTERM; everything is saved.
   """
-  _check_numbers(config)
+  settings.check_numbers(config)
   stages = schedule.stages(config)
   protocols = recipe.protocols(config)
   folder = workdirs.check(workdir, config)
@@ -86,7 +85,7 @@ def _run(job, folder, params, protocols):
     keep=keep,
     writer=metrics.Writer(folder / "metrics.jsonl", step),
     progress=metrics.Progress(config.num_steps, step, config.eval_every),
-    signals=_Signals(),
+    signals=interrupts.Signals(),
   )
   try:
     for index, stage in enumerate(job.stages):
@@ -131,7 +130,7 @@ class _Outputs(NamedTuple):
   keep: checkpoint.Checkpoints
   writer: metrics.Writer
   progress: metrics.Progress
-  signals: "_Signals"
+  signals: interrupts.Signals
 
 
 def _resumed(job, params, keep):
@@ -305,63 +304,3 @@ def _selector(setup, config, parameterization):
     return float(found.accuracies.mean())
 
   return select
-
-
-def _check_numbers(config):
-  positive = (
-    "data_per_class num_steps num_students rows_per_class steps_per_dispatch "
-    "eval_every checkpoint_every students_at_once coreset_pool refresh "
-    "selection.num_students selection.rows full.num_students "
-    "replay.num_students finetune.num_students scratch.num_students"
-  )
-  at_least = {field: 1 for field in positive.split()} | {"replay_steps": 0}
-  for protocol in ("finetune", "scratch", "full"):
-    at_least[f"{protocol}.num_steps"] = 2  # a warm-up, and a step after it
-  for field, least in at_least.items():
-    value = operator.attrgetter(field)(config)
-    if value < least:
-      raise errors.InputError(f"{field}={value} must be at least {least}.")
-  if config.initial_step_size <= 0 or config.initial_head_step_size < 0:
-    raise errors.InputError(
-      f"initial_step_size={config.initial_step_size} must be above 0, and "
-      f"initial_head_step_size={config.initial_head_step_size} not below it."
-    )
-  for field in ("outer.warmup", "full.warmup"):
-    value = operator.attrgetter(field)(config)
-    if not 0 <= value < 1:
-      raise errors.InputError(
-        f"{field}={value} must be a fraction of the steps, from 0 to below 1."
-      )
-  if not config.protocols:
-    raise errors.InputError(
-      "protocols is empty; use one or more of replay, finetune, scratch."
-    )
-
-
-class _Signals:
-  """Remembers SIGINT and SIGTERM until the run has saved."""
-
-  def __init__(self) -> None:
-    self.received = 0
-    self._before: dict[int, Any] = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
-      try:
-        self._before[number] = signal.signal(number, self._remember)
-      except ValueError:  # not the main thread: a notebook's, say
-        pass
-
-  @property
-  def status(self) -> int:
-    # An asked-for preemption is a success; Ctrl-C is a shell's 128 + 2.
-    return 0 if self.received == signal.SIGTERM else 130
-
-  def close(self) -> None:
-    """Puts back what handled the signals before."""
-    for number, handler in self._before.items():
-      signal.signal(number, handler)
-
-  def _remember(self, number: int, frame: types.FrameType | None) -> None:
-    if self.received == number == signal.SIGINT:
-      self.close()
-      raise KeyboardInterrupt  # a second Ctrl-C does not wait for the step
-    self.received = number

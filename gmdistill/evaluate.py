@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gmdistill import data, distances, objectives, synthetic, training
+from gmdistill import data, distances, objectives, replays, synthetic, training
 from gmdistill import problem as problems
 
 SyntheticSet = synthetic.SyntheticSet
@@ -103,9 +103,9 @@ def replaying(
       sizes, head_sizes = jnp.broadcast_to(rate[:, None], (2, num_steps))
       shares = None
       if normalised:
-        shares = jnp.tile(training.even_shares(params), (num_steps, 1))
-      steps = training.Steps(sizes, head_sizes, syn.order, shares)
-    return training.replay(problem, params, syn.batch, steps)
+        shares = jnp.tile(replays.even_shares(params), (num_steps, 1))
+      steps = replays.Steps(sizes, head_sizes, syn.order, shares)
+    return replays.replay(problem, params, syn.batch, steps)
 
   pairs = tuple((rate, rate * scale) for rate in rates for scale in head_scales)
   return Protocol(train, pairs, num_students, replays=True)

@@ -21,8 +21,10 @@ from gmdistill import (
   metrics,
   projection,
   recipe,
+  replays,
   report,
   results,
+  set_files,
   spaces,
   synthetic,
   training,
@@ -68,10 +70,10 @@ def finish(
   }
   # Saved before it is measured, so that a kill from here on loses no set.
   save = functools.partial(
-    synthetic.save, folder / "set", best, precision=config.stored_as
+    set_files.save, folder / "set", best, precision=config.stored_as
   )
   save(card=card)
-  best = synthetic.as_stored(best, config.stored_as)  # what a reader sees
+  best = set_files.as_stored(best, config.stored_as)  # what a reader sees
   if not config.student.pretrained:
     spaces.write(
       folder / "space", setup.problem.embeddings, setup.corpus.tokenizer
@@ -89,7 +91,7 @@ def finish(
     rows[name]["distilled"] = own.row()
     rows[name]["full"] = {k: full[k] for k in ("mean", "std", "n")}
   first = next(iter(protocols))
-  num_bytes = synthetic.num_bytes(best, config.stored_as)
+  num_bytes = set_files.num_bytes(best, config.stored_as)
   cost = _cost(
     setup, num_bytes, distill_seconds, seconds[first], full["seconds"]
   )
@@ -297,7 +299,7 @@ def _analysis(setup, best, config):
   # The space that the students end in: one trained on the set.
   params = setup.problem.init(jax.random.key(0))
   if best.learning_rates is not None:
-    params = jax.jit(training.replay)(
+    params = jax.jit(replays.replay)(
       setup.problem, params, best.batch, best.steps
     )
   shuffled = np.random.default_rng(0).permutation(

@@ -18,10 +18,11 @@ from gmdistill import (
   errors,
   evaluate,
   objectives,
+  replays,
   schedule,
+  set_files,
   spaces,
   synthetic,
-  training,
 )
 from gmdistill import problem as problems
 
@@ -188,10 +189,10 @@ def parameterization(
   config: ml_collections.ConfigDict, problem: problems.Problem
 ) -> synthetic.Parameterization:
   """Returns how the config's synthetic set is stored, for these students."""
-  if config.stored_as not in synthetic.PRECISIONS:
+  if config.stored_as not in set_files.PRECISIONS:
     raise errors.InputError(
       f"stored_as={config.stored_as} is none of "
-      f"{', '.join(synthetic.PRECISIONS)}."
+      f"{', '.join(set_files.PRECISIONS)}."
     )
   base = (
     synthetic.factorized(config.rank) if config.rank else synthetic.direct()
@@ -210,7 +211,7 @@ def parameterization(
   shares = None
   if config.normalised_steps:
     shapes = jax.eval_shape(problem.init, jax.random.key(0))
-    shares = training.even_shares(shapes)
+    shares = replays.even_shares(shapes)
   per_class, per_step = config.data_per_class, config.examples_per_step
   if not 0 <= per_step <= per_class:
     raise errors.InputError(

@@ -1,6 +1,10 @@
 """The fields that a config has, and their values."""
 
+import operator
+
 import ml_collections
+
+from gmdistill import errors
 
 
 def defaults() -> ml_collections.ConfigDict:
@@ -155,3 +159,39 @@ def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   for protocol in (config.finetune, config.scratch, config.full):
     protocol.update(num_steps=4, num_students=2)
   return config
+
+
+def check_numbers(config: ml_collections.ConfigDict) -> None:
+  """Checks the fields that are numbers with a least or a largest value.
+
+  Raises:
+    InputError: names the field and what would be right.
+  """
+  positive = (
+    "data_per_class num_steps num_students rows_per_class steps_per_dispatch "
+    "eval_every checkpoint_every students_at_once coreset_pool refresh "
+    "selection.num_students selection.rows full.num_students "
+    "replay.num_students finetune.num_students scratch.num_students"
+  )
+  at_least = {field: 1 for field in positive.split()} | {"replay_steps": 0}
+  for protocol in ("finetune", "scratch", "full"):
+    at_least[f"{protocol}.num_steps"] = 2  # a warm-up, and a step after it
+  for field, least in at_least.items():
+    value = operator.attrgetter(field)(config)
+    if value < least:
+      raise errors.InputError(f"{field}={value} must be at least {least}.")
+  if config.initial_step_size <= 0 or config.initial_head_step_size < 0:
+    raise errors.InputError(
+      f"initial_step_size={config.initial_step_size} must be above 0, and "
+      f"initial_head_step_size={config.initial_head_step_size} not below it."
+    )
+  for field in ("outer.warmup", "full.warmup"):
+    value = operator.attrgetter(field)(config)
+    if not 0 <= value < 1:
+      raise errors.InputError(
+        f"{field}={value} must be a fraction of the steps, from 0 to below 1."
+      )
+  if not config.protocols:
+    raise errors.InputError(
+      "protocols is empty; use one or more of replay, finetune, scratch."
+    )

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gmdistill import distances, mixed_mode, objectives, synthetic, training
+from gmdistill import distances, mixed_mode, objectives, replays, synthetic
 
 PyTree = Any
 
@@ -57,10 +57,10 @@ def look_ahead(
     if last_steps:
       first = max(len(steps.learning_rates) - last_steps, 0)
       before = jax.tree.map(lambda x: x[:first], steps)
-      params = training.replay(problem, params, syn.batch, before)
+      params = replays.replay(problem, params, syn.batch, before)
       params = jax.lax.stop_gradient(params)
     steps = jax.tree.map(lambda x: x[first:], steps)
-    params = training.replay(problem, params, syn.batch, steps, rule=rule)
+    params = replays.replay(problem, params, syn.batch, steps, rule=rule)
     batch = jax.tree.map(lambda x: x[0], real.batches)
     if centred:
       value, logits_BxC = _centred_loss(problem, params, batch)
@@ -191,7 +191,7 @@ def trajectory_matching(
   theta_0 after the set's own steps. Embedding tables are left out.
 
   Args:
-    constant_memory: Differentiate by `training.replay_in_constant_memory`,
+    constant_memory: Differentiate by `replays.replay_in_constant_memory`,
       which leaves out how earlier steps move later ones (Cui et al. 2023);
       else through the whole unrolled loop.
     rule: A rule of `mixed_mode.grad`, where the loop is unrolled.
@@ -255,9 +255,9 @@ def task_vector_matching(
 
 def _replay(constant_memory, rule):
   if constant_memory:
-    steps = training.replay_in_constant_memory
+    steps = replays.replay_in_constant_memory
   else:
-    steps = functools.partial(training.replay, rule=rule)
+    steps = functools.partial(replays.replay, rule=rule)
 
   def replay(problem, params, syn):
     return steps(problem, params, syn.batch, syn.steps)

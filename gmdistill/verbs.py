@@ -19,10 +19,11 @@ from gmdistill import (
   metrics,
   pretrained,
   recipe,
+  replays,
+  set_files,
   settings,
   spaces,
   synthetic,
-  training,
   workdirs,
 )
 from gmdistill import (
@@ -179,7 +180,7 @@ def _fitting_set(
   setup: spaces.Setup, folder: pathlib.Path
 ) -> synthetic.SyntheticSet:
   """Reads a set; refuses one of another space, other classes or lengths."""
-  syn, card = synthetic.load(folder, setup.space_id)
+  syn, card = set_files.load(folder, setup.space_id)
   theirs, ours = card.get("label_names"), list(setup.corpus.label_names)
   if theirs != ours or syn.batch.labels.shape[1] != len(ours):
     raise errors.InputError(
@@ -209,7 +210,7 @@ def _for_student(
       batch = dataclasses.replace(syn.batch, attention=None)
       syn = dataclasses.replace(syn, batch=batch)
   shares = syn.tensor_shares
-  if shares is not None and shares.shape[1] != len(training.movable(shapes)):
+  if shares is not None and shares.shape[1] != len(replays.movable(shapes)):
     metrics.say(
       "the set's steps are left out, being of another student: a protocol that "
       "replays chooses its learning rate"
@@ -228,7 +229,7 @@ def _config_and_set(
     raise errors.InputError("this verb needs --set=DIR, a run's set/ folder.")
   folder = pathlib.Path(flags.set)
   if needs_set:
-    synthetic.load(folder)  # a damaged set is refused before anything is read
+    set_files.load(folder)  # a damaged set is refused before anything is read
   if flags.config is not None:
     config = flags.config
   else:

@@ -26,7 +26,7 @@ from gmdistill import (
   recipe,
   results,
   schedule,
-  synthetic,
+  set_files,
 )
 
 HERE = pathlib.Path(__file__).parent
@@ -114,7 +114,7 @@ def test_a_finished_run_started_again_ends_with_the_same_set(finished_run):
 
 def only_the_set(*, folder, best, **_):
   """What these tests compare; measuring it takes the longest."""
-  synthetic.save(folder / "set", best, {})
+  set_files.save(folder / "set", best, {})
 
 
 @pytest.mark.parametrize("saves", [1, 3, 4])

@@ -20,8 +20,8 @@ from gmdistill import (
   distances,
   matching,
   objectives,
+  replays,
   synthetic,
-  training,
   unrolled,
 )
 
@@ -96,7 +96,7 @@ def outer_loss(objective, parameterization, problem, normalised=False):
   shares = None
   if normalised:
     shapes = jax.eval_shape(problem.init, jax.random.key(0))
-    shares = training.even_shares(shapes)
+    shares = replays.even_shares(shapes)
   stored = synthetic.with_learning_rates(parameterization, 3, 0.1, 0.3, shares)
   params = stored.init(make_synthetic())
   student = jax.jit(objective.init)(

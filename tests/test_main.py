@@ -13,15 +13,7 @@ import safetensors.numpy
 from conftest import make_problem, make_synthetic
 from orbax.checkpoint import v1 as ocp
 
-from gmdistill import (
-  data,
-  main,
-  metrics,
-  synthetic,
-  training,
-  verbs,
-  workdirs,
-)
+from gmdistill import data, main, metrics, replays, synthetic, verbs, workdirs
 
 CONFIG = f"--config={pathlib.Path(__file__).parent / 'tiny_config.py'}"
 
@@ -191,7 +183,7 @@ def test_another_student_leaves_out_what_only_the_sets_own_can_use(capfd):
   params = own.init(jax.random.key(0))
   batch = make_synthetic()
   batch = batch.replace(attention=own.apply(params, batch).attention)
-  shares = training.even_shares(params)[None]
+  shares = replays.even_shares(params)[None]
   syn = synthetic.SyntheticSet(
     batch, np.ones(1), head_learning_rates=np.ones(1), tensor_shares=shares
   )

@@ -9,7 +9,7 @@ import pytest
 import safetensors.numpy
 from conftest import make_synthetic
 
-from gmdistill import errors, synthetic
+from gmdistill import errors, set_files, synthetic
 
 CARD = {"task": "toy", "label_names": ["a", "b"], "embedding_space": "abc"}
 
@@ -53,12 +53,12 @@ def test_the_sizes_of_all_steps_are_saved_beside_the_others(tmp_path):
     synthetic.direct(), 3, 0.05, 0.5, shares
   )
   decoded = stored.decode(stored.init(make_synthetic()))
-  synthetic.save(tmp_path, decoded, CARD)
+  set_files.save(tmp_path, decoded, CARD)
   tensors = safetensors.numpy.load_file(tmp_path / "set.safetensors")
   np.testing.assert_allclose(tensors["head_learning_rates"], 0.5, rtol=1e-5)
   np.testing.assert_allclose(tensors["learning_rates"], 0.05, rtol=1e-5)
   np.testing.assert_allclose(tensors["tensor_shares"], [shares] * 3, rtol=1e-5)
-  again, _ = synthetic.load(tmp_path)
+  again, _ = set_files.load(tmp_path)
   jax.tree.map(np.testing.assert_array_equal, decoded, again)
 
 
@@ -80,10 +80,10 @@ def test_attention_labels_are_distributions_and_are_saved(tmp_path):
   moved = params["attention"].at[..., 2].add(3.0)
   decoded = stored.decode({**params, "attention": moved})
   np.testing.assert_allclose(decoded.batch.attention.sum(-1), 1.0, rtol=1e-6)
-  synthetic.save(tmp_path, decoded, CARD)
-  again, card = synthetic.load(tmp_path)
+  set_files.save(tmp_path, decoded, CARD)
+  again, card = set_files.load(tmp_path)
   jax.tree.map(np.testing.assert_array_equal, decoded, again)
-  assert card["bytes"] == synthetic.num_bytes(decoded)
+  assert card["bytes"] == set_files.num_bytes(decoded)
   inputs = decoded.batch.inputs
   assert card["bytes"] == inputs.nbytes + start.nbytes + 4 * 2 * 4
 
@@ -101,7 +101,7 @@ def test_an_unknown_label_kind_is_refused():
 def test_a_saved_set_loads_with_safetensors_alone(tmp_path):
   stored, params = learned()
   decoded = stored.decode(params)
-  synthetic.save(tmp_path / "set", decoded, CARD)
+  set_files.save(tmp_path / "set", decoded, CARD)
   tensors = safetensors.numpy.load_file(tmp_path / "set" / "set.safetensors")
   assert set(tensors) == {"embeddings", "mask", "labels", "learning_rates"}
   np.testing.assert_array_equal(tensors["embeddings"], decoded.batch.inputs)
@@ -109,24 +109,24 @@ def test_a_saved_set_loads_with_safetensors_alone(tmp_path):
   card = json.loads((tmp_path / "set" / "card.json").read_text())
   kept = [tensors[k].nbytes for k in ("embeddings", "labels", "learning_rates")]
   assert card["bytes"] == sum(kept)
-  assert card["format"] == synthetic.FORMAT
+  assert card["format"] == set_files.FORMAT
 
 
 def test_a_set_comes_back_bit_for_bit(tmp_path):
   stored, params = learned()
   order = jnp.array([[0, 1], [2, 3], [0, 3]])
   before = stored.decode(params).replace(order=order)
-  synthetic.save(tmp_path, before, CARD)
-  after, card = synthetic.load(tmp_path, "abc")
+  set_files.save(tmp_path, before, CARD)
+  after, card = set_files.load(tmp_path, "abc")
   jax.tree.map(np.testing.assert_array_equal, before, after)
   assert card["task"] == "toy"
 
 
 def test_a_set_of_another_space_is_refused_with_both_ids(tmp_path):
   stored, params = learned()
-  synthetic.save(tmp_path, stored.decode(params), CARD)
+  set_files.save(tmp_path, stored.decode(params), CARD)
   with pytest.raises(errors.InputError, match="abc.*\\bxyz\\b"):
-    synthetic.load(tmp_path, "xyz")
+    set_files.load(tmp_path, "xyz")
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_set_of_another_space_is_refused_with_both_ids(tmp_path):
 )
 def test_a_damaged_set_is_one_line(tmp_path, name, content):
   stored, params = learned()
-  synthetic.save(tmp_path, stored.decode(params), CARD)
+  set_files.save(tmp_path, stored.decode(params), CARD)
   path = tmp_path / name
   if content is None:
     path.unlink()
@@ -150,7 +150,7 @@ def test_a_damaged_set_is_one_line(tmp_path, name, content):
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2] if content == "half" else content)
   with pytest.raises(errors.InputError) as refusal:
-    synthetic.load(tmp_path)
+    set_files.load(tmp_path)
   assert "\n" not in str(refusal.value)
   assert name in str(refusal.value)
 
@@ -172,8 +172,8 @@ def test_the_space_id_depends_on_table_and_tokenizer():
 def test_a_set_in_fewer_bytes_stays_near(tmp_path, precision, each, gap):
   stored, params = learned()
   decoded = stored.decode(params)
-  synthetic.save(tmp_path, decoded, CARD, precision)
-  after, card = synthetic.load(tmp_path)
+  set_files.save(tmp_path, decoded, CARD, precision)
+  after, card = set_files.load(tmp_path)
   before = np.asarray(decoded.batch.inputs)
   found = np.asarray(after.batch.inputs)
   assert found.dtype == np.float32
@@ -182,12 +182,12 @@ def test_a_set_in_fewer_bytes_stays_near(tmp_path, precision, each, gap):
   scale = size.max(axis=-1, keepdims=True) if precision == "int8" else size
   assert (np.abs(found - before) <= 1.01 * gap * scale + 1e-7).all()
   np.testing.assert_array_equal(
-    found, synthetic.as_stored(decoded, precision).batch.inputs
+    found, set_files.as_stored(decoded, precision).batch.inputs
   )
   tensors = safetensors.numpy.load_file(tmp_path / "set.safetensors")
   assert tensors["embeddings"].nbytes == each * before.size
   scales = before.size // before.shape[-1] * 4 if precision == "int8" else 0
-  full = synthetic.num_bytes(decoded)
+  full = set_files.num_bytes(decoded)
   assert card["bytes"] == full - (4 - each) * before.size + scales
 
 
@@ -196,7 +196,7 @@ def test_a_zero_position_survives_integers():
   syn = synthetic.SyntheticSet(
     batch.replace(inputs=batch.inputs.at[0, 0].set(0.0))
   )
-  again = synthetic.as_stored(syn, "int8").batch.inputs
+  again = set_files.as_stored(syn, "int8").batch.inputs
   assert np.isfinite(again).all() and not again[0, 0].any()
 
 
@@ -217,8 +217,8 @@ def test_a_low_rank_set_is_stored_as_its_factors(tmp_path):
   stored = synthetic.factorized(2)
   batch = make_synthetic()
   decoded = stored.decode(stored.init(batch))
-  synthetic.save(tmp_path, decoded, CARD)
-  after, card = synthetic.load(tmp_path)
+  set_files.save(tmp_path, decoded, CARD)
+  after, card = set_files.load(tmp_path)
   np.testing.assert_allclose(
     after.batch.inputs, decoded.batch.inputs, atol=1e-5
   )

@@ -9,7 +9,7 @@ import optax
 import pytest
 from conftest import as_float64, make_examples, make_problem, make_synthetic
 
-from gmdistill import data, evaluate, synthetic, training
+from gmdistill import data, evaluate, replays, synthetic, training
 
 NUM_STEPS = 5
 
@@ -197,9 +197,9 @@ def test_constant_memory_gives_the_steps_and_the_gradient_of_each_step(x64):
 
   def ours(inputs, labels, rates, head_rates):
     own = dataclasses.replace(batch, inputs=inputs, labels=labels)
-    steps = training.Steps(rates, head_rates, order)
+    steps = replays.Steps(rates, head_rates, order)
     return distance(
-      training.replay_in_constant_memory(problem, start, own, steps)
+      replays.replay_in_constant_memory(problem, start, own, steps)
     )
 
   def forgetful(inputs, labels, rates, head_rates):
@@ -235,12 +235,12 @@ def test_constant_memory_does_not_grow_with_the_steps():
   def temporary(steps, num_steps):
     def value(inputs):
       own = dataclasses.replace(batch, inputs=inputs)
-      sizes = training.Steps(jnp.full((num_steps,), 0.1))
+      sizes = replays.Steps(jnp.full((num_steps,), 0.1))
       return optax.tree.norm(steps(problem, start, own, sizes))
 
     program = jax.jit(jax.grad(value)).lower(batch.inputs).compile()
     return program.memory_analysis().temp_size_in_bytes
 
-  constant = training.replay_in_constant_memory
+  constant = replays.replay_in_constant_memory
   assert temporary(constant, 64) < 1.05 * temporary(constant, 4) + 4096
-  assert temporary(training.replay, 64) > 2 * temporary(training.replay, 4)
+  assert temporary(replays.replay, 64) > 2 * temporary(replays.replay, 4)

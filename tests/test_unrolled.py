@@ -13,7 +13,7 @@ from conftest import (
   make_synthetic,
 )
 
-from gmdistill import objectives, synthetic, training, unrolled
+from gmdistill import objectives, replays, synthetic, training, unrolled
 
 
 def test_look_ahead_takes_exactly_t_steps_of_the_learned_sizes():
@@ -36,8 +36,8 @@ def test_truncated_look_ahead_differentiates_its_last_steps_alone():
   problem, real = make_problem(), objectives.Real(make_real(1))
   batch, key = make_synthetic(), jax.random.key(4)
   rates = jnp.array([0.5, 0.1, 0.02])
-  first = training.Steps(rates[:1])
-  between = training.replay(problem, problem.init(key), batch, first)
+  first = replays.Steps(rates[:1])
+  between = replays.replay(problem, problem.init(key), batch, first)
   whole = real._replace(expert=objectives.Expert(params=between))
 
   def gradient(objective, rates, real):
@@ -68,8 +68,8 @@ def test_a_set_with_an_order_takes_only_those_rows():
   gradient = jax.jit(jax.grad(problem.loss))
   order = jnp.array([[0, 2], [1, 3]])
   rates = jnp.array([0.3, 0.2])
-  steps = training.Steps(rates, order=order)
-  ours = jax.jit(training.replay)(problem, params, batch, steps)
+  steps = replays.Steps(rates, order=order)
+  ours = jax.jit(replays.replay)(problem, params, batch, steps)
   for rate, rows in zip(rates, order, strict=True):
     part = jax.tree.map(lambda x, r=rows: x[r], batch)
     grads = gradient(params, part)
@@ -82,8 +82,8 @@ def test_a_set_with_an_order_takes_only_those_rows():
 def test_the_head_may_take_steps_of_its_own():
   problem, batch = make_problem(), make_synthetic()
   params = problem.init(jax.random.key(0))
-  steps = training.Steps(jnp.array([0.3]), jnp.array([2.0]))
-  moved = jax.jit(training.replay)(problem, params, batch, steps)
+  steps = replays.Steps(jnp.array([0.3]), jnp.array([2.0]))
+  moved = jax.jit(replays.replay)(problem, params, batch, steps)
   grads = jax.jit(jax.grad(problem.loss))(params, batch)
   for name in params:
     rate = 2.0 if name == "head" else 0.3
@@ -100,14 +100,14 @@ def test_the_head_may_take_steps_of_its_own():
 def test_normalised_steps_move_each_tensor_by_its_distance():
   problem, batch = make_problem(), make_synthetic()
   params = problem.init(jax.random.key(0))
-  shares = training.even_shares(params)
+  shares = replays.even_shares(params)
   assert np.square(shares).sum() == pytest.approx(1.0)
   stored = synthetic.with_learning_rates(
     synthetic.direct(), 1, 0.3, 2.0, shares
   )
   steps = stored.decode(stored.init(batch)).steps
   np.testing.assert_allclose(steps.tensor_shares[0], shares, rtol=1e-5)
-  moved = jax.jit(training.replay)(problem, params, batch, steps)
+  moved = jax.jit(replays.replay)(problem, params, batch, steps)
   grads = jax.jit(jax.grad(problem.loss))(params, batch)
   delta = jax.tree.map(lambda a, b: a - b, moved, params)
   for name in ("position", "token_type"):
@@ -115,7 +115,7 @@ def test_normalised_steps_move_each_tensor_by_its_distance():
   assert not np.any(delta["layers"]["attention"]["key"]["bias"])
   whole = delta["layers"]["intermediate"]["kernel"]
   grad = grads["layers"]["intermediate"]["kernel"]
-  sizes = training.movable(params)
+  sizes = replays.movable(params)
   expected = 0.3 * np.sqrt(whole[0].size / sizes.sum())
   for layer in range(2):
     np.testing.assert_allclose(
@@ -134,12 +134,12 @@ def test_a_tensor_without_gradient_stays_and_gives_no_nan():
   problem, batch = make_problem(), make_synthetic()
   params = problem.init(jax.random.key(0))
   params["head"] = jax.tree.map(jnp.zeros_like, params["head"])
-  shares = jnp.tile(training.even_shares(params), (1, 1))
-  steps = training.Steps(jnp.array([0.3]), jnp.array([1.0]), None, shares)
+  shares = jnp.tile(replays.even_shares(params), (1, 1))
+  steps = replays.Steps(jnp.array([0.3]), jnp.array([1.0]), None, shares)
 
   def size(inputs):
     own = batch.replace(inputs=inputs)
-    moved = training.replay(problem, params, own, steps)
+    moved = replays.replay(problem, params, own, steps)
     return optax.tree.norm(moved), moved
 
   (_, moved), grads = jax.value_and_grad(size, has_aux=True)(batch.inputs)
@@ -164,7 +164,7 @@ def test_trajectory_matching_is_zero_where_the_steps_lead_to_the_expert(x64):
   problem = as_float64(make_problem())
   batch, rates = as_float64(make_synthetic()), jnp.array([0.2, 0.1])
   start = as_float64(problem.init(jax.random.key(21)))
-  later = training.replay(problem, start, batch, training.Steps(rates))
+  later = replays.replay(problem, start, batch, replays.Steps(rates))
   real = objectives.Real(None, objectives.Expert(params=start, later=later))
   syn = synthetic.SyntheticSet(batch, rates)
   for make in (unrolled.trajectory_matching, unrolled.task_vector_matching):

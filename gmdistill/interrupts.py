@@ -1,0 +1,34 @@
+"""Ctrl-C and preemption: asked for now, obeyed once everything is saved."""
+
+import signal
+import types
+from typing import Any
+
+
+class Signals:
+  """Remembers SIGINT and SIGTERM until the run has saved."""
+
+  def __init__(self) -> None:
+    self.received = 0
+    self._before: dict[int, Any] = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+      try:
+        self._before[number] = signal.signal(number, self._remember)
+      except ValueError:  # not the main thread: a notebook's, say
+        pass
+
+  @property
+  def status(self) -> int:
+    # An asked-for preemption is a success; Ctrl-C is a shell's 128 + 2.
+    return 0 if self.received == signal.SIGTERM else 130
+
+  def close(self) -> None:
+    """Puts back what handled the signals before."""
+    for number, handler in self._before.items():
+      signal.signal(number, handler)
+
+  def _remember(self, number: int, frame: types.FrameType | None) -> None:
+    if self.received == number == signal.SIGINT:
+      self.close()
+      raise KeyboardInterrupt  # a second Ctrl-C does not wait for the step
+    self.received = number

@@ -1,0 +1,162 @@
+"""A synthetic set on disk: `set.safetensors` and `card.json`."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from gmdistill import data, errors, synthetic
+
+FORMAT = "gmdistill-set-1"
+PRECISIONS = ("float32", "bfloat16", "int8")
+# What a set may bring beside its batch, by the names of file and dataclass.
+_TRAVELLING = (
+  "learning_rates",
+  "head_learning_rates",
+  "tensor_shares",
+  "order",
+  "basis",
+)
+
+
+def as_stored(
+  syn: synthetic.SyntheticSet, precision: str = "float32"
+) -> synthetic.SyntheticSet:
+  """Returns the set as a reader of the saved one will see it.
+
+  What is reported of a set is measured on this.
+  """
+  rounded = _dequantised(_tensors(syn, precision))
+  inputs = jnp.asarray(rounded["embeddings"])
+  batch = dataclasses.replace(syn.batch, inputs=inputs)
+  return dataclasses.replace(syn, batch=batch)
+
+
+def num_bytes(syn: synthetic.SyntheticSet, precision: str = "float32") -> int:
+  """Returns the bytes of what a student needs: all arrays but the mask."""
+  arrays = _tensors(syn, precision)
+  return sum(x.nbytes for name, x in arrays.items() if name != "mask")
+
+
+def save(
+  folder: str | pathlib.Path,
+  syn: synthetic.SyntheticSet,
+  card: dict[str, Any],
+  precision: str = "float32",
+) -> None:
+  """Writes `set.safetensors` and `card.json`, each whole or not at all.
+
+  Args:
+    folder: Made where it is absent.
+    syn: The set.
+    card: What is said of it; it gets the `format` and the `bytes` too.
+    precision: Of the embeddings. `int8`: integers `embeddings`, and
+      `embeddings_scale` [M, L] (float32), to be multiplied. Where the set has
+      a basis, `embeddings` are codes [M, L, R], to be multiplied by `basis`.
+  """
+  folder = pathlib.Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  size = num_bytes(syn, precision)
+  card = {"format": FORMAT, **card, "bytes": size}
+  partial = folder / "set.safetensors.partial"
+  safetensors.numpy.save_file(
+    _tensors(syn, precision), partial, metadata={"format": FORMAT}
+  )
+  partial.replace(folder / "set.safetensors")
+  partial = folder / "card.json.partial"
+  partial.write_text(json.dumps(card, indent=2) + "\n")
+  partial.replace(folder / "card.json")
+
+
+def load(
+  folder: str | pathlib.Path, embedding_space: str = ""
+) -> tuple[synthetic.SyntheticSet, dict[str, Any]]:
+  """Reads a set and its card.
+
+  Args:
+    folder: What `save` wrote.
+    embedding_space: The reader's own space id; left empty, any set is taken.
+
+  Raises:
+    InputError: missing or damaged files, or a set of another space.
+  """
+  folder = pathlib.Path(folder)
+  for name in ("set.safetensors", "card.json"):
+    if not (folder / name).is_file():
+      raise errors.InputError(
+        f"{folder} has no {name}; give the set/ folder of a finished run."
+      )
+  try:
+    tensors = _dequantised(
+      safetensors.numpy.load_file(folder / "set.safetensors")
+    )
+    card = json.loads((folder / "card.json").read_text())
+    batch = data.Batch(
+      jnp.asarray(tensors["embeddings"]),
+      jnp.asarray(tensors["mask"]),
+      jnp.asarray(tensors["labels"]),
+      jnp.asarray(tensors["attention"]) if "attention" in tensors else None,
+    )
+    theirs = card["embedding_space"]
+  except (
+    safetensors.SafetensorError,
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+  ) as error:
+    raise errors.InputError(
+      f"the set in {folder} is damaged ({error}); distil it again or restore "
+      "set.safetensors and card.json from a copy."
+    ) from error
+  if embedding_space and theirs != embedding_space:
+    raise errors.InputError(
+      f"the set in {folder} lives in embedding space {theirs}, this student in "
+      f"{embedding_space}; use the table and tokenizer it was distilled with."
+    )
+  rest = {
+    name: jnp.asarray(tensors[name]) for name in _TRAVELLING if name in tensors
+  }
+  return synthetic.SyntheticSet(batch, **rest), card
+
+
+def _tensors(
+  syn: synthetic.SyntheticSet, precision: str
+) -> dict[str, np.ndarray]:
+  named = {
+    "embeddings": syn.batch.inputs,
+    "mask": syn.batch.mask,
+    "labels": syn.batch.labels,
+    "attention": syn.batch.attention,
+    **{name: getattr(syn, name) for name in _TRAVELLING},
+  }
+  found = {
+    name: np.ascontiguousarray(x) for name, x in named.items() if x is not None
+  }
+  embeddings = found["embeddings"]
+  if syn.basis is not None:
+    embeddings = embeddings @ np.linalg.pinv(found["basis"])
+  if precision == "int8":
+    # Symmetric, one scale a position: a token's vector keeps its direction.
+    largest = np.abs(embeddings).max(axis=-1)
+    scale = (np.where(largest > 0, largest, 1.0) / 127).astype(np.float32)
+    found["embeddings_scale"] = scale
+    embeddings = np.rint(embeddings / scale[..., None])
+  stored = np.ascontiguousarray(embeddings.astype(jnp.dtype(precision)))
+  return found | {"embeddings": stored}
+
+
+def _dequantised(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Returns the tensors with float32 embeddings, and no scale."""
+  rest = {k: x for k, x in tensors.items() if k != "embeddings_scale"}
+  embeddings = tensors["embeddings"].astype(np.float32)
+  if "embeddings_scale" in tensors:
+    embeddings = embeddings * tensors["embeddings_scale"][..., None]
+  if "basis" in tensors:
+    embeddings = embeddings @ tensors["basis"]
+  return rest | {"embeddings": embeddings}
