@@ -9,6 +9,7 @@ class Signals:
   """Remembers SIGINT and SIGTERM until the run has saved."""
 
   def __init__(self) -> None:
+    """Takes the two signals over, where this is the main thread."""
     self.received = 0
     self._before: dict[int, Any] = {}
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -19,6 +20,7 @@ class Signals:
 
   @property
   def status(self) -> int:
+    """The exit status that the signal received asks for."""
     # An asked-for preemption is a success; Ctrl-C is a shell's 128 + 2.
     return 0 if self.received == signal.SIGTERM else 130
 
