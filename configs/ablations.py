@@ -4,7 +4,8 @@ gmdistill sweep --config=configs/ablations.py --workdir=runs/ablations
 
 One example a class, the encoder's first three layers, 300 outer steps: far from
 the best accuracy, and the same for every line. `replay-base` is the recipe of
-configs/sst2.py; the `finetune-` runs match gradients alone, without a bank.
+configs/sst2.py; the `finetune-` runs match gradients alone, without a bank, but
+for `finetune-ahead`.
 `--config.each.student.pretrained=DIR` and `--config.each.data.dir=DIR` name
 local copies. Two CPU cores: about an hour. Expected: not measured.
 `:tiny` sweeps the first two of each kind on the embedded corpus, in seconds.
@@ -36,7 +37,7 @@ MATCHING = {
   "l2": {"gradient_matching.distance_kind": "l2"},
   "no_sum": {"gradient_matching.sum_weight": 0.0},
   "on_the_set": {"trajectory.train_on": "synthetic"},
-  "look_ahead": {"objective": "finetune_ahead"},
+  "ahead": {"objective": "finetune_ahead"},
 }
 
 

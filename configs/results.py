@@ -6,7 +6,7 @@ Three distillation seeds each, protocol replay; 24 runs, resumable. Hardware: a
 GPU for all of them; on two CPU cores a run takes up to an hour, and
 `--config.only=sst2-5-0` does one. `--config.each.student.pretrained=DIR` and
 `--config.each.data.dir=DIR` name local copies. Expected: what configs/sst2.py
-says for `sst2-1-0`; of the others, what the README says.
+says for `sst2-1-0`; the others as far as the README has them.
 `:tiny` sweeps two runs of the embedded corpus, in seconds.
 """
 

@@ -46,7 +46,7 @@ class Options:
       kept; 0: as it is.
     noise: the noise multiplier of private gradients, see `privacy`; 0: none.
     delta: of the privacy guarantee.
-    seed: of students, rows and noise; it must stay secret where there is noise.
+    seed: of students and rows; noise is drawn from the system's randomness.
   """
 
   num_trajectories: int = 8
@@ -113,11 +113,15 @@ class Options:
     return [(h, age) for h in range(self.num_trajectories) for age in self.ages]
 
 
-def identity(setup: spaces.Setup) -> dict[str, Any]:
-  """Returns what a bank and its reader must have in common."""
+def identity(setup: spaces.Setup, private: bool = False) -> dict[str, Any]:
+  """Returns what a bank and its reader must have in common.
+
+  A private bank does not name its data: a hash of all rows would tell who
+  knows the others whether one is there.
+  """
   return {
     "format": FORMAT,
-    "data": setup.corpus.fingerprint,
+    "data": "private" if private else setup.corpus.fingerprint,
     "space": setup.space_id,
     "student": repr(setup.problem.student),
     "weights": setup.problem.weights_id,
@@ -163,7 +167,7 @@ class Bank:
     """
     self.folder = pathlib.Path(folder).expanduser().absolute()
     found = read(self.folder)
-    ours = identity(setup)
+    ours = identity(setup, private="privacy" in found)
     differing = [name for name in _SAME if found.get(name) != ours[name]]
     if differing:
       said = "; ".join(
@@ -238,8 +242,8 @@ class Bank:
       max_age: The oldest state drawn.
       span: See `expert`.
       seed: Decides the order.
-      curriculum: Draws over which older and older states are let in; 0: all
-        from the first.
+      curriculum: Draws over which older and older states are let in, before
+        the epochs begin.
 
     Raises:
       InputError: no state is young enough, or none has one `span` ages on.

@@ -59,8 +59,8 @@ def ablations(
 ) -> list[dict[str, Any]]:
   """How far each setting is from the base: one dict a setting.
 
-  The base are the runs of this protocol whose folders' names have `base` in
-  them, such as `replay-base`; every other setting is named by the fields in
+  The base are the runs of this protocol whose folders' names have the part
+  `base`, such as `replay-base-0`; every other setting is named by the fields in
   which it differs. `difference` is in fractions, `standard_error` that of the
   difference: from the seeds' spread where both have seeds, from the students'
   where there is one.
@@ -75,7 +75,7 @@ def ablations(
     and row["protocol"] == protocol
     and row["mean"] is not None
   ]
-  base = next((row for row in rows if BASE in _folder(row)), None)
+  base = next((row for row in rows if BASE in _parts(row)), None)
   if base is None:
     return []
   found = []
@@ -93,8 +93,8 @@ def ablations(
   return found
 
 
-def _folder(row: results.Row) -> str:
-  return str(row["run"]).rsplit("/", 1)[-1]
+def _parts(row: results.Row) -> list[str]:
+  return str(row["run"]).rsplit("/", 1)[-1].split("-")
 
 
 def _changes(base: results.Row, row: results.Row) -> str:
@@ -236,13 +236,14 @@ def layers_figure(runs: Sequence[results.Run]) -> Figure:
       lines[name] = by_layer
   if not lines:
     raise errors.InputError("no run has gradient_cosine.per_layer.")
-  layers = list(dict.fromkeys(key for line in lines.values() for key in line))
+  layers = results.from_below({key for line in lines.values() for key in line})
   figure, axes = figures.new_axes()
-  for place, (name, line) in enumerate(lines.items()):
+  for color, (name, line) in enumerate(lines.items()):
     axes.plot(
-      [layers.index(key) for key in line], list(line.values()),
-      marker=figures.MARKERS[place % len(figures.MARKERS)], ms=4,
-      color=figures.class_color(place), label=name,
+      [place for place, key in enumerate(layers) if key in line],
+      [line[key] for key in layers if key in line],
+      marker=figures.MARKERS[color % len(figures.MARKERS)], ms=4,
+      color=figures.class_color(color), label=name,
     )  # fmt: skip
   axes.set_xticks(range(len(layers)), layers, rotation=45, ha="right")
   axes.set(ylabel="cosine to the real gradient")

@@ -147,9 +147,9 @@ def choose(
   return rows[select(found, few.labels, per_class)]
 
 
-def _pool(labels, rows, per_class, seed):
+def _pool(labels, rows, per_class, *seed):
   """Returns at most `per_class` of `rows` a class, drawn at random."""
-  rows = np.random.default_rng([seed, 7]).permutation(rows)
+  rows = np.random.default_rng([*seed, 7]).permutation(rows)
   labels = labels[rows]
   rank = np.zeros(len(rows), np.int64)  # of each row within its class
   for label in np.unique(labels):
@@ -165,13 +165,14 @@ def representatives_sampler(
   num_classes: int,
   pool: int,
   refresh: int,
+  each: int = 1,
   seed: int,
 ) -> data.Sampler:
   """Samples the rows nearest k-means centroids: `sampler(step) -> Batch`.
 
   Rows from all over a class make a steadier gradient than random ones (Liu et
-  al. 2023). Every `refresh` steps the centroids are found anew, in half of the
-  pool drawn at random. Pure in `(seed, step)`.
+  al. 2023). Every `refresh` outer steps the centroids are found anew, in
+  half of the pool drawn at random. Pure in `(seed, step)`.
 
   Args:
     problem: Whose fresh student's features decide.
@@ -179,7 +180,8 @@ def representatives_sampler(
     rows_per_class: Rows a class in a batch, in class order.
     num_classes: C.
     pool: Rows a class that are looked at, drawn at random; all where fewer.
-    refresh: Steps from one choice to the next.
+    refresh: Outer steps from one choice to the next.
+    each: Batches an outer step, every one of a choice of its own.
     seed: Of the draws and of the student.
 
   Raises:
@@ -191,13 +193,19 @@ def representatives_sampler(
   )
   found = features(problem, problem.init(jax.random.key(seed)), few)
   counts = np.bincount(few.labels, minlength=num_classes)
+  if counts.min() < rows_per_class:
+    raise errors.InputError(
+      f"rows_per_class={rows_per_class}, but class {int(counts.argmin())} has "
+      f"{counts.min()} rows to choose representatives from; use at most that."
+    )
+  half = max(int(counts.max()) // 2, rows_per_class)
 
-  @functools.lru_cache(maxsize=2)  # The same value, only sooner.
-  def chosen(time: int) -> data.Batch:
-    half = max(int(counts.max()) // 2, rows_per_class)
-    every = np.arange(len(few.labels))
-    rows = _pool(few.labels, every, half, seed + 1 + time)
-    nearest = k_centers(found[rows], few.labels[rows], rows_per_class, time)
+  @functools.lru_cache(maxsize=2 * each)  # The same value, only sooner.
+  def chosen(time: int, place: int) -> data.Batch:
+    draw = [seed, time, place]
+    rows = _pool(few.labels, np.arange(len(few.labels)), half, *draw)
+    start = int(np.random.default_rng([*draw, 9]).integers(2**31))
+    nearest = k_centers(found[rows], few.labels[rows], rows_per_class, start)
     return data.as_batch(data.take(few, rows[nearest]), num_classes)
 
-  return lambda step: chosen(step // refresh)
+  return lambda step: chosen(step // each // refresh, step % each)

@@ -146,7 +146,6 @@ def layer_cosines(a: Params, b: Params) -> dict[str, jax.Array]:
   """Returns the cosine of two gradients in each layer, by the layer's name.
 
   The scanned layers are `layer 1` and so on; other parts have their own names.
-  From the embeddings up to the head.
   """
   sums: dict[str, jax.Array] = {}  # dot, square a, square b
   for x, y in zip(select(a, "all"), select(b, "all"), strict=True):
@@ -160,15 +159,7 @@ def layer_cosines(a: Params, b: Params) -> dict[str, jax.Array]:
     for place, three in enumerate(jnp.stack(parts, axis=1)):
       name = f"layer {place + 1}" if x.stacked else top
       sums[name] = sums.get(name, jnp.zeros(3)) + three
-  height = {"pooler": 2, "head": 3}
-
-  def from_below(name):
-    return 1 if name.startswith("layer ") else height.get(name, 0)
-
-  return {
-    name: 1.0 - _one_minus_cosine(*sums[name])
-    for name in sorted(sums, key=from_below)  # stable: layers stay in order
-  }
+  return {name: 1.0 - _one_minus_cosine(*sums[name]) for name in sums}
 
 
 def _reduced_axes(tensor: Tensor, kind: str) -> tuple[int, ...]:

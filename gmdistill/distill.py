@@ -211,7 +211,10 @@ def _run_stage(job, index, state, to):
 def _at_found_rate(job, index, state, folder):
   """Returns a stage at the rate that the range test at its start found."""
   stage, path = job.stages[index], folder / "range_test.json"
-  found = json.loads(path.read_text()) if path.is_file() else {}
+  try:
+    found = json.loads(path.read_text()) if path.is_file() else {}
+  except ValueError:
+    found = {}
   if int(state.step) == stage.first:
     found[str(index)] = range_test.find(
       job.setup.problem,
@@ -225,8 +228,8 @@ def _at_found_rate(job, index, state, folder):
     workdirs.write_json(path, found)
   if str(index) not in found:
     raise errors.InputError(
-      f"{path} lacks the rate that this run goes on at; restore it from a "
-      "copy, or start in another --workdir."
+      f"{path} does not say the rate that this run goes on at; restore it "
+      "from a copy, or start in another --workdir."
     )
   rate = found[str(index)]["learning_rate"]
   return schedule.at_rate(stage, job.config.outer, rate)
@@ -264,8 +267,8 @@ def _real(setup, config, objective):
 
 def _real_batches(setup, config, num_batches):
   """Returns `draw(step, K)` -> batches with the leading axes [K, S, N]."""
-  sampler = recipe.sampler(setup, config)
   each = config.num_students * num_batches
+  sampler = recipe.sampler(setup, config, each)
 
   def draw(step, num_steps):
     batches = [

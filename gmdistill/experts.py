@@ -48,7 +48,8 @@ def build(
   data.require_rows(
     setup.corpus.train, options.rows_per_class, setup.corpus.label_names
   )
-  about = bank.identity(setup) | {"options": _plain(options)}
+  private = bool(options.noise)
+  about = bank.identity(setup, private) | {"options": _plain(options)}
   if options.noise:
     about["privacy"] = guarantee(setup, options)
   _refuse_another(folder, about)
@@ -84,7 +85,9 @@ def build(
 
 
 def _compute(folder, setup, options, missing):
-  compute = _Computer(setup, options)
+  secret = folder / "noise_key"
+  noise_key = privacy.secret_key(secret) if options.noise else None
+  compute = _Computer(setup, options, noise_key)
   done = len(options.names) - len(missing)
   progress = metrics.Progress(len(options.names), done, 1)
   try:
@@ -97,16 +100,22 @@ def _compute(folder, setup, options, missing):
         checkpoint.save_tree(path, expert)
         done += 1
         losses = expert.losses
-        value = float("nan") if losses is None else float(losses.mean())
+        value = None if losses is None else float(losses.mean())
         progress.update(done, value, None)
   finally:
     progress.close()
+  secret.unlink(missing_ok=True)
 
 
 class _Computer:
   """Walks trajectories and takes the gradients."""
 
-  def __init__(self, setup: spaces.Setup, options: bank.Options):
+  def __init__(
+    self,
+    setup: spaces.Setup,
+    options: bank.Options,
+    noise_key: jax.Array | None,
+  ):
     self._setup, self._options = setup, options
     self._num_classes = len(setup.corpus.label_names)
     sampler = functools.partial(
@@ -145,8 +154,8 @@ class _Computer:
         private=private if options.clip else None,
       )
     )
-    # Of the noise: apart from the keys that draw students.
-    self._noise_key = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)
+    # Without noise, a key that nothing draws from.
+    self._noise_key = jax.random.key(0) if noise_key is None else noise_key
 
   def trajectory(self, trajectory, ages):
     """Yields (age, expert) for each of `ages`, in rising order."""
@@ -242,8 +251,7 @@ def class_gradients(
 def guarantee(setup: spaces.Setup, options: bank.Options) -> dict[str, Any]:
   """Returns epsilon and delta of a bank with noise, and what they cover.
 
-  Rows are drawn in shuffled epochs, so a row takes part in a noisy sum once an
-  epoch at most; sums over other rows cost it nothing.
+  Rows are drawn in shuffled epochs: sums over other rows cost a row nothing.
 
   Raises:
     InputError: the embedding table is learned from the rows themselves, or
@@ -256,11 +264,13 @@ def guarantee(setup: spaces.Setup, options: bank.Options) -> dict[str, Any]:
     )
   scarcest = int(np.bincount(setup.corpus.train.labels).min())
   steps = options.num_trajectories * max(options.ages)
-  drawn = (
-    steps * options.batch_rows_per_class,
-    len(options.names) * options.rows_per_class,
-  )
-  uses = sum(-(-rows // scarcest) for rows in drawn)
+  if options.batch_rows_per_class > scarcest:
+    raise errors.InputError(
+      f"bank.batch_rows_per_class={options.batch_rows_per_class} takes a row "
+      f"twice at once: the smallest class has {scarcest}; use at most that."
+    )
+  uses = privacy.uses(steps, options.batch_rows_per_class, scarcest)
+  uses += privacy.uses(len(options.names), options.rows_per_class, scarcest)
   return {
     "epsilon": privacy.epsilon(options.noise, uses, options.delta),
     "delta": options.delta,
@@ -273,6 +283,8 @@ def _refuse_another(folder, about):
   if not (folder / "bank.json").is_file():
     return
   earlier = bank.read(folder)
+  # A bank begun before an option was known had its default.
+  earlier["options"] = _plain(bank.Options(**earlier["options"]))
   differing = workdirs.differences(earlier, json.loads(json.dumps(about)))
   if differing:
     raise errors.InputError(

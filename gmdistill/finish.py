@@ -186,6 +186,8 @@ class Table:
       config[name].to_dict(),
       config.replay_steps if protocol.replays else 0,
     ]
+    if protocol.replays:
+      decides.append(f"normalised={config.normalised_steps}")
 
     def measured():
       # A random coreset is drawn afresh for every student.
@@ -289,7 +291,9 @@ def _gradient_cosine(setup, config, best):
   return {
     "per_class": [float(x) for x in cosines_C],
     "mean": float(cosines_C.mean()),
-    "per_layer": by_layer,
+    "per_layer": {
+      name: by_layer[name] for name in results.from_below(by_layer)
+    },
   }
 
 

@@ -108,11 +108,13 @@ class Progress:
     self._task = self._bar.add_task("", total=total, completed=step, said="")
     self._bar.start()
 
-  def update(self, step: int, loss: float, accuracy: float | None) -> None:
+  def update(
+    self, step: int, loss: float | None, accuracy: float | None
+  ) -> None:
     """Shows the loss at `step`, and the latest selection accuracy."""
     if accuracy is not None:
       self._accuracy = accuracy
-    said = f"loss {loss:.4f}"
+    said = "" if loss is None else f"loss {loss:.4f}"
     if not math.isnan(self._accuracy):
       said += f"  selection {100 * self._accuracy:.1f} %"
     self._bar.update(self._task, completed=step, said=said)

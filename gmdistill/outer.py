@@ -102,7 +102,7 @@ def outer_steps(
 ) -> Callable[..., tuple[DistillState, dict[str, jax.Array]]]:
   """Returns `steps(problem, state, real, key) -> (state, metrics)`, jitted.
 
-  `real`, a `objectives.Real`, has the leading axes [K, S]: K outer steps a
+  `real`, an `objectives.Real`, has the leading axes [K, S]: K outer steps a
   dispatch, S students. The state is donated; metrics come stacked [K].
   """
 

@@ -7,11 +7,15 @@ one row's contribution is zero. Class sizes and what a run reads beside the
 bank are not covered.
 """
 
+import os
+import pathlib
+import secrets
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from gmdistill import data, errors
@@ -69,6 +73,36 @@ def gradient(
     ]
     grads = jax.tree.unflatten(structure, noisy)
   return value / count, jax.tree.map(lambda g: g / count, grads)
+
+
+def secret_key(path: pathlib.Path) -> jax.Array:
+  """Returns the key of a bank's noise, drawn from the system's randomness.
+
+  Who knows it can take the noise out, so it is no seed. An interrupted build
+  needs it again: it is kept at `path`, for the owner's eyes, until the bank is
+  whole.
+  """
+  if not path.is_file():
+    opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(opened, "w") as file:
+      file.write(secrets.token_hex(8))
+  words = np.frombuffer(bytes.fromhex(path.read_text()), np.uint32)
+  return jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")
+
+
+def uses(num_batches: int, batch_rows: int, rows: int) -> int:
+  """Returns how many noisy sums one row costs at most, in shuffled epochs.
+
+  A batch that straddles two epochs may hold a row twice: then its sum is twice
+  as sensitive, which costs four uses.
+
+  Args:
+    num_batches: Batches drawn, one noisy sum each.
+    batch_rows: Rows of a batch, at most `rows`.
+    rows: Rows of an epoch.
+  """
+  epochs = -(-num_batches * batch_rows // rows)
+  return 4 * (epochs // 2) + epochs % 2
 
 
 def epsilon(noise: float, uses: int, delta: float) -> float:

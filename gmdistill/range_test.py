@@ -52,6 +52,12 @@ def find(
     own = own.replace(step=jnp.copy(state.step), students=copy(state.students))
     own, seen = steps(problem, own, real, root_key)
     losses.append(float(np.mean(seen["outer/loss"])))
+    metrics.check_finite(
+      int(state.step) + 1,
+      np.array(losses[:1]),
+      {},
+      "Try a smaller initial_step_size.",
+    )
     if not losses[-1] < TOO_HIGH * min(losses):
       break
   rate = choose(losses)

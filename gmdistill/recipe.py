@@ -154,9 +154,9 @@ def experts(
 
 
 def sampler(
-  setup: spaces.Setup, config: ml_collections.ConfigDict
+  setup: spaces.Setup, config: ml_collections.ConfigDict, each: int
 ) -> data.Sampler:
-  """Returns the outer loop's real batches.
+  """Returns the outer loop's real batches, `each` of them an outer step.
 
   Raises:
     InputError: an unknown way to choose them, or too few rows.
@@ -178,6 +178,7 @@ def sampler(
       num_classes=num_classes,
       pool=config.coreset_pool,
       refresh=config.refresh,
+      each=each,
       seed=config.seed,
     )
   raise errors.InputError(

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -141,6 +141,18 @@ def series(run: Run, key: str) -> tuple[np.ndarray, np.ndarray]:
   values = run.metrics[key]
   kept = np.isfinite(values)
   return run.metrics["step"][kept].astype(int), values[kept]
+
+
+def from_below(layers: Iterable[str]) -> list[str]:
+  """Names of layers in order: embeddings, `layer 1` and on, pooler, head."""
+  height = {"pooler": 2, "head": 3}
+
+  def place(name):
+    if name.startswith("layer "):
+      return 1, int(name.removeprefix("layer "))
+    return height.get(name, 0), 0
+
+  return sorted(layers, key=place)
 
 
 def class_name(run: Run, label: int) -> str:

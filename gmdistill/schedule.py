@@ -113,13 +113,14 @@ def _objective(config, name: str) -> objectives.Objective:
       ),
     )
   if name == "finetune_ahead":
-    protocol = config.finetune
+    protocol = config.finetune.to_dict()
+    own = ("num_steps", "warmup", "weight_decay", "batch_size")
     return named(
       "finetune_ahead",
       lambda: unrolled.finetune_ahead(
-        num_steps=protocol.num_steps,
-        rate=protocol.rates[0],
+        rate=protocol["rates"][0],
         rule=config.rule,
+        **{name: protocol[name] for name in own if name in protocol},
         **config.finetune_ahead.to_dict(),
       ),
     )

@@ -60,7 +60,7 @@ def defaults() -> ml_collections.ConfigDict:
       num_students=1,  # students an outer step
       rows_per_class=16,  # real rows a batch
       real_rows="random",  # or representatives: rows nearest k-means centroids
-      refresh=10,  # steps until representatives are chosen anew
+      refresh=10,  # outer steps until representatives are chosen anew
       min_tokens=0,  # of the outer loop's real rows; shorter ones are left out
       rule="mixed",  # how gradients are differentiated; see mixed_mode
       look_ahead=dict(centred=False, start="fresh", last_steps=0),

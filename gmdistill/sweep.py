@@ -3,6 +3,7 @@
 A sweep's config maps names to the configs of runs, `configs/results.py` say.
 Two names are no runs: the fields of `each` are set in every run, and `only` is
 a pattern of names such as `sst2-5-*`; both can be given on the command line.
+A run knows the fields that it was started with, so `each` must stay the same.
 Several processes may work on one sweep at once: each takes the next run that
 is neither finished nor in another's hands.
 """
@@ -43,11 +44,12 @@ def run(
     Stopped: SIGINT or SIGTERM; everything is saved.
   """
   named = _named(configs)
+  chosen = _chosen(named, configs)
   folder = workdirs.writable(workdir)
   failed: dict[str, str] = {}
-  for place, (name, config) in enumerate(named.items(), 1):
+  for place, (name, config) in enumerate(chosen.items(), 1):
     own = folder / name
-    metrics.say(f"run {place} of {len(named)}: {name}")
+    metrics.say(f"run {place} of {len(chosen)}: {name}")
     try:
       if not _finished(own, config):
         distill.run(config, str(own), command)
@@ -56,10 +58,11 @@ def run(
     except (errors.InputError, errors.NotFinite) as error:
       failed[name] = " ".join(str(error).split())
       metrics.say(f"{name}: {failed[name]}")
+  # All that has ever finished, whatever was chosen this time.
   finished = [
     folder / name
-    for name, config in named.items()
-    if name not in failed and _finished(folder / name, config)
+    for name in named
+    if name not in failed and (folder / name / "summary.json").is_file()
   ]
   if finished:
     path = report.write(finished, folder / "report.html")
@@ -71,7 +74,7 @@ def run(
 
 def _named(configs: Any) -> dict[str, ml_collections.ConfigDict]:
   found = dict(configs.items())
-  each, only = found.pop("each", None), found.pop("only", "")
+  each, _ = found.pop("each", None), found.pop("only", None)
   if not found or not all(
     isinstance(config, ml_collections.ConfigDict) and "num_steps" in config
     for config in found.values()
@@ -93,14 +96,19 @@ def _named(configs: Any) -> dict[str, ml_collections.ConfigDict]:
           f"the sweep's each does not fit the run {name}: "
           f"{' '.join(str(error).split())}"
         ) from error
+  return found
+
+
+def _chosen(named, configs):
+  only = configs.get("only", "")
   chosen = {
     name: config
-    for name, config in found.items()
+    for name, config in named.items()
     if not only or fnmatch.fnmatchcase(name, only)
   }
   if not chosen:
     raise errors.InputError(
-      f"only={only!r} fits none of the runs: {', '.join(found)}."
+      f"only={only!r} fits none of the runs: {', '.join(named)}."
     )
   return chosen
 

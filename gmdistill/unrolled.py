@@ -46,10 +46,12 @@ def look_ahead(
     rule: A rule of `mixed_mode.grad`.
 
   Raises:
-    ValueError: `start` is neither.
+    ValueError: `start` is neither, or `last_steps` is negative.
   """
   if start not in ("fresh", "bank"):
     raise ValueError(f"start={start!r} is none of fresh, bank.")
+  if last_steps < 0:
+    raise ValueError(f"last_steps={last_steps} must be at least 0 (all).")
 
   def loss(problem, syn: synthetic.SyntheticSet, student, real, key):
     steps, first = syn.steps, 0
@@ -89,7 +91,8 @@ class FineTuned(NamedTuple):
   params: PyTree
   first: PyTree  # AdamW's moments
   second: PyTree
-  age: jax.Array  # steps taken
+  updates: jax.Array  # taken since it was drawn
+  age: jax.Array  # where in the protocol; the first students start anywhere
 
 
 def finetune_ahead(
@@ -98,6 +101,7 @@ def finetune_ahead(
   rate: float = 1e-4,
   weight_decay: float = 0.01,
   warmup: float = 0.5,
+  batch_size: int = 64,
   window: int = 2,
   skip: int = 6,
   centred: bool = False,
@@ -116,6 +120,7 @@ def finetune_ahead(
     rate: The protocol's highest learning rate.
     weight_decay: AdamW's.
     warmup: The share of the steps in which the rate grows.
+    batch_size: Examples a step, drawn at random from a larger set.
     window: Steps that are differentiated.
     skip: Steps taken, and not differentiated, between two windows.
     centred: As in `look_ahead`.
@@ -125,7 +130,9 @@ def finetune_ahead(
     ValueError: no step is differentiated.
   """
   if window < 1 or skip < 0:
-    raise ValueError(f"window={window} must be at least 1, skip={skip} 0.")
+    raise ValueError(
+      f"window={window} must be at least 1, and skip={skip} at least 0."
+    )
   schedule = optax.warmup_cosine_decay_schedule(
     0.0, rate, max(1, int(warmup * num_steps)), num_steps
   )
@@ -134,20 +141,26 @@ def finetune_ahead(
     params = problem.init(key)
     zeros = jax.tree.map(jnp.zeros_like, params)
     # Staggered, so that the students of a run are not drawn afresh at once.
-    return FineTuned(params, zeros, zeros, (phase * num_steps).astype(int))
+    age = (phase * num_steps).astype(jnp.int32)
+    return FineTuned(params, zeros, zeros, jnp.int32(0), age)
 
-  def step(gradient, batch, state, _):
+  def step(gradient, batch, key, state, _):
+    if len(batch.labels) > batch_size:
+      own = jax.random.fold_in(key, state.age)
+      rows = jax.random.permutation(own, len(batch.labels))[:batch_size]
+      batch = jax.tree.map(lambda x: x[rows], batch)
     grads = gradient(state.params, batch)
     known = jax.lax.stop_gradient(grads)
     shorter = 1.0 / jnp.maximum(1.0, optax.tree.norm(known))
-    first, second = (
-      jax.tree.map(lambda m, g, d=decay, n=order: d * m + (1 - d) * g**n, *pair)
-      for decay, order, pair in (
-        (0.9, 1, (state.first, jax.tree.map(lambda g: g * shorter, grads))),
-        (0.999, 2, (state.second, jax.tree.map(lambda g: g * shorter, known))),
-      )
+    first = jax.tree.map(
+      lambda m, g: 0.9 * m + 0.1 * shorter * g, state.first, grads
     )
-    count = state.age + 1.0
+    second = jax.tree.map(
+      lambda v, g: 0.999 * v + 0.001 * jnp.square(shorter * g),
+      state.second,
+      known,
+    )
+    count = state.updates + 1.0
 
     def move(param, m, v):
       size = jnp.sqrt(v / (1 - 0.999**count)) + 1e-8
@@ -155,11 +168,12 @@ def finetune_ahead(
       return param - schedule(state.age) * direction
 
     params = jax.tree.map(move, state.params, first, second)
-    return FineTuned(params, first, second, state.age + 1), None
+    later = FineTuned(params, first, second, state.updates + 1, state.age + 1)
+    return later, None
 
   def loss(problem, syn: synthetic.SyntheticSet, student, real, key):
     gradient = mixed_mode.grad(problem.loss, rule)
-    ahead = functools.partial(step, gradient, syn.batch)
+    ahead = functools.partial(step, gradient, syn.batch, key)
     reached = jax.lax.scan(ahead, student, None, window)[0]
     batch = jax.tree.map(lambda x: x[0], real.batches)
     if centred:
@@ -168,7 +182,7 @@ def finetune_ahead(
       value, logits_BxC = problem.loss_and_logits(reached.params, batch)
     right_B = logits_BxC.argmax(axis=-1) == batch.labels.argmax(axis=-1)
     known = jax.lax.stop_gradient((reached, syn.batch))
-    onwards = functools.partial(step, jax.grad(problem.loss), known[1])
+    onwards = functools.partial(step, jax.grad(problem.loss), known[1], key)
     older = jax.lax.scan(onwards, known[0], None, skip)[0]
     older = jax.lax.cond(
       older.age >= num_steps,

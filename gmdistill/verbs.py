@@ -69,7 +69,7 @@ def sweep(flags: Any, rest: list[str], command: str) -> None:
   failed = sweeping.run(flags.config, flags.workdir, command)
   if failed:
     raise errors.InputError(
-      f"{len(failed)} of {len(flags.config)} runs did not finish: "
+      f"{len(failed)} of the runs did not finish: "
       + "; ".join(f"{name}: {why}" for name, why in failed.items())
     )
 
@@ -216,7 +216,11 @@ def _for_student(
       "replays chooses its learning rate"
     )
     syn = dataclasses.replace(
-      syn, learning_rates=None, head_learning_rates=None, tensor_shares=None
+      syn,
+      learning_rates=None,
+      head_learning_rates=None,
+      tensor_shares=None,
+      order=None,
     )
   return syn
 

@@ -97,6 +97,30 @@ def test_representatives_spread_over_a_class_and_are_refreshed():
   np.testing.assert_array_equal(batch.inputs, sampler(2).inputs)
   assert not np.array_equal(batch.inputs, sampler(3).inputs)
   np.testing.assert_array_equal(batch.inputs, sampler(0).inputs)
+  several = coresets.representatives_sampler(
+    problem,
+    examples,
+    rows_per_class=4,
+    num_classes=2,
+    pool=30,
+    refresh=3,
+    each=2,
+    seed=0,
+  )
+  # Two batches a step, of two choices, for three steps.
+  np.testing.assert_array_equal(several(0).inputs, several(4).inputs)
+  assert not np.array_equal(several(0).inputs, several(1).inputs)
+  assert not np.array_equal(several(0).inputs, several(6).inputs)
+  with pytest.raises(errors.InputError, match="rows_per_class=41"):
+    coresets.representatives_sampler(
+      problem,
+      examples,
+      rows_per_class=41,
+      num_classes=2,
+      pool=30,
+      refresh=3,
+      seed=0,
+    )
   # Their mean feature is nearer the class's than a random batch's is.
   params = problem.init(jax.random.key(0))
   features = coresets.features(problem, params, examples)

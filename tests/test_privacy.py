@@ -12,7 +12,16 @@ import tiny_config
 from conftest import make_problem, make_real
 from scipy import stats
 
-from gmdistill import bank, distances, errors, experts, privacy, recipe
+from gmdistill import (
+  bank,
+  checkpoint,
+  data,
+  distances,
+  errors,
+  experts,
+  privacy,
+  recipe,
+)
 
 
 def private(clip, noise=0.0, seed=0):
@@ -138,16 +147,56 @@ def test_clipping_alone_keeps_the_gradient_near(tmp_path, pretrained):
 def test_more_rows_than_an_epoch_cost_more(pretrained):
   scarcest = np.bincount(pretrained.corpus.train.labels).min()
   many = dataclasses.replace(OPTIONS, rows_per_class=int(scarcest))
-  assert experts.guarantee(pretrained, many)["uses"] == 1 + 4
+  # Four sums of as many rows as the smallest class has; in a larger class they
+  # straddle epochs, and a row may be in one of them twice.
+  assert experts.guarantee(pretrained, many)["uses"] == 1 + 8
   fresh = dataclasses.replace(OPTIONS, ages=(0,))
   assert experts.guarantee(pretrained, fresh)["uses"] == 1
 
 
-def test_what_noise_does_not_hide_is_refused(tmp_path):
+def test_uses_bound_what_shuffled_epochs_do():
+  assert privacy.uses(0, 4, 100) == 0
+  assert privacy.uses(25, 4, 100) == 1  # one epoch, each row once
+  assert privacy.uses(26, 4, 100) == 4  # a second has begun
+  draw = data.shuffled_epochs(np.arange(10), (0,))
+  batches = [np.bincount(draw(7 * i, 7), minlength=10) for i in range(6)]
+  cost = np.square(batches).sum(axis=0)  # of one row: sensitivity squared
+  assert cost.max() <= privacy.uses(6, 7, 10)
+
+
+def test_the_noise_is_nobodys_to_take_out(tmp_path, pretrained, monkeypatch):
+  save, folders = checkpoint.save_tree, [tmp_path / "a", tmp_path / "b"]
+
+  def cut(path, tree):
+    save(path, tree)
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(checkpoint, "save_tree", cut)
+  with pytest.raises(KeyboardInterrupt):
+    experts.build(folders[0], pretrained, OPTIONS)
+  key = folders[0] / "noise_key"
+  assert key.stat().st_mode & 0o077 == 0
+  monkeypatch.setattr(checkpoint, "save_tree", save)
+  for folder in folders:
+    experts.build(folder, pretrained, OPTIONS)
+  assert not key.exists()
+  one, two = (
+    bank.Bank(folder, pretrained).expert(0, 0, ("targets",)).targets
+    for folder in folders
+  )
+  assert not np.allclose(one["head"]["kernel"], two["head"]["kernel"])
+  said = json.loads((folders[0] / "bank.json").read_text())
+  assert pretrained.corpus.fingerprint not in json.dumps(said)
+
+
+def test_what_noise_does_not_hide_is_refused(tmp_path, pretrained):
   setup = recipe.setup(tiny_config.get_config())
   with pytest.raises(errors.InputError, match="student.pretrained"):
     experts.build(tmp_path / "bank", setup, OPTIONS)
   assert not (tmp_path / "bank").exists()
+  large = dataclasses.replace(OPTIONS, batch_rows_per_class=10**4)
+  with pytest.raises(errors.InputError, match="batch_rows_per_class=10000"):
+    experts.guarantee(pretrained, large)
   for fields, word in (
     (dict(clip=0.0), "bank.clip"),
     (dict(rows="k_centers"), "bank.rows=random"),

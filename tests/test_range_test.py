@@ -52,5 +52,5 @@ def test_a_run_takes_the_rate_and_keeps_it_when_resumed(tmp_path, monkeypatch):
   with pytest.raises(Cut):
     distill.run(config, str(tmp_path / "lost"))
   (tmp_path / "lost" / "range_test.json").unlink()
-  with pytest.raises(errors.InputError, match="range_test.json lacks"):
+  with pytest.raises(errors.InputError, match="range_test.json does not say"):
     distill.run(config, str(tmp_path / "lost"))

@@ -271,6 +271,17 @@ def test_ablations_are_measured_from_the_base(tmp_path):
     assert text in page
 
 
+def test_layers_are_in_order_from_below():
+  names = ["head", "layer 10", "pooler", "layer 2", "embedding_norm"]
+  assert results.from_below(names) == [
+    "embedding_norm",
+    "layer 2",
+    "layer 10",
+    "pooler",
+    "head",
+  ]
+
+
 def test_several_runs_are_compared_by_cost_and_by_layer(tmp_path):
   runs = []
   for size, accuracy in ((1, 0.7), (5, 0.8)):

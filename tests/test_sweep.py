@@ -111,11 +111,11 @@ def test_the_verb_names_what_did_not_finish(tmp_path, capsys):
     "def get_config(mode=''):\n"
     "  run = settings.tiny(settings.defaults())\n"
     "  run.labels = 'smooth'\n"
-    "  return ml_collections.ConfigDict({'only': run})\n"
+    "  return ml_collections.ConfigDict({'single': run})\n"
   )
   argv = ["gmdistill", "sweep", f"--config={config}"]
   assert main.main([*argv, f"--workdir={tmp_path / 'runs'}"]) == 2
   said = capsys.readouterr().err
-  assert "1 of 1 runs did not finish: only: config.labels" in said
+  assert "1 of the runs did not finish: single: config.labels" in said
   assert main.main(["gmdistill", "distill", *argv[2:], "--workdir=x"]) == 2
   assert "use gmdistill sweep" in capsys.readouterr().err

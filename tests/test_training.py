@@ -9,7 +9,7 @@ import optax
 import pytest
 from conftest import as_float64, make_examples, make_problem, make_synthetic
 
-from gmdistill import data, evaluate, replays, synthetic, training
+from gmdistill import data, evaluate, replays, results, synthetic, training
 
 NUM_STEPS = 5
 
@@ -176,7 +176,8 @@ def test_the_gradient_cosine_of_real_rows_with_themselves_is_one():
     every=2,
   )
   np.testing.assert_allclose(cosines, 1.0, atol=1e-5)
-  assert list(by_layer) == ["embedding_norm", "layer 1", "layer 2", "head"]
+  layers = ["embedding_norm", "layer 1", "layer 2", "pooler", "head"]
+  assert results.from_below(by_layer) == layers
   np.testing.assert_allclose(list(by_layer.values()), 1.0, atol=1e-5)
 
 

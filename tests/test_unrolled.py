@@ -13,7 +13,14 @@ from conftest import (
   make_synthetic,
 )
 
-from gmdistill import objectives, replays, synthetic, training, unrolled
+from gmdistill import (
+  evaluate,
+  objectives,
+  replays,
+  synthetic,
+  training,
+  unrolled,
+)
 
 
 def test_look_ahead_takes_exactly_t_steps_of_the_learned_sizes():
@@ -233,6 +240,54 @@ def test_finetuning_ahead_takes_the_protocols_steps():
   )
 
 
+def test_finetuning_ahead_ends_where_the_protocol_does():
+  problem, batch = make_problem(), make_synthetic()
+  options = dict(num_steps=6, weight_decay=0.1, warmup=0.5)
+  objective = unrolled.finetune_ahead(window=6, skip=0, rate=1e-2, **options)
+  syn, key = synthetic.SyntheticSet(batch), jax.random.key(3)
+  real = objectives.Real(make_real(1))
+  protocol = evaluate.fine_tuning(**options)
+  trained = jax.jit(protocol.train)(problem, syn, key, jnp.float32(1e-2))
+  # A protocol's student is drawn from the first half of its key.
+  student = objective.init(problem, jax.random.split(key)[0], jnp.float32(0))
+  value, _ = jax.jit(objective.loss)(problem, syn, student, real, key)
+  first = jax.tree.map(lambda x: x[0], real.batches)
+  np.testing.assert_allclose(value, problem.loss(trained, first), rtol=1e-4)
+
+
+def test_a_student_that_starts_late_moves_no_further_a_step():
+  problem, syn = make_problem(), synthetic.SyntheticSet(make_synthetic())
+  options = dict(num_steps=40, rate=1e-2, weight_decay=0.0, window=1, skip=0)
+  objective = unrolled.finetune_ahead(**options)
+  start = objective.init(problem, jax.random.key(0), jnp.float32(0.5))
+  assert int(start.age) == 20 and int(start.updates) == 0
+  real = objectives.Real(make_real(1))
+  _, (after, _) = jax.jit(objective.loss)(
+    problem, syn, start, real, jax.random.key(1)
+  )
+  moves = jax.tree.map(lambda a, b: a - b, after.params, start.params)
+  # AdamW's first step is the rate, which is the highest here, or nothing.
+  largest = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(moves))
+  assert largest == pytest.approx(1e-2, rel=1e-3)
+
+
+@pytest.mark.parametrize("batch_size", [3, 4])
+def test_finetuning_ahead_takes_some_of_a_large_set(batch_size):
+  problem, batch = make_problem(), make_synthetic()
+  real, key = objectives.Real(make_real(1)), jax.random.key(1)
+  objective = unrolled.finetune_ahead(
+    num_steps=9, rate=1e-2, window=1, skip=0, batch_size=batch_size
+  )
+  student = objective.init(problem, key, jnp.float32(0.5))
+
+  def loss(inputs):
+    syn = synthetic.SyntheticSet(batch.replace(inputs=inputs))
+    return objective.loss(problem, syn, student, real, key)[0]
+
+  grads = jax.jit(jax.grad(loss))(batch.inputs)
+  assert (np.abs(grads).max(axis=(1, 2)) > 0).sum() == batch_size
+
+
 def test_finetuning_ahead_differentiates_with_known_second_moments(x64):
   problem = as_float64(make_problem())
   batch = as_float64(make_synthetic())
@@ -243,7 +298,7 @@ def test_finetuning_ahead_differentiates_with_known_second_moments(x64):
   key = jax.random.key(3)
   state = as_float64(objective.init(problem, key, jnp.float32(0.5)))
   second = jax.tree.map(lambda p: jnp.full_like(p, 1e-3), state.params)
-  state = state._replace(second=second)
+  state = state._replace(second=second, updates=jnp.int32(4))
   gradient = jax.grad(problem.loss)
   at = gradient(state.params, batch)
   shorter = 1 / jnp.maximum(1.0, optax.tree.norm(at))
