@@ -26,7 +26,9 @@ def defaults() -> ml_collections.ConfigDict:
       student=dict(
         pretrained="",  # a Hugging Face directory or hub id
         space="",  # the space/ folder of a finished run, to share its table
-        kind="transformer",  # transformer, bilstm, textcnn
+        # transformer, bilstm, textcnn; the last two with pretrained: over its
+        # table, for sets that live there.
+        kind="transformer",
         num_layers=2,  # with pretrained: its first layers, 0 for all
         pooling="first",  # first: BERT's pooler; mean
         width=128,

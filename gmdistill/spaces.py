@@ -45,16 +45,18 @@ def build(
 
   Args:
     student: `pretrained`, a Hugging Face directory or hub id, with
-      `num_layers` (0: all) and `pooling`; or else `kind` and that student's
-      own arguments, over the space in the folder `space` or, where that is
-      empty, over one learned now.
+      `num_layers` (0: all) and `pooling`; of another `kind` than transformer,
+      a fresh student over that encoder's table. Without it, `kind` and that
+      student's own arguments, over the space in the folder `space` or, where
+      that is empty, over one learned now.
     table: Arguments of `learn_table`, read where a table is learned.
     options: Which data; their rows must fit the student's positions.
 
   Raises:
     InputError: anything that does not fit together, named.
   """
-  if student.get("pretrained"):
+  kind = student.get("kind", "transformer")
+  if student.get("pretrained") and kind == "transformer":
     problem, corpus, name = _pretrained(student, options)
   else:
     problem, corpus, name = _from_scratch(student, table, options)
@@ -93,7 +95,7 @@ def _from_scratch(
   options: data.DataOptions,
 ) -> tuple[problems.Problem, data.Corpus, str]:
   kind = student.get("kind", "transformer")
-  space = student.get("space", "")
+  source, space = student.get("pretrained", ""), student.get("space", "")
   if kind not in students.KINDS:
     raise errors.InputError(
       f"student.kind={kind} is none of {', '.join(students.KINDS)}."
@@ -104,9 +106,15 @@ def _from_scratch(
   if kind == "transformer":
     _check_transformer(fields)
     _check_length(options, fields.get("max_positions", 128))
-  corpus = data.load(options, f"{space}/tokenizer.json" if space else "")
+  tokenizer_file = f"{space}/tokenizer.json" if space else ""
+  if source:
+    read = pretrained.load(source, 1, "mean")  # for its table
+    tokenizer_file = read.tokenizer_file
+  corpus = data.load(options, tokenizer_file)
   module = students.KINDS[kind](len(corpus.label_names), **fields)
-  if space:
+  if source:
+    embeddings = read.embeddings
+  elif space:
     embeddings = read_table(pathlib.Path(space))
     if embeddings.shape[1] != module.width and kind == "transformer":
       raise errors.InputError(

@@ -503,3 +503,16 @@ def test_rows_as_long_as_the_positions_are_not(monkeypatch):
   monkeypatch.setattr(data, "load", load)
   with pytest.raises(Read, match="tokenizer.json"):
     spaces.build({"pretrained": str(TINY)}, {}, data.DataOptions(max_length=32))
+
+
+def test_other_students_live_in_a_pretrained_encoders_space():
+  options = data.DataOptions(max_length=32)
+  fields = {"pretrained": str(TINY), "pooling": "mean"}
+  encoder = spaces.build(fields, {}, options)
+  other = spaces.build(fields | {"kind": "bilstm", "width": 8}, {}, options)
+  assert other.space_id == encoder.space_id
+  assert other.problem.initial is None
+  assert other.student_name == "bilstm of width 8"
+  rows = data.as_batch(data.take(other.corpus.train, [0, 1]), 4)
+  params = other.problem.init(jax.random.key(0))
+  assert other.problem.apply(params, rows).logits.shape == (2, 4)
