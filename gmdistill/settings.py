@@ -108,8 +108,12 @@ def defaults() -> ml_collections.ConfigDict:
       eval_every=100,
       checkpoint_every=100,
       # How sets are measured.
-      # Of the selection split: at most so many rows, none shorter.
-      selection=dict(protocol="replay", num_students=2, rows=500, min_tokens=0),
+      # Of the selection split: at most so many rows, none shorter. apart: the
+      # outer loop leaves out rows with so many consecutive tokens in common
+      # with one of them; 0: it leaves out none.
+      selection=dict(
+        protocol="replay", num_students=2, rows=500, min_tokens=0, apart=0
+      ),
       protocols=("replay",),
       students_at_once=1,  # evaluated in one vmapped chunk
       # A row without step sizes of its own chooses among all pairs of these.

@@ -547,3 +547,19 @@ def test_sst2_and_rte_have_their_published_sizes(folder):
   assert rte.text_keys == ("sentence1", "sentence2")
   assert len(rte.train.labels) + len(rte.selection.labels) == 2490
   assert len(rte.reported.labels) == 277
+
+
+def test_rows_that_share_a_phrase_are_found():
+  def rows(*texts):
+    ids = np.zeros((len(texts), 6), np.int32)
+    for i, text in enumerate(texts):
+      ids[i, : len(text)] = text
+    return data.Examples(ids, ids > 0, np.zeros(len(texts), np.int32))
+
+  whole = rows([5, 6, 7, 8, 9, 4], [1, 2, 3])
+  asked = rows(
+    [6, 7, 8], [9, 6, 7, 8], [6, 7], [7, 6, 8], [1, 2, 9], [3, 0, 0], [2, 3]
+  )
+  assert data.sharing(asked, whole, 3).tolist() == [True, True] + [False] * 5
+  assert data.sharing(asked, whole, 2)[[2, 4, 6]].all()
+  assert not data.sharing(asked, whole, 7).any()

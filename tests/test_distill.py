@@ -19,6 +19,7 @@ from conftest import make_problem, make_synthetic
 
 from gmdistill import (
   checkpoint,
+  data,
   distill,
   errors,
   finish,
@@ -280,6 +281,20 @@ def test_steps_in_one_dispatch_equal_steps_one_by_one():
       state, _ = steps(setup.problem, state, draw(step, size), key)
     found.append(state.params)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *found)
+
+
+def test_the_outer_loop_keeps_apart_from_the_rows_that_choose():
+  config = tiny_config.get_config()
+  corpus = recipe.setup(config).corpus
+  whole = recipe.training_rows(corpus, config)
+  config.selection.apart = 3
+  apart = recipe.training_rows(corpus, config)
+  chosen = recipe.selection_rows(corpus, config)
+  assert 0 < len(apart.labels) < len(whole.labels)
+  assert not data.sharing(apart, chosen, 3).any()
+  config.selection.apart = 1  # every row has a token of the selection's
+  with pytest.raises(errors.InputError, match="selection.apart=1 leaves no"):
+    recipe.training_rows(corpus, config)
 
 
 def test_labels_and_step_sizes_have_learning_rates_of_their_own():
