@@ -13,7 +13,16 @@ import safetensors.numpy
 from conftest import make_problem, make_synthetic
 from orbax.checkpoint import v1 as ocp
 
-from gmdistill import data, main, metrics, replays, synthetic, verbs, workdirs
+from gmdistill import (
+  data,
+  main,
+  metrics,
+  replays,
+  set_files,
+  synthetic,
+  verbs,
+  workdirs,
+)
 
 CONFIG = f"--config={pathlib.Path(__file__).parent / 'tiny_config.py'}"
 
@@ -203,12 +212,12 @@ def test_another_student_leaves_out_what_only_the_sets_own_can_use(capfd):
     (workdirs, "write_json"),
     (metrics.Writer, "write"),
     (ocp.training.Checkpointer, "save"),
-    (synthetic, "save"),
+    (set_files, "save"),
   ],
 )
 def test_a_full_disk_is_one_line(owner, name, tmp_path, capsys, monkeypatch):
   def full(*_, **__):
-    if name == "save" and owner is not synthetic:
+    if name == "save" and owner is not set_files:
       # tensorstore's way to say it
       raise ValueError("RESOURCE_EXHAUSTED: No space left on device")
     raise OSError(28, "No space left on device", "the file")
