@@ -6,7 +6,8 @@ Three distillation seeds each, protocol replay; 24 runs, resumable. Hardware: a
 GPU for all of them; on two CPU cores a run takes up to an hour, and
 `--config.only=sst2-5-0` does one. `--config.each.student.pretrained=DIR` and
 `--config.each.data.dir=DIR` name local copies. Expected: what configs/sst2.py
-says for `sst2-1-0`; the others as far as the README has them.
+says for `sst2-1-0`; `sst2-5-0` 85.0 ± 0.3 % (10 heads); the others are not
+measured.
 `:tiny` sweeps two runs of the embedded corpus, in seconds.
 """
 
