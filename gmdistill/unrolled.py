@@ -63,16 +63,22 @@ def look_ahead(
       params = jax.lax.stop_gradient(params)
     steps = jax.tree.map(lambda x: x[first:], steps)
     params = replays.replay(problem, params, syn.batch, steps, rule=rule)
-    batch = jax.tree.map(lambda x: x[0], real.batches)
-    if centred:
-      value, logits_BxC = _centred_loss(problem, params, batch)
-    else:
-      value, logits_BxC = problem.loss_and_logits(params, batch)
-    right_B = logits_BxC.argmax(axis=-1) == batch.labels.argmax(axis=-1)
-    return value, (student, {"look_ahead/accuracy": right_B.mean()})
+    value, metrics = _real_loss(problem, params, real, centred)
+    return value, (student, metrics)
 
   reads = ("params",) if start == "bank" else ()
   return objectives.Objective(objectives.no_state, loss, 1, reads)
+
+
+def _real_loss(problem, params, real, centred):
+  """Returns the loss of the first real batch, and its accuracy to be logged."""
+  batch = jax.tree.map(lambda x: x[0], real.batches)
+  if centred:
+    value, logits_BxC = _centred_loss(problem, params, batch)
+  else:
+    value, logits_BxC = problem.loss_and_logits(params, batch)
+  right_B = logits_BxC.argmax(axis=-1) == batch.labels.argmax(axis=-1)
+  return value, {"look_ahead/accuracy": right_B.mean()}
 
 
 def _centred_loss(problem, params, batch):
@@ -175,12 +181,7 @@ def finetune_ahead(
     gradient = mixed_mode.grad(problem.loss, rule)
     ahead = functools.partial(step, gradient, syn.batch, key)
     reached = jax.lax.scan(ahead, student, None, window)[0]
-    batch = jax.tree.map(lambda x: x[0], real.batches)
-    if centred:
-      value, logits_BxC = _centred_loss(problem, reached.params, batch)
-    else:
-      value, logits_BxC = problem.loss_and_logits(reached.params, batch)
-    right_B = logits_BxC.argmax(axis=-1) == batch.labels.argmax(axis=-1)
+    value, metrics = _real_loss(problem, reached.params, real, centred)
     known = jax.lax.stop_gradient((reached, syn.batch))
     onwards = functools.partial(step, jax.grad(problem.loss), known[1], key)
     older = jax.lax.scan(onwards, known[0], None, skip)[0]
@@ -189,7 +190,7 @@ def finetune_ahead(
       lambda: init(problem, key, jnp.float32(0)),
       lambda: older,
     )
-    return value, (older, {"look_ahead/accuracy": right_B.mean()})
+    return value, (older, metrics)
 
   return objectives.Objective(init, loss, 1)
 

@@ -1,5 +1,7 @@
 """Baselines on toys that can be checked by hand."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -83,44 +85,28 @@ def test_too_few_rows_and_unknown_methods_are_refused():
 
 def test_representatives_spread_over_a_class_and_are_refreshed():
   examples, problem = make_examples(80), make_problem()
-  sampler = coresets.representatives_sampler(
+  build = functools.partial(
+    coresets.representatives_sampler,
     problem,
     examples,
-    rows_per_class=4,
     num_classes=2,
     pool=30,
     refresh=3,
     seed=0,
   )
+  sampler = build(rows_per_class=4)
   batch = sampler(0)
   assert batch.labels.argmax(-1).tolist() == [0] * 4 + [1] * 4
   np.testing.assert_array_equal(batch.inputs, sampler(2).inputs)
   assert not np.array_equal(batch.inputs, sampler(3).inputs)
   np.testing.assert_array_equal(batch.inputs, sampler(0).inputs)
-  several = coresets.representatives_sampler(
-    problem,
-    examples,
-    rows_per_class=4,
-    num_classes=2,
-    pool=30,
-    refresh=3,
-    each=2,
-    seed=0,
-  )
+  several = build(rows_per_class=4, each=2)
   # Two batches a step, of two choices, for three steps.
   np.testing.assert_array_equal(several(0).inputs, several(4).inputs)
   assert not np.array_equal(several(0).inputs, several(1).inputs)
   assert not np.array_equal(several(0).inputs, several(6).inputs)
   with pytest.raises(errors.InputError, match="rows_per_class=41"):
-    coresets.representatives_sampler(
-      problem,
-      examples,
-      rows_per_class=41,
-      num_classes=2,
-      pool=30,
-      refresh=3,
-      seed=0,
-    )
+    build(rows_per_class=41)
   # Their mean feature is nearer the class's than a random batch's is.
   params = problem.init(jax.random.key(0))
   features = coresets.features(problem, params, examples)
