@@ -50,13 +50,12 @@ class Checkpoints:
       self._checkpointer.save(step, state, force=True)
 
   def load(self, step: int, like: PyTree) -> PyTree:
-    """Returns the state of `step`, with the shapes and types of `like`."""
+    """Returns the state of `step`, laid out as the arrays of `like` are.
+
+    The devices need not be those that it was saved from, nor as many.
+    """
     abstract = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(
-        x.shape,
-        x.dtype,
-        sharding=jax.sharding.SingleDeviceSharding(jax.local_devices()[0]),
-      ),
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
       like,
     )
     return self._checkpointer.load(step, abstract)

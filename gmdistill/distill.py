@@ -1,5 +1,6 @@
 """The main job: `run` distils, evaluates and reports."""
 
+import contextlib
 import json
 import pathlib
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from gmdistill import (
   metrics,
   objectives,
   outer,
+  plan,
+  processes,
   range_test,
   recipe,
   schedule,
@@ -28,6 +31,8 @@ from gmdistill import (
   training,
   workdirs,
 )
+from gmdistill import mesh as meshes
+from gmdistill import problem as problems
 
 PyTree = Any
 SELECTION_SEED = 1  # of the students that choose; the reported ones are others
@@ -48,29 +53,89 @@ def run(
     NotFinite: the run diverged; the last good checkpoint is kept.
     Stopped: SIGINT or SIGTERM; everything is saved.
   """
+  processes.require_agreement("the config", workdirs.digest(config))
+  with processes.together():
+    protocols = recipe.protocols(config)
+    folder = workdirs.check(workdir, config)
+    job = prepare(config, command)
+    _, cost = _program(job, 0)
+    plan.require_room(cost, plan.remedies(config, job.mesh.size))
+  with contextlib.ExitStack() as until_the_end:
+    with processes.together():
+      if processes.is_first():
+        folder.mkdir(parents=True, exist_ok=True)
+        until_the_end.enter_context(workdirs.held(folder))
+        workdirs.claim(folder, config, command)
+    return _run(job, folder, protocols)
+
+
+class Job(NamedTuple):
+  """What a run needs and never changes."""
+
+  config: ml_collections.ConfigDict
+  command: str
+  setup: spaces.Setup
+  mesh: jax.sharding.Mesh
+  problem: problems.Problem  # the setup's, on the mesh
+  root_key: jax.Array  # on the mesh
+  stages: list[schedule.Stage]
+  parameterization: synthetic.Parameterization
+  params: PyTree  # of the set, before the first step
+  draws: list[Callable[..., objectives.Real]]  # one a stage
+  select: Callable[[PyTree], float]  # the set's parameters -> accuracy
+  programs: dict[int, tuple[jax.stages.Compiled, plan.Cost]]  # by stage
+
+
+def prepare(config: ml_collections.ConfigDict, command: str = "") -> Job:
+  """Returns everything that a run needs; writes nothing.
+
+  Raises:
+    InputError: something the user can mend.
+  """
   settings.check_numbers(config)
   stages = schedule.stages(config)
-  protocols = recipe.protocols(config)
-  folder = workdirs.check(workdir, config)
+  mesh = meshes.build(config.num_students, **config.mesh.to_dict())
   setup = recipe.setup(config)
   parameterization = recipe.parameterization(config, setup.problem)
-  params = outer.first_params(setup, config, parameterization)
-  job = _Job(
+  return Job(
     config=config,
     command=command,
     setup=setup,
+    mesh=mesh,
+    problem=meshes.put(mesh, setup.problem),
+    root_key=meshes.put(mesh, jax.random.key(config.seed)),
     stages=stages,
     parameterization=parameterization,
-    draws=[_real(setup, config, stage.objective) for stage in stages],
+    params=outer.first_params(setup, config, parameterization),
+    draws=[_real(setup, config, stage.objective, mesh) for stage in stages],
     select=_selector(setup, config, parameterization),
+    programs={},
   )
-  folder.mkdir(parents=True, exist_ok=True)
-  with workdirs.held(folder):
-    workdirs.claim(folder, config, command)
-    return _run(job, folder, params, protocols)
 
 
-def _run(job, folder, params, protocols):
+def costs(job: Job) -> list[plan.Cost]:
+  """Returns what each stage's outer step costs; compiles, and runs nothing."""
+  return [_program(job, index)[1] for index in range(len(job.stages))]
+
+
+def _program(job, index):
+  """Returns a stage's compiled dispatch and its cost; compiles it once."""
+  if index not in job.programs:
+    stage = job.stages[index]
+    steps = outer.outer_steps(
+      stage, job.parameterization, job.config.outer.ema, job.mesh
+    )
+    state = outer.shapes(
+      stage, job.problem, job.params, job.config.num_students, job.mesh
+    )
+    num_steps = outer.dispatch_size(job.config, job.stages)
+    real = job.draws[index](stage.first, num_steps)
+    arguments = (job.problem, state, real, job.root_key)
+    job.programs[index] = plan.program(steps, arguments)
+  return job.programs[index]
+
+
+def _run(job, folder, protocols):
   """Returns the last state; everything is checked and the folder is ours."""
   config, setup = job.config, job.setup
   metrics.say(
@@ -78,7 +143,7 @@ def _run(job, folder, params, protocols):
     f"{len(setup.corpus.label_names)} classes; student {setup.student_name}"
   )
   keep = checkpoint.Checkpoints(folder / "checkpoints")
-  state = _resumed(job, params, keep)
+  state = _resumed(job, keep)
   step = int(state.step)
   to = _Outputs(
     folder=folder,
@@ -100,7 +165,7 @@ def _run(job, folder, params, protocols):
     folder=folder,
     setup=setup,
     protocols=protocols,
-    best=job.parameterization.decode(state.best),
+    best=job.parameterization.decode(jax.device_get(state.best)),
     chosen={
       "step": int(state.best_step),
       "accuracy": float(state.best_accuracy),
@@ -109,18 +174,6 @@ def _run(job, folder, params, protocols):
     distill_seconds=seconds,
   )
   return state
-
-
-class _Job(NamedTuple):
-  """What a run needs and never changes."""
-
-  config: ml_collections.ConfigDict
-  command: str
-  setup: spaces.Setup
-  stages: list[schedule.Stage]
-  parameterization: synthetic.Parameterization
-  draws: list[Callable[..., objectives.Real]]  # one a stage
-  select: Callable[[PyTree], float]  # the set's parameters -> accuracy
 
 
 class _Outputs(NamedTuple):
@@ -133,45 +186,44 @@ class _Outputs(NamedTuple):
   signals: interrupts.Signals
 
 
-def _resumed(job, params, keep):
+def _resumed(job, keep):
   """Returns the last saved state, or the first one."""
   step = keep.latest() or 0
   # A state is saved in the shape of the stage that it ends, not the next one.
   stage = next(stage for stage in job.stages if step <= stage.last)
-  state = outer.first_state(
-    params,
-    stage,
-    job.setup.problem,
-    jax.random.key(job.config.seed),
-    job.config.num_students,
-  )
-  if step:
-    state = keep.load(step, state)
-    metrics.say(f"going on from step {step}")
-  return state
+  rest = (job.config.num_students, job.mesh)
+  if not step:
+    return outer.first_state(
+      job.params, stage, job.problem, job.root_key, *rest
+    )
+  like = outer.shapes(stage, job.problem, job.params, *rest)
+  metrics.say(f"going on from step {step}")
+  return keep.load(step, like)
 
 
 def _run_stage(job, index, state, to):
   """Returns the state at the end of a stage; logs, chooses and saves."""
   config, stage = job.config, job.stages[index]
-  root_key = jax.random.key(config.seed)
   step = int(state.step)
   if step == stage.first and index > 0:
     optimizer, students = outer.enter(
       stage,
-      job.setup.problem,
+      job.problem,
       state.params,
-      outer.stage_key(root_key, index),
+      outer.stage_key(job.root_key, index),
       config.num_students,
+      job.mesh,
     )
     state = state.replace(optimizer=optimizer, students=students)
   if config.outer.range_test:
     stage = _at_found_rate(job, index, state, to.folder)
-  steps = outer.outer_steps(stage, job.parameterization, config.outer.ema)
+    job.stages[index] = stage
+    job.programs.pop(index, None)  # compiled for another rate
+  steps, _ = _program(job, index)
   num_steps = outer.dispatch_size(config, job.stages)
   while step < stage.last:
     real = job.draws[index](step, num_steps)
-    state, seen = steps(job.setup.problem, state, real, root_key)
+    state, seen = steps(job.problem, state, real, job.root_key)
     seen = jax.device_get(seen)
     metrics.check_finite(
       step + 1,
@@ -184,7 +236,7 @@ def _run_stage(job, index, state, to):
     if step % config.eval_every == 0 or step == config.num_steps:
       accuracy = job.select(state.ema)
       if accuracy >= float(state.best_accuracy):
-        state = _with_best(state, accuracy)
+        state = _with_best(state, accuracy, job.mesh)
     for k in range(num_steps):
       done = step - num_steps + k
       values = {name: value[k] for name, value in seen.items()}
@@ -194,16 +246,17 @@ def _run_stage(job, index, state, to):
         values["selection/accuracy"] = accuracy
       to.writer.write(done + 1, values)
     to.progress.update(step, float(seen["outer/loss"][-1]), accuracy)
+    received = processes.largest(to.signals.received)  # by any process
     if (
       step % config.checkpoint_every == 0
       or step in (stage.last, config.num_steps)
-      or to.signals.received
+      or received
     ):
       to.keep.save(step, state)
-    if to.signals.received:
+    if received:
       raise errors.Stopped(
         f"saved at step {step}; go on with the same command: {job.command}",
-        to.signals.status,
+        interrupts.status(received),
       )
   return state
 
@@ -215,17 +268,20 @@ def _at_found_rate(job, index, state, folder):
     found = json.loads(path.read_text()) if path.is_file() else {}
   except ValueError:
     found = {}
+  found = processes.of_first(found)
   if int(state.step) == stage.first:
     found[str(index)] = range_test.find(
-      job.setup.problem,
+      job.problem,
       stage,
       job.parameterization,
       state,
       job.draws[index](stage.first, range_test.CYCLE),
-      jax.random.key(job.config.seed),
+      job.root_key,
       job.config.outer,
+      job.mesh,
     )
-    workdirs.write_json(path, found)
+    if processes.is_first():
+      workdirs.write_json(path, found)
   if str(index) not in found:
     raise errors.InputError(
       f"{path} does not say the rate that this run goes on at; restore it "
@@ -235,55 +291,56 @@ def _at_found_rate(job, index, state, folder):
   return schedule.at_rate(stage, job.config.outer, rate)
 
 
-def _with_best(state, accuracy):
+def _with_best(state, accuracy, mesh):
   # A copy: the next dispatch donates the average.
   best = jax.tree.map(jnp.copy, state.ema)
   return state.replace(
     best=best,
-    best_accuracy=jnp.float32(accuracy),
+    best_accuracy=meshes.put(mesh, np.float32(accuracy)),
     best_step=jnp.copy(state.step),
   )
 
 
-def _real(setup, config, objective):
-  """Returns `draw(step, K)` -> Real, with the leading axes [K, S]."""
-  batches = lambda step, num_steps: None  # noqa: E731
-  if objective.num_batches:
-    batches = _real_batches(setup, config, objective.num_batches)
-  expert = None
+def _real(setup, config, objective, mesh):
+  """Returns `draw(step, K)` -> Real, with the leading axes [K, S].
+
+  A process reads what its own students see, and no more.
+  """
+  count, num_batches = config.num_students, objective.num_batches
+  own = meshes.own_students(mesh, count)
+  sampler = expert = None
+  if num_batches:
+    sampler = recipe.sampler(setup, config, count * num_batches)
   if objective.reads:
     expert = recipe.experts(setup, config, objective)
-  count = config.num_students
 
-  def draw(step, num_steps):
-    found = objectives.Real(batches(step, num_steps))
-    if expert is None:
-      return found
-    drawn = [expert(i) for i in range(step * count, (step + num_steps) * count)]
-    return found._replace(expert=_stacked(drawn, num_steps, count))
-
-  return draw
-
-
-def _real_batches(setup, config, num_batches):
-  """Returns `draw(step, K)` -> batches with the leading axes [K, S, N]."""
-  each = config.num_students * num_batches
-  sampler = recipe.sampler(setup, config, each)
-
-  def draw(step, num_steps):
-    batches = [
-      sampler(i) for i in range(step * each, (step + num_steps) * each)
+  def drawn(read, each, spec, step, num_steps):
+    trees = [
+      read((at * count + student) * each + i)
+      for at in range(step, step + num_steps)
+      for student in own
+      for i in range(each)
     ]
-    return _stacked(batches, num_steps, config.num_students, num_batches)
+    inner = (each,) if spec == meshes.BATCHES else ()
+    stacked = jax.tree.map(
+      lambda *xs: np.stack(xs).reshape(
+        num_steps, len(own), *inner, *xs[0].shape
+      ),
+      *trees,
+    )
+    return meshes.put_own(mesh, stacked, own, count, spec)
+
+  def draw(step, num_steps):
+    found = objectives.Real(None)
+    if sampler:
+      batches = drawn(sampler, num_batches, meshes.BATCHES, step, num_steps)
+      found = found._replace(batches=batches)
+    if expert:
+      experts = drawn(expert, 1, meshes.EXPERTS, step, num_steps)
+      found = found._replace(expert=experts)
+    return found
 
   return draw
-
-
-def _stacked(trees, *shape):
-  """Returns one tree of the trees' leaves, with the leading axes `shape`."""
-  return jax.tree.map(
-    lambda *xs: np.stack(xs).reshape(*shape, *xs[0].shape), *trees
-  )
 
 
 def _selector(setup, config, parameterization):
@@ -302,7 +359,7 @@ def _selector(setup, config, parameterization):
   decode = jax.jit(parameterization.decode)
 
   def select(params):
-    sets = evaluate.stacked(decode(params))
+    sets = evaluate.stacked(decode(jax.device_get(params)))
     found = evaluate.measure(trainer, sets, splits, seed=SELECTION_SEED)
     return float(found.accuracies.mean())
 

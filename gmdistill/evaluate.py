@@ -5,6 +5,7 @@ learning rate is chosen on the selection split, then n students that no choice
 has seen are trained and counted on the reported split, once.
 """
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import numpy as np
 import optax
 
 from gmdistill import data, distances, objectives, replays, synthetic, training
+from gmdistill import mesh as meshes
 from gmdistill import problem as problems
 
 SyntheticSet = synthetic.SyntheticSet
@@ -129,16 +131,27 @@ class Measurement(NamedTuple):
 
 
 class Trainer:
-  """Trains chunks of students in one vmapped program, compiled once a shape."""
+  """Trains students in chunks: so many at once on every device, in one
+  program, compiled once a shape."""
 
   def __init__(
     self, problem: problems.Problem, protocol: Protocol, at_once: int
   ):
-    """Compiles nothing yet; `at_once` students make a chunk."""
+    """Compiles nothing yet; `at_once` students are vmapped on a device."""
     self.protocol = protocol
     self.at_once = at_once
-    self.problem = problem
-    self._train = jax.jit(jax.vmap(protocol.train, in_axes=(None, 0, 0, None)))
+    self._mesh = meshes.whole()
+    self.chunk = at_once * self._mesh.size
+    self.problem = meshes.put(self._mesh, problem)
+    everywhere, by_student = meshes.EVERYWHERE, meshes.BY_STUDENT
+    self._train = jax.jit(
+      meshes.over_students(
+        self._mesh,
+        jax.vmap(protocol.train, in_axes=(None, 0, 0, None)),
+        (everywhere, by_student, by_student, everywhere),
+        by_student,
+      )
+    )
     self._compiled: dict[Any, Any] = {}
 
   def __call__(
@@ -148,14 +161,20 @@ class Trainer:
 
     Args:
       sets: Stacked sets, leaves [k, ...]; student i trains on set i mod k.
-      keys: One key a student, [at_once].
+      keys: One key a student, [chunk].
       rate: The learning rate.
       first: The index i of the first of these students.
     """
     length = len(sets.batch.labels)
-    index = (first + np.arange(self.at_once)) % length
-    chosen = jax.tree.map(lambda x: jnp.asarray(x)[index], sets)
-    arguments = (self.problem, chosen, keys, jnp.asarray(rate, jnp.float32))
+    index = (first + np.arange(self.chunk)) % length
+    chosen = jax.tree.map(lambda x: np.asarray(x)[index], sets)
+    put = functools.partial(meshes.put, self._mesh)
+    arguments = (
+      self.problem,
+      put(chosen, meshes.BY_STUDENT),
+      put(keys, meshes.BY_STUDENT),
+      put(np.asarray(rate, np.float32)),
+    )
     shapes = str(jax.tree.map(lambda x: (jnp.shape(x), x.dtype), arguments[1:]))
     if shapes not in self._compiled:
       self._compiled[shapes] = self._train.lower(*arguments).compile()
@@ -224,12 +243,12 @@ def best_rate(
 
 def _measure_at(trainer, sets, split, *, key, rate, num_students):
   """Returns the `Measurement` of students of `key`, trained in chunks."""
-  at_once = trainer.at_once
-  keys = jax.random.split(key, -(-num_students // at_once) * at_once)
+  chunk = trainer.chunk
+  keys = jax.random.split(key, -(-num_students // chunk) * chunk)
   found, seconds = [], []
-  for first in range(0, len(keys), at_once):
-    students, spent = trainer(sets, keys[first : first + at_once], rate, first)
-    seconds.append(spent / at_once)
+  for first in range(0, len(keys), chunk):
+    students, spent = trainer(sets, keys[first : first + chunk], rate, first)
+    seconds.append(spent / trainer.at_once)  # on one device
     found.append(training.accuracies(trainer.problem, students, split))
   accuracies = np.concatenate(found)[:num_students]
   return Measurement(accuracies, rate, float(np.median(seconds)))

@@ -61,8 +61,8 @@ def build(
   needed = int(each * len(missing))
   metrics.say(
     f"bank: {len(options.names)} states ({options.num_trajectories} students, "
-    f"ages {', '.join(map(str, options.ages))}), {_size(each)} each; "
-    f"{len(missing)} to compute, {_size(needed)} in {folder}"
+    f"ages {', '.join(map(str, options.ages))}), {workdirs.size(each)} each; "
+    f"{len(missing)} to compute, {workdirs.size(needed)} in {folder}"
   )
   if options.noise:
     metrics.say(
@@ -73,9 +73,9 @@ def build(
   free = shutil.disk_usage(existing).free
   if needed > free:
     raise errors.InputError(
-      f"the bank needs {_size(needed)} and {existing} has {_size(free)} free; "
-      "use fewer bank.num_trajectories or bank.ages, bank.precision=bfloat16, "
-      "or another folder."
+      f"the bank needs {workdirs.size(needed)} and {existing} has "
+      f"{workdirs.size(free)} free; use fewer bank.num_trajectories or "
+      "bank.ages, bank.precision=bfloat16, or another folder."
     )
   folder.mkdir(parents=True, exist_ok=True)
   with workdirs.held(folder):
@@ -296,11 +296,3 @@ def _refuse_another(folder, about):
 def _plain(options):
   fields = dataclasses.asdict(options)
   return {**fields, "ages": list(options.ages)}
-
-
-def _size(count):
-  for unit in ("B", "kB", "MB"):
-    if count < 1000:
-      return f"{count:.3g} {unit}"
-    count /= 1000
-  return f"{count:.3g} GB"

@@ -19,6 +19,7 @@ from gmdistill import (
   data,
   evaluate,
   metrics,
+  processes,
   projection,
   recipe,
   replays,
@@ -68,16 +69,18 @@ def finish(
     "provenance": workdirs.environment(""),
     "results": {},
   }
+  first = processes.is_first()  # the process that writes
   # Saved before it is measured, so that a kill from here on loses no set.
   save = functools.partial(
     set_files.save, folder / "set", best, precision=config.stored_as
   )
-  save(card=card)
+  if first:
+    save(card=card)
+    if not config.student.pretrained:
+      spaces.write(
+        folder / "space", setup.problem.embeddings, setup.corpus.tokenizer
+      )
   best = set_files.as_stored(best, config.stored_as)  # what a reader sees
-  if not config.student.pretrained:
-    spaces.write(
-      folder / "space", setup.problem.embeddings, setup.corpus.tokenizer
-    )
   table = Table(setup, config)
   rows: dict[str, dict[str, Any]] = {}
   seconds = {}
@@ -90,11 +93,9 @@ def finish(
     full = table.full()
     rows[name]["distilled"] = own.row()
     rows[name]["full"] = {k: full[k] for k in ("mean", "std", "n")}
-  first = next(iter(protocols))
   num_bytes = set_files.num_bytes(best, config.stored_as)
-  cost = _cost(
-    setup, num_bytes, distill_seconds, seconds[first], full["seconds"]
-  )
+  seconds_set = seconds[next(iter(protocols))]
+  cost = _cost(setup, num_bytes, distill_seconds, seconds_set, full["seconds"])
   summary = {
     "schema": 1,
     "dataset": config.data.name,
@@ -107,8 +108,11 @@ def finish(
     "cost": cost,
     "gradient_cosine": _gradient_cosine(setup, config, best),
   }
+  analysis = _analysis(setup, best, config)
+  if not first:
+    return
   save(card={**card, "results": rows})
-  workdirs.write_json(folder / "analysis.json", _analysis(setup, best, config))
+  workdirs.write_json(folder / "analysis.json", analysis)
   workdirs.write_json(folder / "summary.json", summary)
   path = report.write([folder], folder / "report.html")
   print(results.as_text(results.results_table(results.load_run(folder))))
@@ -159,10 +163,10 @@ class Table:
     rate = evaluate.best_rate(
       trainer, sets, self._splits.selection, key=select_key
     )
-    params, seconds = trainer(sets, jax.random.split(key, 1), rate, 0)
-    found = training.accuracies(
-      self._setup.problem, params, self._splits.reported
+    params, seconds = trainer(
+      sets, jax.random.split(key, trainer.chunk), rate, 0
     )
+    found = training.accuracies(trainer.problem, params, self._splits.reported)
     return jax.tree.map(lambda x: x[0], params), seconds, float(found[0])
 
   def _trainer(self, protocol, at_once):
@@ -244,11 +248,14 @@ class Table:
     ]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:20]
     path = data.cache_folder() / "baselines" / f"{digest}.json"
-    if path.is_file():
-      return json.loads(path.read_text())
-    row = measured()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    workdirs.write_json(path, row)
+    row = json.loads(path.read_text()) if path.is_file() else None
+    # Measuring takes all processes, whatever each of them has in its cache.
+    row = processes.of_first(row)
+    if row is None:
+      row = measured()
+      if processes.is_first():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        workdirs.write_json(path, row)
     return row
 
 

@@ -5,6 +5,12 @@ import types
 from typing import Any
 
 
+def status(received: int) -> int:
+  """Returns the exit status that a signal asks for."""
+  # An asked-for preemption is a success; Ctrl-C is a shell's 128 + 2.
+  return 0 if received == signal.SIGTERM else 130
+
+
 class Signals:
   """Remembers SIGINT and SIGTERM until the run has saved."""
 
@@ -17,12 +23,6 @@ class Signals:
         self._before[number] = signal.signal(number, self._remember)
       except ValueError:  # not the main thread: a notebook's, say
         pass
-
-  @property
-  def status(self) -> int:
-    """The exit status that the signal received asks for."""
-    # An asked-for preemption is a success; Ctrl-C is a shell's 128 + 2.
-    return 0 if self.received == signal.SIGTERM else 130
 
   def close(self) -> None:
     """Puts back what handled the signals before."""

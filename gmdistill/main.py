@@ -4,10 +4,12 @@ import pathlib
 import re
 import shlex
 import sys
+import time
 from typing import Any
 
 VERBS = {
   "distill": "distil a data set, evaluate the set, write the report",
+  "plan": "say what a run needs of a device, without running it",
   "sweep": "run a config of several runs; one report over all",
   "bank": "compute the real gradients that later runs match, once",
   "train": "train one student on a set; write a Hugging Face directory",
@@ -27,6 +29,10 @@ usage: gmdistill VERB [--config=configs/NAME.py[:mode]] [--workdir=DIR] [...]
   --row=NAME                  evaluate: distilled (the --set), random, herding,
                               k_centers or full
   --protocol=NAME             train, evaluate: replay, finetune or scratch
+  --distributed               one process of several; TPU pods and SLURM say by
+                              themselves which, elsewhere these do:
+                              --coordinator=HOST:PORT, --num_processes=N,
+                              --process_id=I (from 0)
 
 examples:
   gmdistill distill --config=configs/quickstart.py --workdir=runs/quickstart
@@ -55,11 +61,11 @@ def main(argv: list[str]) -> int:
 
   try:
     flags, rest = _parse([argv[0], *argv[2:]])
-    from gmdistill import verbs as module
-
-    _keep_programs()
     command = shlex.join(["gmdistill", *argv[1:]])
-    getattr(module, verb)(flags, rest, command)
+    if flags.distributed:
+      _run_with_others(verb, flags, rest, command)
+    else:
+      _run(verb, flags, rest, command)
   except errors.InputError as error:
     return _refuse(str(error))
   except errors.Stopped as error:
@@ -80,6 +86,34 @@ def main(argv: list[str]) -> int:
     )
     return 130
   return 0
+
+
+def _run(verb: str, flags: Any, rest: list[str], command: str) -> None:
+  from gmdistill import verbs
+
+  _keep_programs()
+  getattr(verbs, verb)(flags, rest, command)
+
+
+def _run_with_others(
+  verb: str, flags: Any, rest: list[str], command: str
+) -> None:
+  """Runs a verb as one process of several, which end together."""
+  import jax
+
+  from gmdistill import errors, processes
+
+  processes.start(flags.coordinator, flags.num_processes, flags.process_id)
+  try:
+    _run(verb, flags, rest, command)
+  except jax.errors.JaxRuntimeError:
+    # What is left of a process that died: the line that says so is better.
+    time.sleep(5)
+    raise
+  except (errors.InputError, errors.Stopped, errors.NotFinite):
+    processes.leave()
+    raise
+  processes.leave()
 
 
 def _keep_programs() -> None:
@@ -107,6 +141,10 @@ def _parse(argv: list[str]) -> tuple[Any, list[str]]:
   absl_flags.DEFINE_string("set", "", "", flag_values=values)
   absl_flags.DEFINE_string("row", "distilled", "", flag_values=values)
   absl_flags.DEFINE_string("protocol", "", "", flag_values=values)
+  absl_flags.DEFINE_bool("distributed", False, "", flag_values=values)
+  absl_flags.DEFINE_string("coordinator", "", "", flag_values=values)
+  absl_flags.DEFINE_integer("num_processes", 0, "", flag_values=values)
+  absl_flags.DEFINE_integer("process_id", -1, "", flag_values=values)
   config_flags.DEFINE_config_file(
     "config", default=None, lock_config=True, flag_values=values
   )

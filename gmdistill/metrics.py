@@ -6,7 +6,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import IO, Any
 
 import jax
 import jax.numpy as jnp
@@ -14,21 +14,26 @@ import numpy as np
 import rich.console
 import rich.progress
 
-from gmdistill import errors
+from gmdistill import errors, processes
 
 
 class Writer:
   """Appends one JSON object a step to `metrics.jsonl`, flushed line by line."""
 
   def __init__(self, path: pathlib.Path, step: int):
-    """Opens the file and drops what a killed run wrote after `step`."""
+    """Opens the file and drops what a killed run wrote after `step`.
+
+    Of several processes the first writes, and the others only count time.
+    """
     kept = [line for line in _whole_lines(path) if line["step"] <= step]
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    partial.replace(path)
     self._earlier = kept[-1]["time"] if kept else 0.0
     self._start = time.monotonic()
-    self._file = path.open("a")
+    self._file: IO[str] | None = None
+    if processes.is_first():
+      partial = path.with_suffix(".partial")
+      partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+      partial.replace(path)
+      self._file = path.open("a")
 
   @property
   def seconds(self) -> float:
@@ -37,6 +42,8 @@ class Writer:
 
   def write(self, step: int, values: Mapping[str, Any]) -> None:
     """Writes a flat dict of scalars named `group/name`."""
+    if self._file is None:
+      return
     line = {"step": step, "time": round(self.seconds, 3)}
     line |= {name: float(value) for name, value in values.items()}
     self._file.write(json.dumps(line) + "\n")
@@ -44,7 +51,8 @@ class Writer:
 
   def close(self) -> None:
     """Closes the file."""
-    self._file.close()
+    if self._file is not None:
+      self._file.close()
 
 
 def _whole_lines(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -93,7 +101,7 @@ class Progress:
 
   def __init__(self, total: int, step: int, every: int):
     """Starts at `step` of `total`; off a terminal, prints every `every`."""
-    self._console = rich.console.Console(file=sys.stderr)
+    self._console = _console()
     self._every, self._total, self._began = every, total, step
     self._start = time.monotonic()
     self._accuracy = math.nan
@@ -132,6 +140,9 @@ class Progress:
 
 def say(text: str) -> None:
   """Prints one line of what a run is doing to standard error."""
-  rich.console.Console(file=sys.stderr).print(
-    text, highlight=False, markup=False, soft_wrap=True
-  )
+  _console().print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _console():
+  # One process of several speaks for all of them.
+  return rich.console.Console(file=sys.stderr, quiet=not processes.is_first())

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from gmdistill import coresets, data, schedule, spaces, synthetic
+from gmdistill import mesh as meshes
 from gmdistill import problem as problems
 
 PyTree = Any
@@ -81,33 +82,53 @@ def enter(
   params: PyTree,
   key: jax.Array,
   num_students: int,
+  mesh: jax.sharding.Mesh,
 ) -> tuple[PyTree, PyTree]:
-  """Returns a stage's first optimiser state and students."""
+  """Returns a stage's first optimiser state and students, on the mesh."""
+  everywhere, by_student = meshes.EVERYWHERE, meshes.BY_STUDENT
+  mapped = lambda own: meshes.over_students(  # noqa: E731
+    mesh, own, (everywhere, by_student, by_student), by_student
+  )
+  lie = tuple(meshes.sharding(mesh, x) for x in (everywhere, by_student))
+  begin = jax.jit(_begin(stage, num_students, mapped), out_shardings=lie)
+  return begin(problem, params, key)
 
-  @jax.jit
-  def begin(problem, params, key):
+
+def _begin(stage, num_students, mapped):
+  """Returns `begin(problem, params, key) -> (optimiser, students)`."""
+
+  def own(problem, keys, phases):
     init = functools.partial(stage.objective.init, problem)
+    return jax.lax.map(lambda xs: init(*xs), (keys, phases))
+
+  def begin(problem, params, key):
     phases_S = jnp.arange(num_students) / num_students
     keys = jax.random.split(key, num_students)
-    students = jax.lax.map(lambda xs: init(*xs), (keys, phases_S))
-    return stage.optimizer.init(params), students
+    return stage.optimizer.init(params), mapped(own)(problem, keys, phases_S)
 
-  return begin(problem, params, key)
+  return begin
+
+
+def _plainly(own):
+  return own
 
 
 def outer_steps(
   stage: schedule.Stage,
   parameterization: synthetic.Parameterization,
   ema: float,
+  mesh: jax.sharding.Mesh,
 ) -> Callable[..., tuple[DistillState, dict[str, jax.Array]]]:
   """Returns `steps(problem, state, real, key) -> (state, metrics)`, jitted.
 
   `real`, an `objectives.Real`, has the leading axes [K, S]: K outer steps a
-  dispatch, S students. The state is donated; metrics come stacked [K].
+  dispatch, S students, which are shared out over the mesh. The state is
+  donated; metrics come stacked [K].
   """
 
-  def one_step(problem, state, real, root_key):
-    key = jax.random.fold_in(root_key, state.step)
+  def own_students(problem, params, students, real, keys):
+    """Returns the set's gradients, the mean over all students, and what else
+    was seen; the students of this group of devices have moved on."""
 
     def one_student(student_real_key):
       student, own, key = student_real_key
@@ -118,16 +139,31 @@ def outer_steps(
         decoded = parameterization.decode(params)
         return stage.objective.loss(problem, decoded, student, own, key)
 
-      return jax.value_and_grad(loss, has_aux=True)(state.params)
+      return jax.value_and_grad(loss, has_aux=True)(params)
 
-    num_students = len(jax.tree.leaves(real)[0])
-    # One student after the other: memory holds one student's graph, and only
-    # gradients with respect to the set are averaged over students.
-    (losses_S, (students, seen)), grads = jax.lax.map(
-      one_student,
-      (state.students, real, jax.random.split(key, num_students)),
+    # One student after the other: memory holds one student's graph.
+    (losses, (students, seen)), grads = jax.lax.map(
+      one_student, (students, real, keys)
     )
-    grads = jax.tree.map(lambda x: x.mean(axis=0), grads)
+    values = {**seen, "outer/loss": losses}
+    means = jax.tree.map(lambda x: x.mean(axis=0), (grads, values))
+    # All that crosses between devices: no larger than the set.
+    return meshes.mean_over_groups(means), students
+
+  everywhere, by_student = meshes.EVERYWHERE, meshes.BY_STUDENT
+  all_students = meshes.over_students(
+    mesh,
+    own_students,
+    (everywhere, everywhere, by_student, by_student, by_student),
+    (everywhere, by_student),
+  )
+
+  def one_step(problem, state, real, root_key):
+    key = jax.random.fold_in(root_key, state.step)
+    keys = jax.random.split(key, len(jax.tree.leaves(real)[0]))
+    (grads, values), students = all_students(
+      problem, state.params, state.students, real, keys
+    )
     updates, optimizer = stage.optimizer.update(
       grads, state.optimizer, state.params
     )
@@ -137,11 +173,7 @@ def outer_steps(
     average = jax.tree.map(
       lambda old, new: decay * old + (1 - decay) * new, state.ema, params
     )
-    values = {name: value.mean() for name, value in seen.items()}
-    values |= {
-      "outer/loss": losses_S.mean(),
-      "outer/grad_norm": optax.tree.norm(grads),
-    }
+    values |= {"outer/grad_norm": optax.tree.norm(grads)}
     state = state.replace(
       step=state.step + 1,
       params=params,
@@ -151,12 +183,26 @@ def outer_steps(
     )
     return state, values
 
-  @functools.partial(jax.jit, donate_argnums=1)
+  @functools.partial(
+    jax.jit,
+    donate_argnums=1,
+    out_shardings=(layout(mesh), meshes.sharding(mesh, everywhere)),
+  )
   def steps(problem, state, real, root_key):
     step = lambda state, real: one_step(problem, state, real, root_key)  # noqa: E731
     return jax.lax.scan(step, state, real)
 
   return steps
+
+
+def layout(mesh: jax.sharding.Mesh) -> DistillState:
+  """Returns where each part of a state lies: students on their own devices."""
+  parts: dict[str, Any] = dict.fromkeys(
+    DistillState.__dataclass_fields__,
+    meshes.sharding(mesh, meshes.EVERYWHERE),
+  )
+  parts["students"] = meshes.sharding(mesh, meshes.BY_STUDENT)
+  return DistillState(**parts)
 
 
 def dispatch_size(
@@ -183,26 +229,62 @@ def first_state(
   problem: problems.Problem,
   root_key: jax.Array,
   num_students: int,
+  mesh: jax.sharding.Mesh,
 ) -> DistillState:
-  """Returns the state before the first step of a run (or, as the shape of a
-  checkpoint, of any run that has come as far as `stage`)."""
+  """Returns the state before the first step of a run, on the mesh."""
   optimizer, students = enter(
     stage,
     problem,
     params,
     stage_key(root_key, 0),
     num_students,
+    mesh,
   )
-  copy = jax.jit(lambda x: jax.tree.map(jnp.copy, x))
+  # Leaves of their own: the outer step donates the state, not `params`.
+  new = lambda tree: meshes.put(mesh, tree)  # noqa: E731
   return DistillState(
-    step=jnp.int32(0),
-    params=params,
+    step=new(np.int32(0)),
+    params=new(params),
     optimizer=optimizer,
-    ema=copy(params),
+    ema=new(params),
     students=students,
-    best=copy(params),
-    best_accuracy=jnp.float32(-1.0),
-    best_step=jnp.int32(0),
+    best=new(params),
+    best_accuracy=new(np.float32(-1.0)),
+    best_step=new(np.int32(0)),
+  )
+
+
+def shapes(
+  stage: schedule.Stage,
+  problem: problems.Problem,
+  params: PyTree,
+  num_students: int,
+  mesh: jax.sharding.Mesh,
+) -> DistillState:
+  """Returns the shapes of a state in `stage`, and where its parts lie."""
+
+  def state(problem, params):
+    optimizer, students = _begin(stage, num_students, _plainly)(
+      problem, params, jax.random.key(0)
+    )
+    zero = jnp.float32(0.0)
+    count = jnp.int32(0)
+    return DistillState(
+      count, params, optimizer, params, students, params, zero, count
+    )
+
+  found = jax.eval_shape(state, problem, params)
+  lie = layout(mesh)
+  return DistillState(
+    **{
+      name: jax.tree.map(
+        lambda x, name=name: jax.ShapeDtypeStruct(
+          x.shape, x.dtype, sharding=getattr(lie, name)
+        ),
+        getattr(found, name),
+      )
+      for name in DistillState.__dataclass_fields__
+    }
   )
 
 

@@ -28,6 +28,7 @@ def find(
   real: objectives.Real,
   root_key: jax.Array,
   options: ml_collections.ConfigDict,
+  mesh: jax.sharding.Mesh,
 ) -> dict[str, Any]:
   """Returns the rate for a stage, and the losses that speak for it.
 
@@ -39,11 +40,12 @@ def find(
     real: `CYCLE` outer steps' worth, leaves [CYCLE, S, ...].
     root_key: The run's.
     options: `config.outer`.
+    mesh: Where the state lies.
   """
   growing = schedule.at_rate(
     stage, options, lambda count: jnp.asarray(RATES)[count // CYCLE]
   )
-  steps = outer.outer_steps(growing, parameterization, 0.0)
+  steps = outer.outer_steps(growing, parameterization, 0.0, mesh)
   copy = jax.jit(lambda x: jax.tree.map(jnp.copy, x))  # steps donate theirs
   own = copy(state).replace(optimizer=growing.optimizer.init(state.params))
   losses: list[float] = []

@@ -60,6 +60,9 @@ def defaults() -> ml_collections.ConfigDict:
       stage_fractions=(),  # of num_steps, one a stage; empty: equal
       num_steps=1000,
       num_students=1,  # students an outer step
+      # Groups of devices that share the students, 0: as many as there are; and
+      # devices that split the real batch of one student.
+      mesh=dict(students=0, data=1),
       rows_per_class=16,  # real rows a batch
       real_rows="random",  # or representatives: rows nearest k-means centroids
       refresh=10,  # outer steps until representatives are chosen anew

@@ -1,5 +1,6 @@
 """Training a student by any optimiser, and its accuracy."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import optax
 
 from gmdistill import data
+from gmdistill import mesh as meshes
 from gmdistill import problem as problems
 
 Params = Any
@@ -123,13 +125,26 @@ def length_buckets(
   return batches
 
 
-@jax.jit
-def _bucket_correct(problem, params, chunks):
-  def one(params):
-    count = lambda batch: count_correct(problem, params, batch)  # noqa: E731
-    return jax.lax.map(count, chunks).sum()
+@functools.lru_cache(maxsize=1)
+def _bucket_correct():
+  """Returns the mapped, jitted count of each student's right answers [S]."""
+  mesh = meshes.whole()
 
-  return jax.lax.map(one, params)
+  def own(problem, params, chunks):
+    def one(params):
+      count = lambda batch: count_correct(problem, params, batch)  # noqa: E731
+      return jax.lax.map(count, chunks).sum()
+
+    return jax.lax.map(one, params)
+
+  everywhere, by_student = meshes.EVERYWHERE, meshes.BY_STUDENT
+  mapped = meshes.over_students(
+    mesh, own, (everywhere, by_student, everywhere), by_student
+  )
+  count = jax.jit(mapped, out_shardings=meshes.sharding(mesh, everywhere))
+  return lambda problem, params, chunks: np.asarray(
+    count(problem, params, meshes.put(mesh, chunks))
+  )
 
 
 def accuracies(
@@ -139,12 +154,13 @@ def accuracies(
 
   Args:
     problem: The students' architecture.
-    params: Parameters with a leading axis [S].
+    params: Parameters with a leading axis [S], as many on every device.
     buckets: What `length_buckets` made of a split.
   """
   total = sum(int((b.labels.sum(-1) > 0).sum()) for b in buckets)
-  correct_S = sum(_bucket_correct(problem, params, b) for b in buckets)
-  return np.asarray(correct_S) / total
+  count = _bucket_correct()
+  correct_S = np.stack([count(problem, params, b) for b in buckets]).sum(0)
+  return correct_S / total
 
 
 def shuffled_rows(

@@ -30,6 +30,9 @@ from gmdistill import (
   evaluate as evaluation,
 )
 from gmdistill import (
+  plan as planning,
+)
+from gmdistill import (
   problem as problems,
 )
 from gmdistill import (
@@ -57,6 +60,28 @@ def distill(flags: Any, rest: list[str], command: str) -> None:
     f"next: gmdistill train --set={shlex.quote(f'{folder}/set')} "
     f"--workdir={shlex.quote(f'{folder}-student')}"
   )
+
+
+def plan(flags: Any, rest: list[str], command: str) -> None:
+  """Says what a run would need of each device; runs and writes nothing."""
+  del command
+  _nothing_else(rest)
+  if flags.config is None:
+    raise errors.InputError("plan needs --config=configs/NAME.py.")
+  job = distillation.prepare(flags.config)
+  shapes = jax.eval_shape(job.problem.init, jax.random.key(0))
+  best = jax.jit(job.parameterization.decode)(job.params)
+  fields = {
+    "parameters": sum(x.size for x in jax.tree.leaves(shapes)),
+    "set_bytes": set_files.num_bytes(best, flags.config.stored_as),
+  }
+  names = flags.config.objective.split(",")
+  remedies = planning.remedies(flags.config, job.mesh.size)
+  for name, cost in zip(names, distillation.costs(job), strict=True):
+    print(f"{name.strip()}, on a mesh of {dict(job.mesh.shape)}:")
+    print(planning.text(cost, **fields))
+    if cost.needed > cost.room:
+      print(f"to make it smaller: {', or '.join(remedies)}")
 
 
 def sweep(flags: Any, rest: list[str], command: str) -> None:

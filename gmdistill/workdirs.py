@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -22,6 +23,21 @@ def write_json(path: pathlib.Path, content: Any) -> None:
   partial = path.with_name(path.name + ".partial")
   partial.write_text(json.dumps(content, indent=2) + "\n")
   partial.replace(path)
+
+
+def digest(config: ml_collections.ConfigDict) -> str:
+  """Returns a hash of every field of a config."""
+  text = json.dumps(config.to_dict(), sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def size(count: float) -> str:
+  """Returns a number of bytes as it is said."""
+  for unit in ("bytes", "kB", "MB", "GB"):
+    if count < 1000 or unit == "GB":
+      return f"{count:.3g} {unit}"
+    count /= 1000
+  raise AssertionError
 
 
 def writable(workdir: str) -> pathlib.Path:

@@ -29,6 +29,7 @@ from gmdistill import (
   schedule,
   set_files,
 )
+from gmdistill import mesh as meshes
 
 HERE = pathlib.Path(__file__).parent
 ROWS = {"random", "herding", "k_centers", "distilled", "full"}
@@ -215,16 +216,14 @@ def test_another_config_in_the_workdir_is_refused_by_field(finished_run):
 def test_a_diverging_run_names_the_step_and_keeps_its_checkpoint(
   tmp_path, monkeypatch
 ):
-  real_batches = distill._real_batches
+  sampler = recipe.sampler
 
-  def poisoned(*arguments):
-    draw = real_batches(*arguments)
-    poison = lambda step: np.float32(np.nan if step >= 6 else 1.0)  # noqa: E731
-    return lambda step, count: draw(step, count).replace(
-      labels=draw(step, count).labels * poison(step)
-    )
+  def poisoned(setup, config, each):
+    draw = sampler(setup, config, each)
+    poison = lambda i: np.float32(np.nan if i >= 6 * each else 1.0)  # noqa: E731
+    return lambda i: draw(i).replace(labels=draw(i).labels * poison(i))
 
-  monkeypatch.setattr(distill, "_real_batches", poisoned)
+  monkeypatch.setattr(recipe, "sampler", poisoned)
   config = tiny_config.get_config("polish")
   with pytest.raises(errors.NotFinite, match=r"step 7: set/.* is not finite"):
     distill.run(config, str(tmp_path))
@@ -237,6 +236,7 @@ def test_a_diverging_run_names_the_step_and_keeps_its_checkpoint(
     setup.problem,
     jax.random.key(0),
     config.num_students,
+    meshes.build(config.num_students),
   )
   keep = checkpoint.Checkpoints(tmp_path / "checkpoints")
   assert keep.latest() == 6
@@ -249,14 +249,15 @@ def test_the_outer_step_compiles_once():
   config = tiny_config.get_config("polish")
   setup = recipe.setup(config)
   stage = schedule.stages(config)[0]
+  mesh = meshes.build(config.num_students)
   stored = recipe.parameterization(config, setup.problem)
   key = jax.random.key(0)
   params = outer.first_params(setup, config, stored)
   state = outer.first_state(
-    params, stage, setup.problem, key, config.num_students
+    params, stage, setup.problem, key, config.num_students, mesh
   )
-  steps = outer.outer_steps(stage, stored, 0.99)
-  draw = distill._real(setup, config, stage.objective)
+  steps = outer.outer_steps(stage, stored, 0.99, mesh)
+  draw = distill._real(setup, config, stage.objective, mesh)
   for step in range(0, 6, 2):
     state, seen = steps(setup.problem, state, draw(step, 2), key)
   assert steps._cache_size() == 1
@@ -267,16 +268,17 @@ def test_steps_in_one_dispatch_equal_steps_one_by_one():
   config = tiny_config.get_config("polish")
   setup = recipe.setup(config)
   stage = schedule.stages(config)[0]
+  mesh = meshes.build(config.num_students)
   stored = recipe.parameterization(config, setup.problem)
   key = jax.random.key(0)
   found = []
   for size in (1, 4):
     params = outer.first_params(setup, config, stored)
     state = outer.first_state(
-      params, stage, setup.problem, key, config.num_students
+      params, stage, setup.problem, key, config.num_students, mesh
     )
-    steps = outer.outer_steps(stage, stored, 0.99)
-    draw = distill._real(setup, config, stage.objective)
+    steps = outer.outer_steps(stage, stored, 0.99, mesh)
+    draw = distill._real(setup, config, stage.objective, mesh)
     for step in range(0, 4, size):
       state, _ = steps(setup.problem, state, draw(step, size), key)
     found.append(state.params)
@@ -333,15 +335,16 @@ def test_students_train_alone_and_only_the_sets_gradients_are_averaged():
   config = tiny_config.get_config()
   setup = recipe.setup(config)
   stage = schedule.stages(config)[0]
+  mesh = meshes.build(config.num_students)
   stored = recipe.parameterization(config, setup.problem)
   params = outer.first_params(setup, config, stored)
   key = jax.random.key(0)
   state = outer.first_state(
-    params, stage, setup.problem, key, config.num_students
+    params, stage, setup.problem, key, config.num_students, mesh
   )
   before = jax.device_get(state)
-  real = distill._real(setup, config, stage.objective)(0, 1)
-  steps = outer.outer_steps(stage, stored, 0.99)
+  real = distill._real(setup, config, stage.objective, mesh)(0, 1)
+  steps = outer.outer_steps(stage, stored, 0.99, mesh)
   after, _ = steps(setup.problem, state, real, key)
   keys = jax.random.split(jax.random.fold_in(key, 0), 2)
   loss = jax.jit(stage.objective.loss)

@@ -1,0 +1,207 @@
+"""What an outer step needs, known before it runs: compiled, and read."""
+
+import re
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from gmdistill import errors, workdirs
+from gmdistill import mesh as meshes
+
+PyTree = Any
+
+_COLLECTIVES = (
+  "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
+)
+
+
+class Cost(NamedTuple):
+  """What each device needs; bytes, but for `flops`."""
+
+  pool: int  # the students that live there
+  bank: int  # the bank's states that a dispatch reads
+  arguments: int  # those, the table, pretrained parameters, set and optimiser
+  temporary: int
+  flops: int  # of an outer step; a multiply-add is two
+  crossing: int  # sent between devices in an outer step
+  room: int  # the device's memory
+
+  @property
+  def needed(self) -> int:
+    """Bytes that must fit at once."""
+    return self.arguments + self.temporary
+
+
+def program(
+  steps: Any, arguments: tuple[Any, ...]
+) -> tuple[jax.stages.Compiled, Cost]:
+  """Compiles a dispatch of outer steps, and says what it costs.
+
+  Args:
+    steps: What `outer.outer_steps` returned.
+    arguments: Its arguments, or their shapes; the state is laid out.
+
+  Returns:
+    The program, to be called with arguments of the same layout, and its cost.
+  """
+  _, state, real, _ = arguments
+  traced = steps.trace(*arguments)
+  compiled = traced.lower().compile()
+  memory = compiled.memory_analysis()
+  num_steps = len(jax.tree.leaves(real)[0])
+  # XLA counts the body of a loop once, so what crosses is of one step; and so
+  # is the jaxpr's sum, divided.
+  return compiled, Cost(
+    pool=_on_a_device(state.students),
+    bank=_on_a_device(real.expert),
+    arguments=memory.argument_size_in_bytes,
+    temporary=memory.temp_size_in_bytes,
+    flops=matmul_flops(traced.jaxpr.jaxpr) // num_steps,
+    crossing=crossing(compiled.as_text()),
+    room=meshes.room(),
+  )
+
+
+def require_room(cost: Cost, remedies: list[str]) -> None:
+  """Checks that a run fits its devices.
+
+  Raises:
+    InputError: it does not; says by how much, and what would make it smaller.
+  """
+  if cost.needed > cost.room:
+    named = {
+      name: workdirs.size(value)
+      for name, value in {**cost._asdict(), "needed": cost.needed}.items()
+    }
+    raise errors.InputError(
+      "an outer step needs {needed} on each device, which has {room}: "
+      "{arguments} of arguments (students {pool}, bank {bank}) and {temporary} "
+      "of temporary memory. ".format(**named)
+      + f"Try {', or '.join(remedies)}."
+    )
+
+
+def remedies(config: Any, num_devices: int) -> list[str]:
+  """Returns what would make the outer step of a config smaller, best first."""
+  found = []
+  if config.student.kind == "transformer" and not config.student.remat:
+    found.append("student.remat=True")
+  if config.num_students > num_devices:
+    found.append(f"num_students={num_devices}, one on each device")
+  matching = "gradient_matching" in config.objective
+  if matching and config.gradient_matching.matched != "head":
+    found.append("gradient_matching.matched=head")
+  if (
+    "look_ahead" in config.objective.split(",")[-1] and config.replay_steps > 2
+  ):
+    found.append("look_ahead.last_steps=2")
+  if config.rows_per_class > 1:
+    found.append(f"rows_per_class={config.rows_per_class // 2}")
+  if config.steps_per_dispatch > 1 and config.bank.dir:
+    found.append("steps_per_dispatch=1")
+  return found or ["more or larger devices"]
+
+
+def matmul_flops(jaxpr: Any) -> int:
+  """Returns the FLOPs of the products and convolutions of a jaxpr.
+
+  Loops count as often as they run, unlike in XLA's own analysis; of branches
+  the dearest counts, of a mapped function one device's share.
+  """
+  total = 0
+  for equation in jaxpr.eqns:
+    name, params = equation.primitive.name, equation.params
+    inner = [matmul_flops(sub) for sub in _inner(params)]
+    if name == "dot_general":
+      (contracted, _), _ = params["dimension_numbers"]
+      shape = equation.invars[0].aval.shape
+      depth = int(np.prod([shape[i] for i in contracted]))
+      total += 2 * depth * int(np.prod(equation.outvars[0].aval.shape))
+    elif name == "conv_general_dilated":
+      kernel = equation.invars[1].aval.shape
+      out = params["dimension_numbers"].rhs_spec[0]
+      each = int(np.prod(kernel)) // kernel[out]
+      total += 2 * each * int(np.prod(equation.outvars[0].aval.shape))
+    elif name == "scan":
+      total += params["length"] * sum(inner)
+    elif name == "cond":
+      total += max(inner)
+    else:
+      total += sum(inner)
+  return total
+
+
+def _inner(params):
+  """Yields the jaxprs in an equation's parameters."""
+  for value in params.values():
+    for item in value if isinstance(value, (tuple, list)) else (value,):
+      if hasattr(item, "eqns"):
+        yield item
+      elif hasattr(item, "jaxpr") and hasattr(item.jaxpr, "eqns"):
+        yield item.jaxpr
+
+
+def crossing(text: str) -> int:
+  """Returns the bytes of what devices exchange in a compiled program.
+
+  Args:
+    text: The program's HLO; a loop's body counts once.
+  """
+  total = 0
+  for line in text.splitlines():
+    found = re.match(
+      rf"\s*(?:ROOT )?\S+ = (.*?) (?:{_COLLECTIVES})(?:-start)?\(", line
+    )
+    # A group of one device exchanges nothing.
+    alone = re.search(
+      r"replica_groups=(\[\d+,1\]|\{\{\d+\}(,\{\d+\})*\}|\{\})", line
+    )
+    if found and not alone:
+      total += sum(
+        _WIDTHS.get(kind, 4)
+        * int(np.prod([int(n) for n in dims.split(",") if n]))
+        for kind, dims in re.findall(r"(\w+)\[([\d,]*)\]", found[1])
+      )
+  return total
+
+
+_WIDTHS = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f64": 8, "s64": 8}
+
+
+def _on_a_device(tree):
+  """Returns the bytes of laid-out arrays that one device holds."""
+  return sum(
+    int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize
+    for x in jax.tree.leaves(tree)
+  )
+
+
+def number(count: float) -> str:
+  """Returns a large number as it is said."""
+  for unit in ("", " k", " M", " G"):
+    if count < 1000:
+      return f"{count:.3g}{unit}"
+    count /= 1000
+  return f"{count:.3g} T"
+
+
+def text(cost: Cost, *, set_bytes: int, parameters: int) -> str:
+  """Returns the lines that `gmdistill plan` prints of a stage."""
+  share = cost.needed / cost.room
+  lines = {
+    "a student": f"{number(parameters)} parameters",
+    "the set, stored": workdirs.size(set_bytes),
+    "students on a device": workdirs.size(cost.pool),
+    "bank's states, a dispatch": workdirs.size(cost.bank),
+    "arguments": workdirs.size(cost.arguments),
+    "temporary memory": workdirs.size(cost.temporary),
+    "FLOPs a step (products)": number(cost.flops),
+    "crosses between devices, a step": workdirs.size(cost.crossing),
+    "needed of the device": (
+      f"{workdirs.size(cost.needed)} of {workdirs.size(cost.room)} "
+      f"({share:.0%}): {'fits' if share <= 1 else 'does not fit'}"
+    ),
+  }
+  width = max(map(len, lines))
+  return "\n".join(f"{name:{width}}  {said}" for name, said in lines.items())

@@ -1,0 +1,169 @@
+"""Several processes that act as one run: their start, talk, and end."""
+
+import contextlib
+import json
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from gmdistill import errors
+
+PATIENCE = 25  # seconds that processes wait for each other
+TEXT_BYTES = 1000  # of a text that processes exchange
+
+
+def start(coordinator: str, num_processes: int, process_id: int) -> None:
+  """Joins the processes of one run, before anything else asks for a device.
+
+  From then on, the end of one of them ends the others.
+
+  Args:
+    coordinator: `host:port` of process 0; empty: found from the environment of
+      a TPU pod, of SLURM or of Open MPI.
+    num_processes: How many; 0: found too.
+    process_id: Which of them this is; -1: found too.
+
+  Raises:
+    InputError: the coordinator does not answer, or the environment does not
+      say enough.
+  """
+  try:
+    jax.distributed.initialize(
+      coordinator_address=coordinator or None,
+      num_processes=num_processes or None,
+      process_id=None if process_id < 0 else process_id,
+      initialization_timeout=PATIENCE,
+      heartbeat_timeout_seconds=PATIENCE,
+      shutdown_timeout_seconds=PATIENCE,
+    )
+  except (RuntimeError, ValueError) as error:
+    reason = " ".join(str(error).split())[:160]
+    where = coordinator or "found from the environment"
+    raise errors.InputError(
+      f"--distributed: the processes did not come together (coordinator "
+      f"{where}; {reason}); start all within {PATIENCE} s with the same "
+      "--coordinator=HOST:PORT and --num_processes, and --process_id from 0."
+    ) from error
+  host = coordinator.rpartition(":")[0] or of_first(socket.getfqdn())
+  _watch(host)
+
+
+_connections: list[socket.socket] = []
+_GOODBYE = b"."
+
+
+def _watch(host):
+  """Connects every process to the first: a connection that closes without a
+  goodbye is a process that was killed. JAX's own heartbeats, which are slower
+  and end a process by a stack trace, are left for machines that vanish."""
+  listener = socket.create_server(("", 0)) if is_first() else None
+  port = of_first(listener.getsockname()[1] if listener else 0)
+  if listener is None:
+    _connections.append(socket.create_connection((host, port), PATIENCE))
+  else:
+    for _ in range(jax.process_count() - 1):
+      _connections.append(listener.accept()[0])
+    listener.close()
+  for connection in _connections:
+    connection.settimeout(None)
+    threading.Thread(target=_wait_for, args=[connection], daemon=True).start()
+
+
+def _wait_for(connection):
+  try:
+    said = connection.recv(1)
+  except OSError:
+    said = b""
+  if said != _GOODBYE:
+    print(
+      "gmdistill: another process of this run is gone; start all of them again "
+      "with the same commands: they go on from the last checkpoint",
+      file=sys.stderr,
+      flush=True,
+    )
+    os._exit(1)  # the interpreter's way out would wait for the one that is gone
+
+
+def leave() -> None:
+  """Tells the others that this process ends as it should."""
+  for connection in _connections:
+    with contextlib.suppress(OSError):
+      connection.sendall(_GOODBYE)
+
+
+def is_first() -> bool:
+  """Whether this is the process that writes logs, reports and sets."""
+  return jax.process_index() == 0
+
+
+def gathered(text: str) -> list[str]:
+  """Returns each process's text, in their order (at most 1,000 bytes)."""
+  line = text.encode()[:TEXT_BYTES]
+  padded = np.frombuffer(line.ljust(TEXT_BYTES, b"\0"), np.uint8)
+  rows = np.asarray(multihost_utils.process_allgather(padded))
+  return [
+    row.tobytes().rstrip(b"\0").decode(errors="ignore")
+    for row in rows.reshape(-1, TEXT_BYTES)
+  ]
+
+
+def of_first(value: Any) -> Any:
+  """Returns what process 0 has for a value that JSON can hold."""
+  if jax.process_count() == 1:
+    return value
+  text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+  size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+  padded = np.zeros(size, np.uint8)
+  padded[: len(text)] = text[:size]
+  whole = np.asarray(multihost_utils.broadcast_one_to_all(padded))
+  return json.loads(whole.astype(np.uint8).tobytes())
+
+
+def largest(value: int) -> int:
+  """Returns the largest of the processes' values: whether any was signalled."""
+  if jax.process_count() == 1:
+    return value
+  return int(np.max(multihost_utils.process_allgather(np.int32(value))))
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+  """What is refused in one process is refused in all of them.
+
+  Without it the others would wait for the one that has gone.
+
+  Raises:
+    InputError: what the first of them was refused for.
+  """
+  refused = ""
+  try:
+    yield
+  except errors.InputError as error:
+    if jax.process_count() == 1:
+      raise
+    refused = str(error)
+  if jax.process_count() == 1:
+    return
+  found = [text for text in gathered(refused) if text]
+  if found:
+    raise errors.InputError(found[0])
+
+
+def require_agreement(what: str, digest: str) -> None:
+  """Checks that all processes were started for the same run.
+
+  Raises:
+    InputError: their digests differ.
+  """
+  if len(set(gathered(digest))) > 1:
+    raise errors.InputError(
+      f"the processes of this run do not agree on {what}; start all of them "
+      "with the same command, but for --process_id."
+    )

@@ -1,0 +1,52 @@
+"""Twenty outer steps on some mesh: `steps_on_a_mesh.py OUT STUDENTS DATA ...`.
+
+Run with so many fake devices, and where COORDINATOR is set in as many
+processes. Writes the set's parameters, and the bytes that crossed in a step.
+"""
+
+import os
+import sys
+
+import jax
+import numpy as np
+import tiny_config
+
+from gmdistill import distill, outer, plan, recipe, schedule
+from gmdistill import mesh as meshes
+
+NUM_STUDENTS, NUM_STEPS = 8, 20
+
+
+def steps_on(students, data, mode):
+  config = tiny_config.get_config(mode)
+  config.num_students = NUM_STUDENTS
+  # Small steps: at the tiny config's own rate, the outer loop doubles a
+  # difference of rounding every step or two.
+  config.outer.learning_rate = 1e-3
+  devices = jax.devices()[: students * data]
+  mesh = meshes.build(NUM_STUDENTS, students, data, devices)
+  setup = recipe.setup(config)
+  stage = schedule.stages(config)[0]
+  stored = recipe.parameterization(config, setup.problem)
+  params = outer.first_params(setup, config, stored)
+  problem = meshes.put(mesh, setup.problem)
+  key = meshes.put(mesh, jax.random.key(0))
+  state = outer.first_state(params, stage, problem, key, NUM_STUDENTS, mesh)
+  steps = outer.outer_steps(stage, stored, 0.99, mesh)
+  draw = distill._real(setup, config, stage.objective, mesh)
+  program = steps.lower(problem, state, draw(0, 1), key).compile()
+  for step in range(NUM_STEPS):
+    state, _ = steps(problem, state, draw(step, 1), key)
+  leaves = jax.tree.leaves(jax.device_get(state.params))
+  sizes = plan.crossing(program.as_text())
+  memory = program.memory_analysis().temp_size_in_bytes
+  return np.concatenate([x.ravel() for x in leaves]), sizes, memory
+
+
+if __name__ == "__main__":
+  out, mode, *shapes = sys.argv[1:]
+  for shape in shapes:
+    students, data = (int(n) for n in shape.split("x"))
+    params, sizes, memory = steps_on(students, data, mode)
+    if not int(os.environ.get("PROCESS", "0")):
+      np.savez(f"{out}/{shape}.npz", params=params, bytes=sizes, memory=memory)

@@ -1,0 +1,158 @@
+"""Two processes with two devices each are one run, and end together."""
+
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+HERE = pathlib.Path(__file__).parent
+FIELDS = [
+  "objective=look_ahead",
+  "outer.learning_rate=1e-3",  # see steps_on_a_mesh.py
+  "num_students=4",
+  "num_steps=20",
+  "checkpoint_every=4",
+  "eval_every=20",
+  "steps_per_dispatch=1",
+  "protocols=('replay',)",
+  "replay.num_students=1",
+  "replay.rates=(0.1,)",
+  "full.num_students=1",
+  "coreset_pool=4",
+]
+
+
+def start(workdir, *extra, devices=2):
+  flags = [
+    *(x for x in os.environ["XLA_FLAGS"].split() if "device_count" not in x),
+    f"--xla_force_host_platform_device_count={devices}",
+  ]
+  return subprocess.Popen(
+    [
+      *(sys.executable, "-m", "gmdistill", "distill"),
+      *(f"--config={HERE}/tiny_config.py", f"--workdir={workdir}"),
+      *(f"--config.{field}" for field in FIELDS),
+      *extra,
+    ],
+    env={**os.environ, "XLA_FLAGS": " ".join(flags)},
+    stderr=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+
+
+def pair(workdir, *extra, second=()):
+  with socket.create_server(("", 0)) as free:
+    port = free.getsockname()[1]
+  own = ["--distributed", f"--coordinator=localhost:{port}", *extra]
+  return [
+    start(workdir, *own, "--num_processes=2", f"--process_id={i}", *others)
+    for i, others in enumerate([(), second])
+  ]
+
+
+def ended(processes, timeout=300):
+  said = [process.communicate(timeout=timeout)[1] for process in processes]
+  return [process.returncode for process in processes], said
+
+
+def once_at(step, workdir, process, number):
+  path = workdir / "metrics.jsonl"
+  while not path.is_file() or len(path.read_text().splitlines()) < step:
+    assert process.poll() is None
+    time.sleep(0.02)
+  process.send_signal(number)
+
+
+def the_set(workdir):
+  return safetensors.numpy.load_file(workdir / "set" / "set.safetensors")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("distributed") / "whole"
+  codes, said = ended(pair(workdir))
+  assert codes == [0, 0], said
+  assert "report:" not in said[1]  # one process speaks
+  return workdir
+
+
+def test_two_processes_give_the_set_of_one(whole, tmp_path):
+  codes, said = ended([start(tmp_path / "one", devices=1)])
+  assert codes == [0], said
+  ours, theirs = the_set(whole), the_set(tmp_path / "one")
+  for name, tensor in ours.items():
+    np.testing.assert_allclose(tensor, theirs[name], atol=1e-5, err_msg=name)
+  assert (whole / "report.html").is_file()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("which", [0, 1])
+def test_one_that_ends_ends_both_and_they_resume(
+  whole, tmp_path, number, which
+):
+  workdir = tmp_path / "run"
+  processes = pair(workdir)
+  once_at(9, workdir, processes[which], number)
+  begun = time.monotonic()
+  codes, said = ended(processes, timeout=60)
+  assert time.monotonic() - begun < 60
+  if number == signal.SIGTERM:
+    assert codes == [0, 0]
+    assert all("go on with the same command: gmdistill" in x for x in said)
+  else:
+    assert sorted(codes) == [-signal.SIGKILL, 1]
+    assert "another process of this run is gone" in said[1 - which]
+    assert "Traceback" not in said[1 - which]
+  codes, said = ended(pair(workdir))
+  assert codes == [0, 0], said
+  assert "going on from step" in said[0]
+  ours, theirs = the_set(whole), the_set(workdir)
+  for name, tensor in ours.items():
+    np.testing.assert_array_equal(tensor, theirs[name], err_msg=name)
+
+
+def test_a_run_goes_on_over_another_number_of_devices(whole, tmp_path):
+  workdir = tmp_path / "run"
+  alone = start(workdir, devices=1)
+  once_at(9, workdir, alone, signal.SIGTERM)
+  assert ended([alone])[0] == [0]
+  codes, said = ended([start(workdir, devices=4)])
+  assert codes == [0] and "going on from step" in said[0]
+  ours, theirs = the_set(whole), the_set(workdir)
+  for name, tensor in ours.items():
+    np.testing.assert_allclose(tensor, theirs[name], atol=1e-5, err_msg=name)
+
+
+def test_processes_that_disagree_are_refused(tmp_path):
+  codes, said = ended(pair(tmp_path / "run", second=["--config.outer.ema=0.5"]))
+  assert codes == [2, 2]
+  assert all("do not agree on the config" in line for line in said)
+  assert not (tmp_path / "run").exists()
+
+
+def test_what_one_process_is_refused_for_ends_both_with_its_line(tmp_path):
+  codes, said = ended(pair(tmp_path / "run", "--config.num_students=3"))
+  assert codes == [2, 2]
+  assert all("num_students=3 does not divide" in line for line in said)
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_coordinator_that_does_not_answer_is_named(tmp_path):
+  begun = time.monotonic()
+  alone = start(
+    tmp_path / "run",
+    *("--distributed", "--coordinator=localhost:1", "--num_processes=2"),
+    "--process_id=1",
+  )
+  codes, said = ended([alone], timeout=60)
+  assert codes == [2] and "localhost:1" in said[0]
+  assert time.monotonic() - begun < 45  # 30 of waiting, the start aside
+  assert not (tmp_path / "run").exists()
