@@ -26,6 +26,7 @@ class Checkpoints:
     """Opens the folder, which is made where it is absent."""
     _quiet()
     self._folder = folder
+    self._sound: int | None = None  # the last step saved or loaded here
     self._checkpointer = ocp.training.Checkpointer(
       folder.absolute(),
       save_decision_policy=_always(),
@@ -33,32 +34,49 @@ class Checkpoints:
       cleanup_tmp_directories=True,
     )
 
-  def latest(self) -> int | None:
-    """Returns the newest step that was saved whole, or None."""
-    newest = self._checkpointer.latest
-    return None if newest is None else newest.step
+  def steps(self) -> list[int]:
+    """Returns the steps that were saved whole, the newest first."""
+    return sorted(
+      (x.step for x in self._checkpointer.checkpoints), reverse=True
+    )
 
   def save(self, step: int, state: PyTree) -> None:
     """Saves `state` and returns when it is on the disk.
 
+    A checkpoint of that step which this process has not seen is replaced: it
+    may be damaged.
+
     Raises:
       InputError: the disk is full or cannot be written.
     """
-    if self.latest() == step:
+    if self._sound == step:
       return
+    there = step in self.steps()
     with _one_line(self._folder, f"step {step}"):
-      self._checkpointer.save(step, state, force=True)
+      self._checkpointer.save(step, state, force=True, overwrite=there)
+    self._sound = step
 
   def load(self, step: int, like: PyTree) -> PyTree:
     """Returns the state of `step`, laid out as the arrays of `like` are.
 
     The devices need not be those that it was saved from, nor as many.
+
+    Raises:
+      InputError: it is damaged.
     """
     abstract = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
       like,
     )
-    return self._checkpointer.load(step, abstract)
+    try:
+      found = self._checkpointer.load(step, abstract)
+    except Exception as error:  # orbax and tensorstore raise many kinds
+      raise errors.InputError(
+        f"the checkpoint of step {step} in {self._folder} is damaged "
+        f"({_first_words(error)})"
+      ) from error
+    self._sound = step
+    return found
 
   def close(self) -> None:
     """Waits for what is still being written."""

@@ -80,6 +80,7 @@ class Job(NamedTuple):
   root_key: jax.Array  # on the mesh
   stages: list[schedule.Stage]
   parameterization: synthetic.Parameterization
+  finished: synthetic.Parameterization  # as students see the set
   params: PyTree  # of the set, before the first step
   draws: list[Callable[..., objectives.Real]]  # one a stage
   select: Callable[[PyTree], float]  # the set's parameters -> accuracy
@@ -97,6 +98,9 @@ def prepare(config: ml_collections.ConfigDict, command: str = "") -> Job:
   mesh = meshes.build(config.num_students, **config.mesh.to_dict())
   setup = recipe.setup(config)
   parameterization = recipe.parameterization(config, setup.problem)
+  finished = synthetic.with_smoothed_labels(
+    parameterization, config.label_smoothing
+  )
   return Job(
     config=config,
     command=command,
@@ -106,9 +110,10 @@ def prepare(config: ml_collections.ConfigDict, command: str = "") -> Job:
     root_key=meshes.put(mesh, jax.random.key(config.seed)),
     stages=stages,
     parameterization=parameterization,
+    finished=finished,
     params=outer.first_params(setup, config, parameterization),
     draws=[_real(setup, config, stage.objective, mesh) for stage in stages],
-    select=_selector(setup, config, parameterization),
+    select=_selector(setup, config, finished),
     programs={},
   )
 
@@ -165,7 +170,7 @@ def _run(job, folder, protocols):
     folder=folder,
     setup=setup,
     protocols=protocols,
-    best=job.parameterization.decode(jax.device_get(state.best)),
+    best=job.finished.decode(jax.device_get(state.best)),
     chosen={
       "step": int(state.best_step),
       "accuracy": float(state.best_accuracy),
@@ -187,18 +192,29 @@ class _Outputs(NamedTuple):
 
 
 def _resumed(job, keep):
-  """Returns the last saved state, or the first one."""
-  step = keep.latest() or 0
-  # A state is saved in the shape of the stage that it ends, not the next one.
-  stage = next(stage for stage in job.stages if step <= stage.last)
+  """Returns the last state that can be read, or the first one."""
   rest = (job.config.num_students, job.mesh)
-  if not step:
-    return outer.first_state(
-      job.params, stage, job.problem, job.root_key, *rest
+  steps = processes.of_first(keep.steps())
+  for step in steps:
+    # A state is saved in the shape of the stage that it ends, not the next one.
+    stage = next(stage for stage in job.stages if step <= stage.last)
+    like = outer.shapes(stage, job.problem, job.params, *rest)
+    try:
+      with processes.together():
+        state = keep.load(step, like)
+    except errors.InputError as error:
+      metrics.say(f"{error}; trying the one before it")
+      continue
+    metrics.say(f"going on from step {step}")
+    return state
+  if steps:
+    raise errors.InputError(
+      "no checkpoint of this run can be read; restore one from a copy, or "
+      "start in another --workdir."
     )
-  like = outer.shapes(stage, job.problem, job.params, *rest)
-  metrics.say(f"going on from step {step}")
-  return keep.load(step, like)
+  return outer.first_state(
+    job.params, job.stages[0], job.problem, job.root_key, *rest
+  )
 
 
 def _run_stage(job, index, state, to):

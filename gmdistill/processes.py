@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,6 +35,15 @@ def start(coordinator: str, num_processes: int, process_id: int) -> None:
     InputError: the coordinator does not answer, or the environment does not
       say enough.
   """
+  if coordinator and (num_processes < 1 or process_id < 0):
+    raise errors.InputError(
+      "--coordinator needs --num_processes=N and --process_id=0 to N-1 too."
+    )
+  if coordinator:  # before JAX, whose own wait ends by an abort
+    host, _, port = coordinator.rpartition(":")
+    if not port.isdigit():
+      raise errors.InputError(f"--coordinator={coordinator} must be HOST:PORT.")
+    _meet(host, int(port), num_processes, process_id)
   try:
     jax.distributed.initialize(
       coordinator_address=coordinator or None,
@@ -41,39 +51,70 @@ def start(coordinator: str, num_processes: int, process_id: int) -> None:
       process_id=None if process_id < 0 else process_id,
       initialization_timeout=PATIENCE,
       heartbeat_timeout_seconds=PATIENCE,
-      shutdown_timeout_seconds=PATIENCE,
     )
   except (RuntimeError, ValueError) as error:
-    reason = " ".join(str(error).split())[:160]
-    where = coordinator or "found from the environment"
-    raise errors.InputError(
-      f"--distributed: the processes did not come together (coordinator "
-      f"{where}; {reason}); start all within {PATIENCE} s with the same "
-      "--coordinator=HOST:PORT and --num_processes, and --process_id from 0."
-    ) from error
-  host = coordinator.rpartition(":")[0] or of_first(socket.getfqdn())
-  _watch(host)
+    raise _apart("found from the environment", error) from error
+  if not coordinator:
+    with socket.create_server(("", 0)) as free:
+      port = of_first(free.getsockname()[1])
+    place = jax.process_index()
+    _meet(of_first(socket.getfqdn()), port, jax.process_count(), place)
+  for connection in _connections:
+    threading.Thread(target=_wait_for, args=[connection], daemon=True).start()
 
 
+# Every process to the first. One that closes without a goodbye is of a process
+# that was killed. JAX's own heartbeats, which are slower and end a process by a
+# stack trace, are left for machines that vanish.
 _connections: list[socket.socket] = []
-_GOODBYE = b"."
+_GOODBYE, _COMPLETE = b".", b"!"
 
 
-def _watch(host):
-  """Connects every process to the first: a connection that closes without a
-  goodbye is a process that was killed. JAX's own heartbeats, which are slower
-  and end a process by a stack trace, are left for machines that vanish."""
-  listener = socket.create_server(("", 0)) if is_first() else None
-  port = of_first(listener.getsockname()[1] if listener else 0)
-  if listener is None:
-    _connections.append(socket.create_connection((host, port), PATIENCE))
-  else:
-    for _ in range(jax.process_count() - 1):
-      _connections.append(listener.accept()[0])
-    listener.close()
+def _meet(host, port, num_processes, process_id):
+  """Connects the processes; returns when all of them are there.
+
+  Raises:
+    InputError: they are not, in time.
+  """
+  deadline = time.monotonic() + PATIENCE
+  try:
+    if process_id:
+      connection = _connected(host, port, deadline)
+      _connections.append(connection)
+      if connection.recv(1) != _COMPLETE:
+        raise OSError("some did not come")
+    else:
+      with socket.create_server(("", port)) as listener:
+        while len(_connections) < num_processes - 1:
+          listener.settimeout(max(deadline - time.monotonic(), 0.01))
+          _connections.append(listener.accept()[0])
+      for connection in _connections:
+        connection.sendall(_COMPLETE)
+  except OSError as error:
+    raise _apart(f"{host}:{port}", error) from error
   for connection in _connections:
     connection.settimeout(None)
-    threading.Thread(target=_wait_for, args=[connection], daemon=True).start()
+
+
+def _connected(host, port, deadline):
+  while True:
+    try:
+      connection = socket.create_connection((host, port), timeout=PATIENCE)
+      connection.settimeout(2 * PATIENCE)
+      return connection
+    except OSError:
+      if time.monotonic() > deadline:
+        raise
+      time.sleep(0.1)
+
+
+def _apart(where, error):
+  reason = " ".join(str(error).split())[:160]
+  return errors.InputError(
+    f"--distributed: the processes did not come together (coordinator "
+    f"{where}: {reason}); start all within {PATIENCE} s with the same "
+    "--coordinator=HOST:PORT and --num_processes, and --process_id from 0."
+  )
 
 
 def _wait_for(connection):
@@ -100,7 +141,7 @@ def leave() -> None:
 
 def is_first() -> bool:
   """Whether this is the process that writes logs, reports and sets."""
-  return jax.process_index() == 0
+  return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def gathered(text: str) -> list[str]:

@@ -43,6 +43,9 @@ def defaults() -> ml_collections.ConfigDict:
       data_per_class=1,
       sequence_length=32,
       labels="unrestricted",  # hard, softmax, unrestricted
+      # Of the finished set's labels, from 0 to below 1: what students train on.
+      # The objective sees the labels as they are.
+      label_smoothing=0.0,
       attention_labels=False,  # of the first token, learned; see students
       rank=0,  # of the embeddings, as codes times a shared basis; 0: full
       stored_as="float32",  # float32, bfloat16, int8: the embeddings on disk
@@ -200,6 +203,10 @@ def check_numbers(config: ml_collections.ConfigDict) -> None:
       raise errors.InputError(
         f"{field}={value} must be a fraction of the steps, from 0 to below 1."
       )
+  if not 0 <= config.label_smoothing < 1:
+    raise errors.InputError(
+      f"label_smoothing={config.label_smoothing} must be from 0 to below 1."
+    )
   if not config.protocols:
     raise errors.InputError(
       "protocols is empty; use one or more of replay, finetune, scratch."

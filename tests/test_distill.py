@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -146,6 +147,35 @@ def test_resume_equals_uninterrupted(
   assert_same_run(finished_run[0], tmp_path)
 
 
+def damage(folder):
+  """Cuts every file of a checkpoint's arrays in half."""
+  files = [x for x in folder.rglob("*") if x.is_file() and "/d/" in str(x)]
+  for path in files:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+  assert files
+
+
+def test_of_a_damaged_checkpoint_the_one_before_is_used(
+  finished_run, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setattr(finish, "finish", only_the_set)
+  folder = tmp_path / "run"
+  shutil.copytree(finished_run[0], folder)
+  saved = folder / "checkpoints"
+  damage(saved / "12")
+  distill.run(tiny_config.get_config(), str(folder), "the command")
+  said = " ".join(capsys.readouterr().err.split())
+  assert "the checkpoint of step 12" in said and "is damaged" in said
+  assert "going on from step 10" in said
+  assert_same_run(finished_run[0], folder)
+  distill.run(tiny_config.get_config(), str(folder), "the command")
+  assert "going on from step 12" in capsys.readouterr().err  # written anew
+  for step in saved.iterdir():
+    damage(step)
+  with pytest.raises(errors.InputError, match="no checkpoint of this run can"):
+    distill.run(tiny_config.get_config(), str(folder), "the command")
+
+
 def command_line(workdir):
   return [
     sys.executable,
@@ -239,7 +269,7 @@ def test_a_diverging_run_names_the_step_and_keeps_its_checkpoint(
     meshes.build(config.num_students),
   )
   keep = checkpoint.Checkpoints(tmp_path / "checkpoints")
-  assert keep.latest() == 6
+  assert keep.steps() == [6, 4]
   kept = keep.load(6, like)
   keep.close()
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(kept.params))
@@ -394,3 +424,16 @@ def test_a_set_longer_than_its_rows_goes_on_with_rows_of_the_class():
   for label in range(4):
     own = set(train.token_ids[train.labels == label].ravel().tolist())
     assert set(ids[2 * label : 2 * label + 2].ravel().tolist()) <= own
+
+
+def test_the_finished_sets_labels_are_smoothed_and_the_objectives_are_not():
+  config = tiny_config.get_config()
+  config.labels, config.label_smoothing = "hard", 0.6
+  job = distill.prepare(config)
+  seen = job.parameterization.decode(job.params).batch.labels
+  left = job.finished.decode(job.params).batch.labels
+  np.testing.assert_allclose(left, 0.4 * seen + 0.6 / 4, atol=1e-6)
+  assert seen.max() == 1.0
+  config.label_smoothing = 1.0
+  with pytest.raises(errors.InputError, match="label_smoothing=1.0 must be"):
+    distill.run(config, "unused")
