@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint types tiny notebooks clean
+.PHONY: help quickstart test lint types tiny notebooks bench clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1: /p' Makefile | \
@@ -56,6 +56,12 @@ notebooks: $(STAMP)  ## execute every notebook
 	  IPYTHONDIR="$$work/ipython" \
 	  $(BIN)/python -m pytest -W default -p no:cacheprovider \
 	  --rootdir="$$work" --nbmake --nbmake-kernel=python3 "$$work"/*.ipynb
+
+# PyTorch is measured against, and never needed: it is installed for this alone.
+bench: $(STAMP)  ## measure beside PyTorch: a table, and runs/bench.json
+	@$(BIN)/python -c "import torch" 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python tests/benchmarks/bench.py $(BENCH)
 
 clean:  ## remove what make and the tools built; runs stay
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

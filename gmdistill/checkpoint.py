@@ -123,6 +123,8 @@ def load_tree(folder: pathlib.Path, like: PyTree) -> PyTree:
 
 def _quiet() -> None:
   logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every save
+  # Of a damaged checkpoint every task of its reader tells, after we did.
+  logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
 def _first_words(error: Exception) -> str:

@@ -155,6 +155,9 @@ def damage(folder):
   assert files
 
 
+# What orbax leaves of reading a damaged checkpoint is warned of.
+@pytest.mark.filterwarnings("ignore:coroutine")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_of_a_damaged_checkpoint_the_one_before_is_used(
   finished_run, tmp_path, monkeypatch, capsys
 ):

@@ -1,0 +1,269 @@
+"""gmdistill beside the PyTorch loop: one machine, one run, interleaved.
+
+make bench
+
+Each row is the median of several rounds, in each of which both take their turn;
+compile time is apart. Writes runs/bench.json. Timings of a busy machine are
+worth little, and so is a comparison of two runs.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import time
+
+# PyTorch's idle threads would spin through our turns.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+import torch_loop
+
+from gmdistill import (
+  data,
+  distances,
+  evaluate,
+  matching,
+  objectives,
+  outer,
+  plan,
+  schedule,
+  students,
+  synthetic,
+  training,
+)
+from gmdistill import mesh as meshes
+from gmdistill import problem as problems
+
+SHAPES = {
+  "minilm": dict(width=384, num_layers=6, num_heads=12, hidden=1536),
+  "bert": dict(width=768, num_layers=12, num_heads=12, hidden=3072),
+  "tiny": dict(width=32, num_layers=2, num_heads=2, hidden=64),
+}
+LENGTH, PER_CLASS, REAL_PER_CLASS, VOCABULARY = 32, 5, 16, 2000
+
+
+def make_data(num_rows, seed):
+  rng = np.random.default_rng(seed)
+  ids = rng.integers(0, VOCABULARY, (num_rows, LENGTH)).astype(np.int32)
+  lengths = rng.integers(LENGTH // 2, LENGTH + 1, num_rows)
+  mask = np.arange(LENGTH)[None] < lengths[:, None]
+  labels = np.repeat(np.arange(2), num_rows // 2)
+  return ids, mask, labels
+
+
+def our_step(problem, bank):
+  """Returns `step()`, warmed up; what it costs; the seconds to compile it."""
+  if bank:
+    objective = matching.expert_matching(distance_kind="tensor_cosine")
+  else:
+    along = matching.trajectory(optax.adamw(1e-4), steps_between=0)
+    objective = matching.gradient_matching(along, distance_kind="tensor_cosine")
+  stage = schedule.Stage(objective, optax.adam(1e-2), lambda _: 1e-2, 0, 1)
+  stored = synthetic.direct()
+  mesh = meshes.build(1, devices=jax.devices()[:1])
+  key = meshes.put(mesh, jax.random.key(0))
+  ids, mask, labels = make_data(2 * REAL_PER_CLASS, 0)
+  real_batch = data.Batch(ids, mask, np.eye(2, dtype=np.float32)[labels])
+  rows = np.random.default_rng(1).integers(
+    0, VOCABULARY, (2 * PER_CLASS, LENGTH)
+  )
+  params = stored.init(
+    data.Batch(
+      problem.embeddings[rows],
+      jnp.ones(rows.shape, bool),
+      jnp.repeat(jnp.eye(2), PER_CLASS, axis=0),
+    )
+  )
+  stacked = lambda tree: jax.tree.map(lambda x: np.asarray(x)[None, None], tree)  # noqa: E731
+  if bank:
+    student = problem.init(jax.random.key(1))
+    targets = jax.lax.map(
+      lambda batch: distances.keep(
+        jax.grad(problem.loss)(student, batch), "all"
+      ),
+      objectives.by_class(jax.tree.map(jnp.asarray, real_batch), 2),
+    )
+    expert = stacked(objectives.Expert(params=student, targets=targets))
+    real = objectives.Real(
+      None, meshes.put_own(mesh, expert, [0], 1, meshes.EXPERTS)
+    )
+  else:
+    batches = jax.tree.map(lambda x: x[None, None, None], real_batch)
+    real = objectives.Real(
+      meshes.put_own(mesh, batches, [0], 1, meshes.BATCHES)
+    )
+  problem = meshes.put(mesh, problem)
+  state = outer.first_state(params, stage, problem, key, 1, mesh)
+  begun = time.perf_counter()
+  program, cost = plan.program(
+    outer.outer_steps(stage, stored, 0.99, mesh), (problem, state, real, key)
+  )
+  compiling = time.perf_counter() - begun
+  kept = [state]
+
+  def step():
+    kept[0], seen = program(problem, kept[0], real, key)
+    return float(seen["outer/loss"][0])
+
+  step()
+  return step, cost, compiling
+
+
+def their_step(fields):
+  student = torch_loop.Student(
+    fields["width"],
+    fields["num_layers"],
+    fields["num_heads"],
+    fields["hidden"],
+    LENGTH,
+  )
+  table = torch.randn(VOCABULARY, fields["width"])
+  ids, mask, labels = (torch.tensor(x) for x in make_data(32, 0))
+  loop = torch_loop.Matching(student, table, PER_CLASS)
+  loop.step(ids, mask, labels)
+  return lambda: loop.step(ids, mask, labels)
+
+
+def our_evaluation(problem, num_students, num_steps, num_rows):
+  rows = np.random.default_rng(1).integers(
+    0, VOCABULARY, (2 * PER_CLASS, LENGTH)
+  )
+  batch = data.Batch(
+    problem.embeddings[rows],
+    jnp.ones(rows.shape, bool),
+    jnp.repeat(jnp.eye(2), PER_CLASS, axis=0),
+  )
+  protocol = evaluate.fine_tuning(
+    num_steps=num_steps, num_students=num_students
+  )
+  on_cpu = jax.default_backend() == "cpu"
+  trainer = evaluate.Trainer(problem, protocol, 1 if on_cpu else num_students)
+  buckets = training.length_buckets(data.Examples(*make_data(num_rows, 3)), 2)
+  splits = evaluate.Splits(buckets, buckets)
+  sets = evaluate.stacked(synthetic.SyntheticSet(batch))
+  run = lambda: evaluate.measure(trainer, sets, splits)  # noqa: E731
+  begun = time.perf_counter()
+  run()
+  return run, time.perf_counter() - begun
+
+
+def their_evaluation(fields, num_students, num_steps, num_rows):
+  table = torch.randn(VOCABULARY, fields["width"])
+  ids, mask, labels = (torch.tensor(x) for x in make_data(num_rows, 3))
+  embeddings = table[torch.randint(VOCABULARY, (2 * PER_CLASS, LENGTH))]
+  own = torch.arange(2).repeat_interleave(PER_CLASS)
+  make = lambda: torch_loop.Student(  # noqa: E731
+    fields["width"],
+    fields["num_layers"],
+    fields["num_heads"],
+    fields["hidden"],
+    LENGTH,
+  )
+
+  def run():
+    for _ in range(num_students):
+      torch_loop.train_and_count(
+        make, embeddings, own, (table[ids], mask, labels), num_steps
+      )
+
+  return run
+
+
+def interleaved(rounds, *turns):
+  """Returns the median seconds of each of the turns, taken in rounds."""
+  seconds = [[] for _ in turns]
+  for _ in range(rounds):
+    for turn, spent in zip(turns, seconds, strict=True):
+      begun = time.perf_counter()
+      turn()
+      spent.append(time.perf_counter() - begun)
+  return [float(np.median(spent)) for spent in seconds]
+
+
+def matmul_rate(size=1024, rounds=20):
+  """Returns the FLOP/s of one large product, the median of several."""
+  x = jnp.ones((size, size))
+  product = jax.jit(lambda x: x @ x)
+  jax.block_until_ready(product(x))
+  (spent,) = interleaved(rounds, lambda: jax.block_until_ready(product(x)))
+  return 2 * size**3 / spent
+
+
+def main():
+  parser = argparse.ArgumentParser()
+  parser.add_argument("--shape", choices=SHAPES, default="minilm")
+  parser.add_argument("--rounds", type=int, default=15)
+  parser.add_argument("--students", type=int, default=100)
+  parser.add_argument("--steps", type=int, default=200)
+  parser.add_argument("--rows", type=int, default=872)
+  parser.add_argument("--out", default="runs/bench.json")
+  options = parser.parse_args()
+  fields = SHAPES[options.shape]
+  module = students.Transformer(
+    2,
+    **fields,
+    max_positions=LENGTH,
+    pooling="mean",
+    unroll=fields["num_layers"],
+  )
+  table = jax.random.normal(jax.random.key(0), (VOCABULARY, fields["width"]))
+  problem = problems.Problem(table, None, module)
+  without, cost, compiling = our_step(problem, bank=False)
+  with_bank, _, _ = our_step(problem, bank=True)
+  theirs = their_step(fields)
+  a, b, c = interleaved(options.rounds, without, with_bank, theirs)
+  rate = matmul_rate()
+  rows = {
+    "step without bank": (a, c),
+    "step with bank": (b, c),
+  }
+  ours, first = our_evaluation(
+    problem, options.students, options.steps, options.rows
+  )
+  other = their_evaluation(
+    fields, options.students, options.steps, options.rows
+  )
+  rows["evaluation"] = tuple(interleaved(1, ours, other))
+  print(f"{options.shape} shape, {jax.devices()[0].device_kind}, ", end="")
+  print(f"jax {jax.__version__}, torch {torch.__version__}")
+  print(f"{'':20}{'gmdistill, s':>14}{'PyTorch, s':>12}  ratio")
+  for name, (mine, other_seconds) in rows.items():
+    print(
+      f"{name:20}{mine:14.3f}{other_seconds:12.3f}  {other_seconds / mine:.1f}x"
+    )
+  share = cost.flops / a / rate
+  print(
+    f"step without bank: {cost.flops / 1e9:.1f} GFLOP in products, "
+    f"{cost.flops / a / 1e9:.0f} GFLOP/s, {share:.0%} of the "
+    f"{rate / 1e9:.0f} GFLOP/s of one large product; compiled in "
+    f"{compiling:.1f} s; the bank's ratio {a / b:.1f}x"
+  )
+  path = pathlib.Path(options.out)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(
+    json.dumps(
+      {
+        "shape": options.shape,
+        "device": jax.devices()[0].device_kind,
+        "rows": {
+          name: {"gmdistill": mine, "torch": yours, "ratio": yours / mine}
+          for name, (mine, yours) in rows.items()
+        },
+        "flops": cost.flops,
+        "matmul_flops_per_second": rate,
+        "compile_seconds": compiling,
+        "first_evaluation_seconds": first,
+      },
+      indent=2,
+    )
+    + "\n"
+  )
+
+
+if __name__ == "__main__":
+  main()
