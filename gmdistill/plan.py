@@ -87,6 +87,10 @@ def remedies(config: Any, num_devices: int) -> list[str]:
   found = []
   if config.student.kind == "transformer" and not config.student.remat:
     found.append("student.remat=True")
+  if config.student.kind == "transformer" and (
+    config.student.compute == "float32"
+  ):
+    found.append("student.compute=bfloat16")
   if config.num_students > num_devices:
     found.append(f"num_students={num_devices}, one on each device")
   matching = "gradient_matching" in config.objective

@@ -37,6 +37,7 @@ def defaults() -> ml_collections.ConfigDict:
         max_positions=128,
         remat=False,
         unroll=1,
+        compute="float32",  # or bfloat16, of a transformer's products
       ),
       table=dict(window=4),  # how a table is learned where none is given
       # The set.

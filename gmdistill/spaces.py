@@ -78,7 +78,9 @@ def _pretrained(
   read = pretrained.load(
     source, student.get("num_layers", 0), student.get("pooling", "first")
   )
-  common = {k: student[k] for k in ("remat", "unroll") if k in student}
+  _check_compute(student)
+  names = ("remat", "unroll", "compute")
+  common = {name: student[name] for name in names if name in student}
   _check_length(options, read.student["max_positions"])
   corpus = data.load(options, read.tokenizer_file)
   module = students.Transformer(
@@ -143,6 +145,15 @@ def _check_transformer(fields: Mapping[str, Any]) -> None:
   if fields.get("pooling", "first") not in students.POOLINGS:
     raise errors.InputError(
       f"student.pooling={fields['pooling']} is none of first, mean."
+    )
+  _check_compute(fields)
+
+
+def _check_compute(fields: Mapping[str, Any]) -> None:
+  if fields.get("compute", "float32") not in students.PRECISIONS:
+    raise errors.InputError(
+      f"student.compute={fields['compute']} is none of "
+      f"{', '.join(students.PRECISIONS)}."
     )
 
 

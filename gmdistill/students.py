@@ -5,6 +5,7 @@ that real text (through a frozen table) and synthetic examples take the same
 path, and students of different architecture share one embedding space.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -19,6 +20,7 @@ ACTIVATIONS = {
   "silu": nn.silu,
 }
 POOLINGS = ("first", "mean")
+PRECISIONS = ("float32", "bfloat16")
 
 
 class Outputs(NamedTuple):
@@ -30,8 +32,11 @@ class Outputs(NamedTuple):
   attention: jax.Array | None = None
 
 
-def _dense(features: int, name: str, std: float = 0.02) -> nn.Dense:
-  return nn.Dense(features, kernel_init=nn.initializers.normal(std), name=name)
+def _dense(
+  features: int, name: str, std: float = 0.02, dtype: Any = None
+) -> nn.Dense:
+  normal = nn.initializers.normal(std)
+  return nn.Dense(features, kernel_init=normal, dtype=dtype, name=name)
 
 
 class Attention(nn.Module):
@@ -41,6 +46,7 @@ class Attention(nn.Module):
   """
 
   num_heads: int
+  dtype: Any = None  # of the products; None: the inputs'
 
   @nn.compact
   def __call__(
@@ -52,20 +58,25 @@ class Attention(nn.Module):
     """
     width = x_BxLxD.shape[-1]
     heads = (*x_BxLxD.shape[:-1], self.num_heads, width // self.num_heads)
-    query_BxLxHxK = _dense(width, "query")(x_BxLxD).reshape(heads)
-    key_BxLxHxK = _dense(width, "key")(x_BxLxD).reshape(heads)
-    value_BxLxHxK = _dense(width, "value")(x_BxLxD).reshape(heads)
+    dense = functools.partial(_dense, width, dtype=self.dtype)
+    query_BxLxHxK = dense("query")(x_BxLxD).reshape(heads)
+    key_BxLxHxK = dense("key")(x_BxLxD).reshape(heads)
+    value_BxLxHxK = dense("value")(x_BxLxD).reshape(heads)
     scores_BxHxLxL = jnp.einsum("bqhk,bshk->bhqs", query_BxLxHxK, key_BxLxHxK)
     scores_BxHxLxL = scores_BxHxLxL * heads[-1] ** -0.5
     # A large finite number: exp underflows to exactly zero, and a row without
     # any token gives finite numbers instead of NaN.
     scores_BxHxLxL = jnp.where(mask_BxL[:, None, None, :], scores_BxHxLxL, -1e9)
-    weights_BxHxLxL = jax.nn.softmax(scores_BxHxLxL)
+    # At least in float32: sixteen bits are few for small weights.
+    wide = jnp.promote_types(scores_BxHxLxL.dtype, jnp.float32)
+    weights_BxHxLxL = jax.nn.softmax(scores_BxHxLxL.astype(wide))
     mixed_BxLxHxK = jnp.einsum(
-      "bhqs,bshk->bqhk", weights_BxHxLxL, value_BxLxHxK
+      "bhqs,bshk->bqhk",
+      weights_BxHxLxL.astype(value_BxLxHxK.dtype),
+      value_BxLxHxK,
     )
     mixed_BxLxD = mixed_BxLxHxK.reshape(x_BxLxD.shape)
-    return _dense(width, "output")(mixed_BxLxD), weights_BxHxLxL[:, :, 0]
+    return dense("output")(mixed_BxLxD), weights_BxHxLxL[:, :, 0]
 
 
 class Layer(nn.Module):
@@ -75,21 +86,24 @@ class Layer(nn.Module):
   hidden: int
   activation: str
   epsilon: float
+  dtype: Any = None
 
   @nn.compact
   def __call__(
     self, x_BxLxD: jax.Array, mask_BxL: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
     """Returns the output [B, L, D] and the first token's weights [B, H, L]."""
-    norm = lambda name: nn.LayerNorm(epsilon=self.epsilon, name=name)  # noqa: E731
-    mixed, first_BxHxL = Attention(self.num_heads, name="attention")(
-      x_BxLxD, mask_BxL
+    norm = functools.partial(
+      nn.LayerNorm, epsilon=self.epsilon, dtype=self.dtype
     )
-    x_BxLxD = norm("attention_norm")(x_BxLxD + mixed)
-    hidden = _dense(self.hidden, "intermediate")(x_BxLxD)
+    mixed, first_BxHxL = Attention(
+      self.num_heads, self.dtype, name="attention"
+    )(x_BxLxD, mask_BxL)
+    x_BxLxD = norm(name="attention_norm")(x_BxLxD + mixed)
+    hidden = _dense(self.hidden, "intermediate", dtype=self.dtype)(x_BxLxD)
     hidden = ACTIVATIONS[self.activation](hidden)
-    hidden = _dense(x_BxLxD.shape[-1], "output")(hidden)
-    return norm("output_norm")(x_BxLxD + hidden), first_BxHxL
+    hidden = _dense(x_BxLxD.shape[-1], "output", dtype=self.dtype)(hidden)
+    return norm(name="output_norm")(x_BxLxD + hidden), first_BxHxL
 
 
 class Transformer(nn.Module):
@@ -110,11 +124,20 @@ class Transformer(nn.Module):
   epsilon: float = 1e-12
   remat: bool = False
   unroll: int = 1  # layers a scan iteration; more compiles longer, runs faster
+  # Of the layers' products, float32 or bfloat16; parameters, their gradients,
+  # logits and features stay in the precision of the parameters.
+  compute: str = "float32"
 
   def setup(self) -> None:
     """Names the parts as the parameter tree shows them."""
     if self.pooling not in POOLINGS:
       raise ValueError(f"pooling={self.pooling!r} is none of first, mean.")
+    if self.compute not in PRECISIONS:
+      raise ValueError(
+        f"compute={self.compute!r} is none of {', '.join(PRECISIONS)}."
+      )
+    # float32 asks for nothing: a student in double precision stays so.
+    dtype = None if self.compute == "float32" else jnp.dtype(self.compute)
     normal = nn.initializers.normal(0.02)
     self.position = self.param(
       "position", normal, (self.max_positions, self.width)
@@ -129,7 +152,7 @@ class Transformer(nn.Module):
       in_axes=nn.broadcast,
       length=self.num_layers,
       unroll=min(self.unroll, self.num_layers),
-    )(self.num_heads, self.hidden, self.activation, self.epsilon)
+    )(self.num_heads, self.hidden, self.activation, self.epsilon, dtype)
     if self.pooling == "first":
       self.pooler = nn.Dense(self.width, kernel_init=normal)
     self.head = nn.Dense(self.num_classes, kernel_init=normal)
@@ -142,9 +165,12 @@ class Transformer(nn.Module):
     # Segment 0 throughout: a pair is told apart by its separator token.
     positions_1xLxD = self.position[None, :length]
     x_BxLxD = x_BxLxD + positions_1xLxD + self.token_type[None, :1]
-    hidden_BxLxD, first_NxBxHxL = self.layers(
-      self.embedding_norm(x_BxLxD), mask_BxL
-    )
+    x_BxLxD = self.embedding_norm(x_BxLxD)
+    narrow = x_BxLxD
+    if self.compute != "float32":
+      narrow = x_BxLxD.astype(self.compute)
+    hidden_BxLxD, first_NxBxHxL = self.layers(narrow, mask_BxL)
+    hidden_BxLxD = hidden_BxLxD.astype(x_BxLxD.dtype)
     return hidden_BxLxD, jnp.moveaxis(first_NxBxHxL, 0, 1)
 
   def __call__(self, x_BxLxD: jax.Array, mask_BxL: jax.Array) -> Outputs:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import LENGTH, make_examples, make_problem, make_synthetic
 
-from gmdistill import data
+from gmdistill import data, distances
 from gmdistill import problem as problems
 
 KINDS = ["transformer", "bilstm", "textcnn"]
@@ -133,3 +133,18 @@ def test_attention_labels_pull_the_first_tokens_attention():
   np.testing.assert_allclose(value - plain[0], gap, rtol=1e-4)
   query = grads["layers"]["attention"]["query"]["kernel"]
   assert np.any(query - plain[1]["layers"]["attention"]["query"]["kernel"])
+
+
+def test_half_precision_products_leave_gradients_in_single():
+  whole, half = make_problem(), make_problem(compute="bfloat16")
+  params = whole.init(jax.random.key(0))
+  batch = make_synthetic()
+  grads = [jax.grad(p.loss)(params, batch) for p in (whole, half)]
+  for exact, near in zip(*map(jax.tree.leaves, grads), strict=True):
+    assert near.dtype == exact.dtype == jnp.float32
+  cosine = float(distances.cosine(*grads, "all"))
+  assert 0.99 < cosine < 1.0  # sixteen bits were used, and suffice
+  outputs = half.apply(params, batch)
+  assert outputs.logits.dtype == outputs.features.dtype == jnp.float32
+  with pytest.raises(ValueError, match="compute='half' is none of"):
+    make_problem(compute="half").init(jax.random.key(0))
