@@ -1,0 +1,142 @@
+"""Several teachers of one student: how their labels are joined and weighed.
+
+Teachers' logits come stacked [K, N, C]. Weights [K, N] sum to 1 over the
+teachers of each example; one teacher has weight 1, and permuting the teachers
+permutes the weights and changes nothing else.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gmdistill import losses
+
+Array = jax.Array | np.ndarray
+
+
+def equal_weights(logits_KxNxC: Array) -> jax.Array:
+  """Returns 1 / K for every example."""
+  count = logits_KxNxC.shape[0]
+  return jnp.full(logits_KxNxC.shape[:2], 1.0 / count)
+
+
+def confidence_weights(logits_KxNxC: Array, labels_N: Array) -> jax.Array:
+  """Returns (1 - softmax_k(CE_k)) / (K - 1): who knows the label counts more.
+
+  CE_k is teacher k's cross-entropy of the true label (Zhang et al. 2022).
+  """
+  log_probs_KxNxC = _log_probs(logits_KxNxC)
+  chosen = jnp.asarray(labels_N)[None, :, None]
+  losses_KxN = -jnp.take_along_axis(log_probs_KxNxC, chosen, axis=-1)[..., 0]
+  return _shared(jax.nn.softmax(losses_KxN, axis=0))
+
+
+def entropy_weights(logits_KxNxC: Array) -> jax.Array:
+  """Returns (1 - H_k / sum_k H_k) / (K - 1): who is sure counts more."""
+  entropy_KxN = _entropy(_log_probs(logits_KxNxC))
+  total_1xN = entropy_KxN.sum(axis=0, keepdims=True)
+  # Where all are certain, all are so alike.
+  even = 1.0 / entropy_KxN.shape[0]
+  share = jnp.where(
+    total_1xN > 0, entropy_KxN / jnp.where(total_1xN > 0, total_1xN, 1.0), even
+  )
+  return _shared(share)
+
+
+def gate_weights(gate: Any, features_NxF: Array) -> jax.Array:
+  """Returns the weights of a learned gate: softmax_k(features kernel + bias).
+
+  Args:
+    gate: {"kernel": [F, K], "bias": [K]}, learned with the student.
+    features_NxF: What the gate looks at: the student's features.
+  """
+  bias_1xK = gate["bias"][None]
+  logits_NxK = jnp.asarray(features_NxF) @ gate["kernel"] + bias_1xK
+  return jax.nn.softmax(logits_NxK, axis=-1).T
+
+
+def init_gate(width: int, num_teachers: int) -> dict[str, jax.Array]:
+  """Returns a gate that starts with equal weights."""
+  return {
+    "kernel": jnp.zeros((width, num_teachers)),
+    "bias": jnp.zeros(num_teachers),
+  }
+
+
+def certainty(logits_NxC: Array) -> jax.Array:
+  """Returns 1 - H(p) / log C [N], the weight of an example: 0 where the teacher
+  is uniform, and so says nothing; 1 where it is certain."""
+  log_probs_NxC = _log_probs(logits_NxC)
+  most = np.log(log_probs_NxC.shape[-1])
+  return jnp.clip(1.0 - _entropy(log_probs_NxC) / most, 0.0, 1.0)
+
+
+def mean_of_probabilities(
+  logits_KxNxC: Array, weights_KxN: Array, temperatures_K: Array | float = 1.0
+) -> jax.Array:
+  """Returns log sum_k w_k p_k [N, C]: logits of the mixture."""
+  softened = logits_KxNxC / jnp.reshape(jnp.asarray(temperatures_K), (-1, 1, 1))
+  log_probs_KxNxC = _log_probs(softened)
+  # A weight of zero is no term at all, without a logarithm of zero.
+  return jax.nn.logsumexp(
+    log_probs_KxNxC, axis=0, b=jnp.asarray(weights_KxN)[:, :, None]
+  )
+
+
+def mean_of_logits(
+  logits_KxNxC: Array, weights_KxN: Array, temperatures_K: Array | float = 1.0
+) -> jax.Array:
+  """Returns sum_k w_k z_k / tau_k [N, C]: a geometric mean of the teachers."""
+  softened = logits_KxNxC / jnp.reshape(jnp.asarray(temperatures_K), (-1, 1, 1))
+  return (jnp.asarray(weights_KxN)[:, :, None] * softened).sum(axis=0)
+
+
+def mean_of_losses(
+  loss: losses.Loss,
+  student_NxC: Array,
+  logits_KxNxC: Array,
+  mask_N: Array,
+  weights_KxN: Array,
+) -> jax.Array:
+  """Returns the loss to each teacher, weighed for each example.
+
+  Args:
+    loss: Any of `losses` that takes logits of both and a mask.
+    student_NxC: The student's logits.
+    logits_KxNxC: The teachers'.
+    mask_N: Rows that count.
+    weights_KxN: Each example's weights.
+  """
+
+  def of_row(student_C, teacher_C):
+    return loss(student_C[None], teacher_C[None], jnp.ones(1))
+
+  of_rows = jax.vmap(of_row)
+  values_KxN = jax.vmap(of_rows, in_axes=(None, 0))(
+    jnp.asarray(student_NxC), jnp.asarray(logits_KxNxC)
+  )
+  mask_N = jnp.asarray(mask_N)
+  # Before the product: a masked row may be anything, NaN too.
+  values_KxN = jnp.where(mask_N[None] > 0, values_KxN, 0.0)
+  total_N = (jnp.asarray(weights_KxN) * values_KxN).sum(axis=0)
+  return (total_N * mask_N).sum() / jnp.maximum(mask_N.sum(), 1.0)
+
+
+def _log_probs(logits):
+  logits = jnp.asarray(logits)
+  wide = jnp.promote_types(logits.dtype, jnp.float32)
+  return jax.nn.log_softmax(logits.astype(wide))
+
+
+def _entropy(log_probs):
+  return -(jnp.exp(log_probs) * log_probs).sum(axis=-1)
+
+
+def _shared(share_KxN):
+  """Returns (1 - share) / (K - 1), which sums to 1; of one teacher, 1."""
+  count = share_KxN.shape[0]
+  if count == 1:
+    return jnp.ones_like(share_KxN)
+  return (1.0 - share_KxN) / (count - 1)
