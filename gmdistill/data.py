@@ -55,6 +55,7 @@ class Examples(NamedTuple):
   token_ids: np.ndarray  # [N, L] int32
   mask: np.ndarray  # [N, L] bool
   labels: np.ndarray  # [N] int32
+  soft: np.ndarray | None = None  # [N, C], what a teacher says; None: nothing
 
 
 class Corpus(NamedTuple):
@@ -251,7 +252,7 @@ def _fingerprint(corpus: Corpus) -> str:
   digest = hashlib.sha256(json.dumps(_facts(corpus), sort_keys=True).encode())
   digest.update(corpus.tokenizer.to_json().encode())
   for part in _PARTS:
-    for array in getattr(corpus, part):
+    for array in getattr(corpus, part)[:3]:  # no teacher is a part of the data
       digest.update(f"{array.shape} {array.dtype}".encode())
       digest.update(np.ascontiguousarray(array).data)
   return digest.hexdigest()
@@ -304,7 +305,8 @@ def _to_cache(path: pathlib.Path, corpus: Corpus) -> None:
   }
   for part in _PARTS:
     for field, array in getattr(corpus, part)._asdict().items():
-      arrays[f"{part}/{field}"] = array
+      if array is not None:
+        arrays[f"{part}/{field}"] = array
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, unfinished = tempfile.mkstemp(dir=path.parent, suffix=".unfinished")
@@ -335,7 +337,9 @@ def _from_cache(path: pathlib.Path) -> Corpus | None:
       facts["text_keys"] = tuple(facts["text_keys"])
       tokenizer = tokenizing.Tokenizer.from_json(str(arrays["tokenizer"]))
       examples = {
-        part: Examples(*(arrays[f"{part}/{key}"] for key in Examples._fields))
+        part: Examples(
+          *(arrays[f"{part}/{key}"] for key in Examples._fields[:3])
+        )
         for part in _PARTS
       }
       corpus = Corpus(**(facts | examples), tokenizer=tokenizer)
@@ -349,7 +353,9 @@ def _from_cache(path: pathlib.Path) -> Corpus | None:
 def take(examples: Examples, rows: np.ndarray | Sequence[int]) -> Examples:
   """Returns the chosen rows, in the order chosen."""
   chosen = np.asarray(rows, np.int64)
-  return Examples(*(array[chosen] for array in examples))
+  soft = examples.soft if examples.soft is None else examples.soft[chosen]
+  ids, mask, labels = (array[chosen] for array in examples[:3])
+  return Examples(ids, mask, labels, soft)
 
 
 def sharing(examples: Examples, others: Examples, length: int) -> np.ndarray:
@@ -386,10 +392,13 @@ def sharing(examples: Examples, others: Examples, length: int) -> np.ndarray:
 
 
 def as_batch(examples: Examples, num_classes: int) -> Batch:
-  """Returns all rows as one batch of numpy arrays with one-hot labels."""
-  one_hot = np.eye(num_classes, dtype=np.float32)[examples.labels]
+  """Returns all rows as one batch of numpy arrays; the labels are a teacher's
+  where the rows have some, else one-hot."""
+  labels = examples.soft
+  if labels is None:
+    labels = np.eye(num_classes, dtype=np.float32)[examples.labels]
   # Host arrays: where they go on the device is decided by who uses them.
-  return Batch(inputs=examples.token_ids, mask=examples.mask, labels=one_hot)
+  return Batch(inputs=examples.token_ids, mask=examples.mask, labels=labels)
 
 
 def require_rows(

@@ -12,6 +12,7 @@ VERBS = {
   "plan": "say what a run needs of a device, without running it",
   "sweep": "run a config of several runs; one report over all",
   "bank": "compute the real gradients that later runs match, once",
+  "teach": "train a teacher on the real data; write a Hugging Face directory",
   "train": "train one student on a set; write a Hugging Face directory",
   "evaluate": "measure a set, or a baseline, under a protocol",
   "report": "write one page over one or several workdirs",

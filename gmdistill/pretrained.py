@@ -95,7 +95,7 @@ def load(
       f"student.pooling={pooling} is none of {', '.join(students.POOLINGS)}."
     )
   folder = find(source)
-  config = _read_config(folder)
+  config = read_config(folder)
   total = config["num_hidden_layers"]
   if not 0 <= num_layers <= total:
     raise errors.InputError(
@@ -103,7 +103,7 @@ def load(
       f"use 1 to {total}, or 0 for all."
     )
   path = folder / "model.safetensors"
-  tensors = _read_tensors(path)
+  tensors = read_tensors(path)
   layers = num_layers or total
   student = dict(
     width=config["hidden_size"],
@@ -254,7 +254,12 @@ def _fetch(source: str) -> pathlib.Path:
     ) from error
 
 
-def _read_config(folder: pathlib.Path) -> dict[str, Any]:
+def read_config(folder: pathlib.Path) -> dict[str, Any]:
+  """Returns a directory's `config.json`, checked.
+
+  Raises:
+    InputError: it is damaged, or of another family.
+  """
   try:
     config = json.loads((folder / "config.json").read_text())
     family = config["model_type"]
@@ -292,7 +297,12 @@ def _read_config(folder: pathlib.Path) -> dict[str, Any]:
   return {"hidden_act": "gelu", "layer_norm_eps": 1e-12, **config}
 
 
-def _read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """Returns the tensors of a checkpoint in float32, by the encoder's names.
+
+  Raises:
+    InputError: it is damaged.
+  """
   try:
     loaded = safetensors.numpy.load_file(path)
   except (safetensors.SafetensorError, OSError, ValueError) as error:

@@ -24,16 +24,21 @@ from gmdistill import (
   set_files,
   spaces,
   synthetic,
+  teachers,
 )
 from gmdistill import problem as problems
 
 
+def data_options(config: ml_collections.ConfigDict) -> data.DataOptions:
+  """Returns which data a config reads, and how."""
+  fields = config.data.to_dict()
+  return data.DataOptions(**{"data_dir": fields.pop("dir"), **fields})
+
+
 def setup(config: ml_collections.ConfigDict) -> spaces.Setup:
   """Loads the data and the student that a config names."""
-  fields = config.data.to_dict()
-  options = data.DataOptions(**{"data_dir": fields.pop("dir"), **fields})
   built = spaces.build(
-    config.student.to_dict(), config.table.to_dict(), options
+    config.student.to_dict(), config.table.to_dict(), data_options(config)
   )
   data.require_rows(
     built.corpus.train, config.data_per_class, built.corpus.label_names
@@ -79,7 +84,7 @@ def training_rows(
   Raises:
     InputError: a class has none long enough, or none apart.
   """
-  train, apart = corpus.train, config.selection.apart
+  train, apart = taught(corpus, config), config.selection.apart
   if apart:
     shared = data.sharing(train, selection_rows(corpus, config), apart)
     train = data.take(train, np.flatnonzero(~shared))
@@ -93,6 +98,32 @@ def training_rows(
       "split and are left out of the outer loop"
     )
   return _long_rows(train, config.min_tokens, "min_tokens", corpus.label_names)
+
+
+def taught(
+  corpus: data.Corpus, config: ml_collections.ConfigDict
+) -> data.Examples:
+  """Returns the training part with its teachers' labels mixed in.
+
+  Without teachers, or where `teachers.alpha` is 0, as it is.
+
+  Raises:
+    InputError: a teacher that cannot be read, or knows other classes.
+  """
+  fields = config.teachers.to_dict()
+  names = fields.pop("dirs")
+  names = [names] if isinstance(names, str) else list(names)
+  if not names or not fields["alpha"]:
+    return corpus.train
+  options = data_options(config)
+  said = np.stack(
+    [teachers.logits(teachers.load(name), corpus, options) for name in names]
+  )
+  soft = schedule.named(
+    "teachers",
+    lambda: teachers.soft_labels(said, corpus.train.labels, **fields),
+  )
+  return corpus.train._replace(soft=soft)
 
 
 def selection_rows(

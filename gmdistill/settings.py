@@ -71,6 +71,16 @@ def defaults() -> ml_collections.ConfigDict:
       real_rows="random",  # or representatives: rows nearest k-means centroids
       refresh=10,  # outer steps until representatives are chosen anew
       min_tokens=0,  # of the outer loop's real rows; shorter ones are left out
+      # Whose labels the outer loop's real rows carry, in the share alpha; see
+      # teachers.soft_labels. dirs: what `gmdistill teach` wrote, or hub ids.
+      teachers=dict(
+        dirs=(),
+        alpha=1.0,
+        temperature=1.0,
+        join="probabilities",
+        weights="equal",
+        top_k=0,
+      ),
       rule="mixed",  # how gradients are differentiated; see mixed_mode
       look_ahead=dict(centred=False, start="fresh", last_steps=0),
       # Along the protocol finetune, with its steps and the first of its rates.

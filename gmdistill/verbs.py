@@ -10,9 +10,7 @@ import jax
 import ml_collections
 
 from gmdistill import (
-  distill as distillation,
-)
-from gmdistill import (
+  data,
   errors,
   experts,
   finish,
@@ -25,6 +23,9 @@ from gmdistill import (
   spaces,
   synthetic,
   workdirs,
+)
+from gmdistill import (
+  distill as distillation,
 )
 from gmdistill import (
   evaluate as evaluation,
@@ -135,14 +136,7 @@ def train(flags: Any, rest: list[str], command: str) -> None:
   params, seconds, accuracy = finish.Table(setup, config).student(
     recipe.protocol(config, name), evaluation.stacked(syn)
   )
-  path = pretrained.save(
-    student,
-    params=params,
-    embeddings=setup.problem.embeddings,
-    student=setup.problem.student,
-    label_names=setup.corpus.label_names,
-    tokenizer_json=setup.corpus.tokenizer.to_json(),
-  )
+  path = _save_student(student, setup, params)
   print(
     f"{name}: accuracy {100 * accuracy:.1f} % on the reported split; trained "
     f"in {seconds:.1f} s; saved in {path}"
@@ -152,6 +146,46 @@ def train(flags: Any, rest: list[str], command: str) -> None:
       "a BertModel, and classifier.safetensors for the mean of its hidden "
       "states: BertForSequenceClassification knows no mean pooling"
     )
+
+
+def teach(flags: Any, rest: list[str], command: str) -> None:
+  """Trains a teacher on the real data; writes a Hugging Face directory."""
+  del command
+  _nothing_else(rest)
+  if flags.config is None or not flags.workdir:
+    raise errors.InputError(
+      "teach needs --config=configs/NAME.py and --workdir=DIR."
+    )
+  config, folder = flags.config, workdirs.writable(flags.workdir)
+  if (folder / "environment.json").exists():
+    raise errors.InputError(
+      f"workdir {folder} holds a run, whose config.json the teacher's would "
+      "replace; give another --workdir."
+    )
+  setup = recipe.setup(config)
+  pretrained.check_exportable(setup.problem.student)
+  whole = data.as_batch(setup.corpus.train, len(setup.corpus.label_names))
+  params, seconds, accuracy = finish.Table(setup, config).student(
+    recipe.protocol(config, "full"),
+    evaluation.stacked(synthetic.SyntheticSet(whole)),
+  )
+  _save_student(folder, setup, params)
+  print(
+    f"teacher: accuracy {100 * accuracy:.1f} % on the reported split; trained "
+    f"in {seconds:.1f} s; next: gmdistill distill ... "
+    f"--config.teachers.dirs={shlex.quote(str(folder))}"
+  )
+
+
+def _save_student(folder, setup, params):
+  return pretrained.save(
+    folder,
+    params=params,
+    embeddings=setup.problem.embeddings,
+    student=setup.problem.student,
+    label_names=setup.corpus.label_names,
+    tokenizer_json=setup.corpus.tokenizer.to_json(),
+  )
 
 
 def evaluate(flags: Any, rest: list[str], command: str) -> None:

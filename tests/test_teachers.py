@@ -1,0 +1,137 @@
+"""Teachers, and what they say of the real data."""
+
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+import tiny_config
+
+from gmdistill import data, distill, errors, main, recipe, teachers
+
+HERE = pathlib.Path(__file__).parent
+CONFIG = f"--config={HERE}/tiny_config.py"
+
+
+def taught(folder, *fields):
+  command = ["gmdistill", "teach", CONFIG, f"--workdir={folder}", *fields]
+  assert main.main(command) == 0
+  return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  return taught(tmp_path_factory.mktemp("teachers") / "first")
+
+
+def with_teacher(folder, **fields):
+  config = tiny_config.get_config("polish")
+  config.teachers.dirs = (str(folder),)
+  config.teachers.update(fields)
+  return config
+
+
+def labels_drawn(config):
+  real = distill.prepare(config).draws[0](0, 1)
+  return np.asarray(real.batches.labels).reshape(-1, 4)
+
+
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+def test_a_teacher_says_in_order_what_its_network_does(
+  folder, tmp_path, pooling
+):
+  if pooling == "mean":
+    folder = taught(tmp_path / "mean", "--config.student.pooling=mean")
+  teacher = teachers.load(str(folder))
+  config = tiny_config.get_config()
+  corpus = recipe.setup(config).corpus
+  said = teachers.logits(teacher, corpus, recipe.data_options(config))
+  assert said.shape == (len(corpus.train.labels), 4)
+  rows = np.array([0, 7, 311])
+  batch = data.as_batch(data.take(corpus.train, rows), 4)
+  direct = teacher.problem.apply(teacher.params, jax.device_put(batch)).logits
+  np.testing.assert_allclose(said[rows], direct, atol=1e-5)
+  again = teachers.logits(teacher, corpus, recipe.data_options(config))
+  np.testing.assert_array_equal(said, again)  # from the cache
+
+
+def test_the_outer_loop_sees_the_teachers_labels(folder):
+  soft = labels_drawn(with_teacher(folder))
+  np.testing.assert_allclose(soft.sum(axis=1), 1.0, atol=1e-5)
+  assert ((soft > 0.01) & (soft < 0.99)).all()
+  hard = labels_drawn(tiny_config.get_config("polish"))
+  mixed = labels_drawn(with_teacher(folder, alpha=0.25))
+  np.testing.assert_allclose(mixed, 0.25 * soft + 0.75 * hard, atol=1e-6)
+
+
+def test_alpha_zero_is_no_teacher_bit_for_bit(folder):
+  none = labels_drawn(tiny_config.get_config("polish"))
+  zero = labels_drawn(with_teacher(folder, alpha=0.0))
+  np.testing.assert_array_equal(zero, none)
+
+
+def test_two_equal_teachers_are_one(folder):
+  one = with_teacher(folder)
+  two = with_teacher(folder)
+  two.teachers.dirs = (str(folder), str(folder))
+  np.testing.assert_allclose(labels_drawn(two), labels_drawn(one), atol=1e-6)
+
+
+def test_kept_classes_share_out_the_mass_of_the_others():
+  logits = np.log([[[0.5, 0.3, 0.15, 0.05]]])
+  truth = np.array([3])
+  kept = teachers.soft_labels(logits, truth, top_k=2)
+  np.testing.assert_allclose(kept, [[0.5, 0.3, 0.1, 0.1]], atol=1e-6)
+  whole = teachers.soft_labels(logits, truth, top_k=4)
+  np.testing.assert_allclose(whole, [[0.5, 0.3, 0.15, 0.05]], atol=1e-6)
+  half = teachers.soft_labels(logits, truth, alpha=0.5)
+  np.testing.assert_allclose(half, [[0.25, 0.15, 0.075, 0.525]], atol=1e-6)
+  hot = teachers.soft_labels(logits, truth, temperature=1e6)
+  np.testing.assert_allclose(hot, 0.25, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  "fields, said",
+  [
+    ({"alpha": 2.0}, "alpha=2.0 must be 0 to 1"),
+    ({"top_k": 9}, "top_k=9 0 to 4"),
+    ({"join": "losses"}, "join='losses' must be one of probabilities"),
+    ({"weights": "votes"}, "weights='votes' one of equal"),
+  ],
+)
+def test_choices_that_mean_nothing_are_refused(folder, fields, said):
+  with pytest.raises(errors.InputError, match=f"config.teachers: .*{said}"):
+    distill.prepare(with_teacher(folder, **fields))
+
+
+def test_a_directory_without_a_head_is_no_teacher():
+  with pytest.raises(errors.InputError, match="has no classification head"):
+    teachers.load(str(HERE / "tiny_bert"))
+
+
+def test_a_teacher_of_other_classes_is_refused_by_name(folder):
+  teacher = teachers.load(str(folder))
+  other = teacher._replace(label_names=("good", "bad"))
+  with pytest.raises(
+    errors.InputError, match=r"first has 2 classes .*'good'.*the data 4: "
+  ):
+    teachers.require_labels(other, teacher.label_names)
+  unnamed = tuple(f"LABEL_{i}" for i in range(4))
+  teachers.require_labels(
+    teacher._replace(label_names=unnamed), teacher.label_names
+  )
+
+
+def test_cached_labels_of_other_data_are_refused(folder, monkeypatch, tmp_path):
+  monkeypatch.setenv("GMDISTILL_CACHE", str(tmp_path))
+  config = tiny_config.get_config()
+  corpus = recipe.setup(config).corpus
+  teacher, options = teachers.load(str(folder)), recipe.data_options(config)
+  said = teachers.logits(teacher, corpus, options)
+  (path,) = (tmp_path / "teachers").iterdir()
+  np.savez(path, logits=said, data=np.array("another"))
+  with pytest.raises(errors.InputError, match="holds labels of other data"):
+    teachers.logits(teacher, corpus, options)
+  path.write_bytes(b"torn")
+  with pytest.raises(errors.InputError, match="is damaged; delete it"):
+    teachers.logits(teacher, corpus, options)
