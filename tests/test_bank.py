@@ -25,6 +25,7 @@ from gmdistill import (
   recipe,
   schedule,
 )
+from gmdistill import mesh as meshes
 
 FIELDS = dict(
   num_trajectories=2,
@@ -218,7 +219,8 @@ def test_matching_a_bank_reads_no_training_row(built, setup):
   (stage,) = schedule.stages(config)
   assert stage.objective.num_batches == 0
   without = setup._replace(corpus=setup.corpus._replace(train=None))
-  real = distill._real(without, config, stage.objective)(0, 2)
+  mesh = meshes.build(config.num_students)
+  real = distill._real(without, config, stage.objective, mesh)(0, 2)
   assert real.batches is None
   head = real.expert.targets["head"]["kernel"]
   assert head.shape[:3] == (2, 2, 4)  # outer steps, students, classes
@@ -304,7 +306,7 @@ def test_a_disk_without_room_is_told_before_anything_is_written(
 ):
   usage = shutil.disk_usage(tmp_path)
   monkeypatch.setattr(shutil, "disk_usage", lambda p: usage._replace(free=10))
-  with pytest.raises(errors.InputError, match="has 10 B free"):
+  with pytest.raises(errors.InputError, match="has 10 bytes free"):
     experts.build(tmp_path / "bank", setup, bank.Options(**FIELDS))
   assert not (tmp_path / "bank").exists()
 
