@@ -4,7 +4,10 @@ gmdistill bank --config=configs/sst2_finetune.py --workdir=banks/sst2
 gmdistill distill --config=configs/sst2_finetune.py --workdir=runs/sst2_finetune --config.bank.dir=banks/sst2
 
 Gradient matching alone: students' gradients on the set aim at those of the bank,
-and students then train on it for 200 steps of AdamW. Two CPU cores: EXPECTED
+and students then train on it for 200 steps of AdamW. With the first three layers
+(`--config.student.num_layers=3 --config.student.unroll=3`, to both) on one CPU
+core: 12 minutes for the bank, 6 minutes of outer loop; distilled 70.8 ± 1.5 % (5
+students, 872 validation rows), K-centers 66.1 ± 1.2 %. All layers: not measured.
 Without `--config.bank.dir` the real gradients are computed in every step.
 `:tiny` runs the same recipe on the embedded corpus, in seconds on a CPU.
 """
