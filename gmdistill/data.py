@@ -307,6 +307,15 @@ def _to_cache(path: pathlib.Path, corpus: Corpus) -> None:
     for field, array in getattr(corpus, part)._asdict().items():
       if array is not None:
         arrays[f"{part}/{field}"] = array
+  save_arrays(path, arrays)
+
+
+def save_arrays(path: pathlib.Path, arrays: dict[str, Any]) -> None:
+  """Writes an npz file of the cache folder, whole or not at all.
+
+  Raises:
+    errors.InputError: the folder cannot be written.
+  """
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, unfinished = tempfile.mkstemp(dir=path.parent, suffix=".unfinished")

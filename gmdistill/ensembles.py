@@ -117,17 +117,13 @@ def mean_of_losses(
   values_KxN = jax.vmap(of_rows, in_axes=(None, 0))(
     jnp.asarray(student_NxC), jnp.asarray(logits_KxNxC)
   )
-  mask_N = jnp.asarray(mask_N)
-  # Before the product: a masked row may be anything, NaN too.
-  values_KxN = jnp.where(mask_N[None] > 0, values_KxN, 0.0)
+  # A masked row may be anything, NaN too: the mean leaves it out.
   total_N = (jnp.asarray(weights_KxN) * values_KxN).sum(axis=0)
-  return (total_N * mask_N).sum() / jnp.maximum(mask_N.sum(), 1.0)
+  return losses.masked_mean(total_N, mask_N)
 
 
 def _log_probs(logits):
-  logits = jnp.asarray(logits)
-  wide = jnp.promote_types(logits.dtype, jnp.float32)
-  return jax.nn.log_softmax(logits.astype(wide))
+  return jax.nn.log_softmax(losses.wide(logits))
 
 
 def _entropy(log_probs):

@@ -22,7 +22,7 @@ def forward_kl(
 ) -> jax.Array:
   """Returns tau^2 KL(p || q), both softened (Hinton et al. 2015)."""
   log_q, log_p = _log_probs(student_NxC, teacher_NxC, temperature)
-  return temperature**2 * _mean(_kl(log_p, log_q), mask_N)
+  return temperature**2 * masked_mean(_kl(log_p, log_q), mask_N)
 
 
 def reverse_kl(
@@ -30,7 +30,7 @@ def reverse_kl(
 ) -> jax.Array:
   """Returns tau^2 KL(q || p): the student seeks modes (Gu et al. 2024)."""
   log_q, log_p = _log_probs(student_NxC, teacher_NxC, temperature)
-  return temperature**2 * _mean(_kl(log_q, log_p), mask_N)
+  return temperature**2 * masked_mean(_kl(log_q, log_p), mask_N)
 
 
 def jensen_shannon(
@@ -48,7 +48,7 @@ def jensen_shannon(
   log_q, log_p = _log_probs(student_NxC, teacher_NxC)
   log_m = _log_mixture(log_p, log_q, beta)
   value = beta * _kl(log_p, log_m) + (1 - beta) * _kl(log_q, log_m)
-  return _mean(value, mask_N)
+  return masked_mean(value, mask_N)
 
 
 def skew_forward_kl(
@@ -56,7 +56,7 @@ def skew_forward_kl(
 ) -> jax.Array:
   """Returns KL(p || alpha p + (1 - alpha) q) (Ko et al. 2024)."""
   log_q, log_p = _log_probs(student_NxC, teacher_NxC)
-  return _mean(_kl(log_p, _log_mixture(log_p, log_q, alpha)), mask_N)
+  return masked_mean(_kl(log_p, _log_mixture(log_p, log_q, alpha)), mask_N)
 
 
 def skew_reverse_kl(
@@ -64,7 +64,7 @@ def skew_reverse_kl(
 ) -> jax.Array:
   """Returns KL(q || (1 - alpha) p + alpha q) (Ko et al. 2024)."""
   log_q, log_p = _log_probs(student_NxC, teacher_NxC)
-  return _mean(_kl(log_q, _log_mixture(log_q, log_p, alpha)), mask_N)
+  return masked_mean(_kl(log_q, _log_mixture(log_q, log_p, alpha)), mask_N)
 
 
 def total_variation(
@@ -73,7 +73,7 @@ def total_variation(
   """Returns half the sum of |p - q| (Wen et al. 2023)."""
   log_q, log_p = _log_probs(student_NxC, teacher_NxC)
   gap_N = jnp.abs(jnp.exp(log_p) - jnp.exp(log_q)).sum(axis=-1)
-  return _mean(0.5 * gap_N, mask_N)
+  return masked_mean(0.5 * gap_N, mask_N)
 
 
 def soft_cross_entropy(
@@ -81,7 +81,7 @@ def soft_cross_entropy(
 ) -> jax.Array:
   """Returns -sum p log q: forward KL and the teacher's entropy."""
   log_q, log_p = _log_probs(student_NxC, teacher_NxC)
-  return _mean(-(jnp.exp(log_p) * log_q).sum(axis=-1), mask_N)
+  return masked_mean(-(jnp.exp(log_p) * log_q).sum(axis=-1), mask_N)
 
 
 def bild(
@@ -120,8 +120,8 @@ def bild_parts(
   if not 2 <= k <= classes:
     raise ValueError(f"k={k} must be 2 to {classes}, the number of classes.")
   student, teacher = (
-    _wide(student_NxC),
-    jax.lax.stop_gradient(_wide(teacher_NxC)),
+    wide(student_NxC),
+    jax.lax.stop_gradient(wide(teacher_NxC)),
   )
   first, second = np.triu_indices(k, 1)
 
@@ -133,7 +133,7 @@ def bild_parts(
       gaps = top_Nxk[:, first] - top_Nxk[:, second]
       return jax.nn.log_softmax(gaps / temperature)
 
-    return _mean(_kl(log_probs(teacher), log_probs(student)), mask_N)
+    return masked_mean(_kl(log_probs(teacher), log_probs(student)), mask_N)
 
   return jnp.stack([led_by(teacher), led_by(jax.lax.stop_gradient(student))])
 
@@ -175,7 +175,7 @@ def decoupled_parts(
 
   target_N = _kl(binary(log_p), binary(log_q))
   rest_N = _kl(others(log_p), others(log_q))
-  return jnp.stack([_mean(target_N, mask_N), _mean(rest_N, mask_N)])
+  return jnp.stack([masked_mean(target_N, mask_N), masked_mean(rest_N, mask_N)])
 
 
 def taid(
@@ -186,7 +186,7 @@ def taid(
   The target goes from the student itself, as a constant, to the teacher as t
   goes from 0 to 1 (Shing et al. 2025).
   """
-  student, teacher = _wide(student_NxC), _wide(teacher_NxC)
+  student, teacher = wide(student_NxC), wide(teacher_NxC)
   between = (1 - t) * jax.lax.stop_gradient(student) + t * teacher
   return forward_kl(student, between, mask_N)
 
@@ -218,9 +218,9 @@ def feature_mse(
 ) -> jax.Array:
   """Returns the mean squared difference of projected features."""
   gap = _projected(student_NxF, projection) - jax.lax.stop_gradient(
-    _wide(teacher_NxG)
+    wide(teacher_NxG)
   )
-  return _mean(jnp.square(gap).mean(axis=-1), mask_N)
+  return masked_mean(jnp.square(gap).mean(axis=-1), mask_N)
 
 
 def feature_cosine(
@@ -228,11 +228,11 @@ def feature_cosine(
 ) -> jax.Array:
   """Returns 1 - cos of projected features; 1, without gradient, for zeros."""
   ours = _projected(student_NxF, projection)
-  theirs = jax.lax.stop_gradient(_wide(teacher_NxG))
+  theirs = jax.lax.stop_gradient(wide(teacher_NxG))
   squares = jnp.square(ours).sum(-1) * jnp.square(theirs).sum(-1)
   # Guarded before the root: the gradient of sqrt at 0 is infinite.
   norm = jnp.sqrt(jnp.where(squares > 0, squares, 1.0))
-  return _mean(1.0 - (ours * theirs).sum(axis=-1) / norm, mask_N)
+  return masked_mean(1.0 - (ours * theirs).sum(axis=-1) / norm, mask_N)
 
 
 # --- schedules ------------------------------------------------------------
@@ -271,15 +271,16 @@ def schedule(
 # --- inside ---------------------------------------------------------------
 
 
-def _wide(x):
+def wide(x: Array) -> jax.Array:
+  """Returns an array in at least float32."""
   x = jnp.asarray(x)
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _log_probs(student, teacher, temperature=1.0):
   """Returns log q and log p; the teacher is a constant."""
-  teacher = jax.lax.stop_gradient(_wide(teacher))
-  log_q = jax.nn.log_softmax(_wide(student) / temperature)
+  teacher = jax.lax.stop_gradient(wide(teacher))
+  log_q = jax.nn.log_softmax(wide(student) / temperature)
   return log_q, jax.nn.log_softmax(teacher / temperature)
 
 
@@ -293,13 +294,13 @@ def _log_mixture(log_a, log_b, weight):
   return jnp.logaddexp(log_a + jnp.log(weight), log_b + jnp.log1p(-weight))
 
 
-def _mean(value_N, mask_N):
+def masked_mean(value_N: jax.Array, mask_N: Array) -> jax.Array:
   """Returns the mean over unmasked rows; 0 where there are none."""
-  weight_N = _wide(mask_N)
+  weight_N = wide(mask_N)
   # Before the product: a masked row may be anything, NaN too.
   value_N = jnp.where(weight_N > 0, value_N, 0.0)
   return (value_N * weight_N).sum() / jnp.maximum(weight_N.sum(), 1.0)
 
 
 def _projected(features, projection):
-  return _wide(features) @ projection["kernel"]
+  return wide(features) @ projection["kernel"]

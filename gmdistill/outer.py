@@ -85,32 +85,33 @@ def enter(
   mesh: jax.sharding.Mesh,
 ) -> tuple[PyTree, PyTree]:
   """Returns a stage's first optimiser state and students, on the mesh."""
-  everywhere, by_student = meshes.EVERYWHERE, meshes.BY_STUDENT
-  mapped = lambda own: meshes.over_students(  # noqa: E731
-    mesh, own, (everywhere, by_student, by_student), by_student
+  lie = layout(mesh)
+  begin = jax.jit(
+    _begin(stage, num_students, mesh),
+    out_shardings=(lie.optimizer, lie.students),
   )
-  lie = tuple(meshes.sharding(mesh, x) for x in (everywhere, by_student))
-  begin = jax.jit(_begin(stage, num_students, mapped), out_shardings=lie)
   return begin(problem, params, key)
 
 
-def _begin(stage, num_students, mapped):
+def _begin(stage, num_students, mesh):
   """Returns `begin(problem, params, key) -> (optimiser, students)`."""
 
   def own(problem, keys, phases):
     init = functools.partial(stage.objective.init, problem)
     return jax.lax.map(lambda xs: init(*xs), (keys, phases))
 
+  everywhere, by_student = meshes.EVERYWHERE, meshes.BY_STUDENT
+  all_students = meshes.over_students(
+    mesh, own, (everywhere, by_student, by_student), by_student
+  )
+
   def begin(problem, params, key):
     phases_S = jnp.arange(num_students) / num_students
     keys = jax.random.split(key, num_students)
-    return stage.optimizer.init(params), mapped(own)(problem, keys, phases_S)
+    students = all_students(problem, keys, phases_S)
+    return stage.optimizer.init(params), students
 
   return begin
-
-
-def _plainly(own):
-  return own
 
 
 def outer_steps(
@@ -264,7 +265,7 @@ def shapes(
   """Returns the shapes of a state in `stage`, and where its parts lie."""
 
   def state(problem, params):
-    optimizer, students = _begin(stage, num_students, _plainly)(
+    optimizer, students = _begin(stage, num_students, mesh)(
       problem, params, jax.random.key(0)
     )
     zero = jnp.float32(0.0)

@@ -2,9 +2,6 @@
 
 import hashlib
 import json
-import os
-import pathlib
-import tempfile
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -132,7 +129,7 @@ def logits(
       f"the teacher {teacher.name} labels {len(own.train.labels)} rows"
     )
     found = _label(teacher, own.train)
-    _keep(path, found, own.fingerprint)
+    data.save_arrays(path, {"logits": found, "data": np.array(own.fingerprint)})
   return found
 
 
@@ -157,17 +154,6 @@ def _cached(path, corpus):
       f"{corpus.fingerprint[:12]}); delete it, and the teacher labels anew."
     )
   return found
-
-
-def _keep(path, found, fingerprint):
-  path.parent.mkdir(parents=True, exist_ok=True)
-  handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".unfinished")
-  try:
-    with os.fdopen(handle, "wb") as file:
-      np.savez(file, logits=found, data=np.array(fingerprint))
-    os.replace(partial, path)
-  finally:
-    pathlib.Path(partial).unlink(missing_ok=True)
 
 
 def _label(teacher, examples):

@@ -123,12 +123,7 @@ def train(flags: Any, rest: list[str], command: str) -> None:
   config, folder = _config_and_set(flags)
   if not flags.workdir:
     raise errors.InputError("train needs --workdir=DIR for the student.")
-  student = workdirs.writable(flags.workdir)
-  if (student / "environment.json").exists():
-    raise errors.InputError(
-      f"workdir {student} holds a run, whose config.json the student's would "
-      "replace; give another --workdir."
-    )
+  student = _student_folder(flags.workdir, "student")
   setup = recipe.setup(config)
   syn = _fitting_set(setup, folder)
   pretrained.check_exportable(setup.problem.student)
@@ -156,12 +151,8 @@ def teach(flags: Any, rest: list[str], command: str) -> None:
     raise errors.InputError(
       "teach needs --config=configs/NAME.py and --workdir=DIR."
     )
-  config, folder = flags.config, workdirs.writable(flags.workdir)
-  if (folder / "environment.json").exists():
-    raise errors.InputError(
-      f"workdir {folder} holds a run, whose config.json the teacher's would "
-      "replace; give another --workdir."
-    )
+  config = flags.config
+  folder = _student_folder(flags.workdir, "teacher")
   setup = recipe.setup(config)
   pretrained.check_exportable(setup.problem.student)
   whole = data.as_batch(setup.corpus.train, len(setup.corpus.label_names))
@@ -175,6 +166,17 @@ def teach(flags: Any, rest: list[str], command: str) -> None:
     f"in {seconds:.1f} s; next: gmdistill distill ... "
     f"--config.teachers.dirs={shlex.quote(str(folder))}"
   )
+
+
+def _student_folder(workdir, whose):
+  """Returns a folder for a Hugging Face directory, which no run may hold."""
+  folder = workdirs.writable(workdir)
+  if (folder / "environment.json").exists():
+    raise errors.InputError(
+      f"workdir {folder} holds a run, whose config.json the {whose}'s would "
+      "replace; give another --workdir."
+    )
+  return folder
 
 
 def _save_student(folder, setup, params):
