@@ -47,6 +47,11 @@ class Batch:
   labels: Array  # [B, C] probabilities; one-hot when hard
   # [B, layers, heads, L] labels of the first token's attention; None: none
   attention: Array | None = None
+  teacher_logits: Array | None = None  # [B, K, C] of K teachers; None: none
+  teacher_features: Array | None = None  # [B, layers, F] of one; None: none
+  # The share of the training that is over, from 0 to 1, where a loss depends
+  # on it; None: outside of training.
+  progress: Array | None = None
 
 
 class Examples(NamedTuple):
@@ -56,6 +61,7 @@ class Examples(NamedTuple):
   mask: np.ndarray  # [N, L] bool
   labels: np.ndarray  # [N] int32
   soft: np.ndarray | None = None  # [N, C], what a teacher says; None: nothing
+  teacher_logits: np.ndarray | None = None  # [N, K, C] of K teachers
 
 
 class Corpus(NamedTuple):
@@ -362,9 +368,7 @@ def _from_cache(path: pathlib.Path) -> Corpus | None:
 def take(examples: Examples, rows: np.ndarray | Sequence[int]) -> Examples:
   """Returns the chosen rows, in the order chosen."""
   chosen = np.asarray(rows, np.int64)
-  soft = examples.soft if examples.soft is None else examples.soft[chosen]
-  ids, mask, labels = (array[chosen] for array in examples[:3])
-  return Examples(ids, mask, labels, soft)
+  return Examples._make(x if x is None else x[chosen] for x in examples)
 
 
 def sharing(examples: Examples, others: Examples, length: int) -> np.ndarray:
@@ -407,7 +411,12 @@ def as_batch(examples: Examples, num_classes: int) -> Batch:
   if labels is None:
     labels = np.eye(num_classes, dtype=np.float32)[examples.labels]
   # Host arrays: where they go on the device is decided by who uses them.
-  return Batch(inputs=examples.token_ids, mask=examples.mask, labels=labels)
+  return Batch(
+    inputs=examples.token_ids,
+    mask=examples.mask,
+    labels=labels,
+    teacher_logits=examples.teacher_logits,
+  )
 
 
 def require_rows(

@@ -5,6 +5,7 @@ teachers of each example; one teacher has weight 1, and permuting the teachers
 permutes the weights and changes nothing else.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ import numpy as np
 from gmdistill import losses
 
 Array = jax.Array | np.ndarray
+WEIGHTS = ("equal", "confidence", "entropy")
 
 
 def equal_weights(logits_KxNxC: Array) -> jax.Array:
@@ -43,6 +45,15 @@ def entropy_weights(logits_KxNxC: Array) -> jax.Array:
     total_1xN > 0, entropy_KxN / jnp.where(total_1xN > 0, total_1xN, 1.0), even
   )
   return _shared(share)
+
+
+def weights(kind: str, logits_KxNxC: Array, labels_N: Array) -> jax.Array:
+  """Returns the weights [K, N] of a kind: one of `WEIGHTS`."""
+  if kind == "confidence":
+    return confidence_weights(logits_KxNxC, labels_N)
+  return {"equal": equal_weights, "entropy": entropy_weights}[kind](
+    logits_KxNxC
+  )
 
 
 def gate_weights(gate: Any, features_NxF: Array) -> jax.Array:
@@ -93,12 +104,17 @@ def mean_of_logits(
   return (jnp.asarray(weights_KxN)[:, :, None] * softened).sum(axis=0)
 
 
+# What may be taken the mean of before the loss.
+JOINS = {"probabilities": mean_of_probabilities, "logits": mean_of_logits}
+
+
 def mean_of_losses(
-  loss: losses.Loss,
+  loss: Callable[..., jax.Array],
   student_NxC: Array,
   logits_KxNxC: Array,
   mask_N: Array,
   weights_KxN: Array,
+  *others: Array,
 ) -> jax.Array:
   """Returns the loss to each teacher, weighed for each example.
 
@@ -108,15 +124,18 @@ def mean_of_losses(
     logits_KxNxC: The teachers'.
     mask_N: Rows that count.
     weights_KxN: Each example's weights.
+    *others: What else the loss reads of a row, [N, ...].
   """
 
-  def of_row(student_C, teacher_C):
-    return loss(student_C[None], teacher_C[None], jnp.ones(1))
+  def of_row(student_C, teacher_C, *own):
+    rows = (x[None] for x in own)
+    return loss(student_C[None], teacher_C[None], jnp.ones(1), *rows)
 
-  of_rows = jax.vmap(of_row)
-  values_KxN = jax.vmap(of_rows, in_axes=(None, 0))(
-    jnp.asarray(student_NxC), jnp.asarray(logits_KxNxC)
-  )
+  def of_teacher(teacher_NxC):
+    rows = (jnp.asarray(x) for x in others)
+    return jax.vmap(of_row)(jnp.asarray(student_NxC), teacher_NxC, *rows)
+
+  values_KxN = jax.vmap(of_teacher)(jnp.asarray(logits_KxNxC))
   # A masked row may be anything, NaN too: the mean leaves it out.
   total_N = (jnp.asarray(weights_KxN) * values_KxN).sum(axis=0)
   return losses.masked_mean(total_N, mask_N)

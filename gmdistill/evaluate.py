@@ -21,6 +21,7 @@ from gmdistill import problem as problems
 
 SyntheticSet = synthetic.SyntheticSet
 Rate = float | tuple[float, float]  # of a student, or of its body and its head
+TEACHINGS = ("none", "moving_average", "peer")
 TRIED_STUDENTS = 5  # of a row, with each learning rate
 
 
@@ -53,12 +54,24 @@ def fine_tuning(
   warmup: float = 0.5,
   rates: Sequence[float] = (1e-4,),
   num_students: int = 10,
+  teaching: str = "none",
+  decay: float = 0.99,
 ) -> Protocol:
   """AdamW, linear warm-up, cosine decay, clip 1.0.
 
   The protocol `finetune` of a pretrained student with these defaults, and
-  `scratch` of a student from random initialisation with larger rates.
+  `scratch` of a student from random initialisation with larger rates. With
+  `teaching`, a teacher that changes with the student joins in, and a criterion
+  says what the student loses to it: `moving_average`, by `decay`, or `peer`.
+
+  Raises:
+    ValueError: an unknown teaching, or a decay that is not from 0 to below 1.
   """
+  if teaching not in TEACHINGS or not 0 <= decay < 1:
+    raise ValueError(
+      f"teaching={teaching!r} is none of {', '.join(TEACHINGS)}, or "
+      f"decay={decay} not from 0 to below 1."
+    )
 
   def train(problem, syn: SyntheticSet, key, rate):
     schedule = optax.warmup_cosine_decay_schedule(
@@ -68,6 +81,11 @@ def fine_tuning(
       optax.clip_by_global_norm(1.0),
       optax.adamw(lambda t: rate * schedule(t), weight_decay=weight_decay),
     )
+    changing = {
+      "none": lambda: None,
+      "moving_average": lambda: training.moving_average(decay),
+      "peer": lambda: training.peer(optimizer),
+    }[teaching]()
     return training.fit(
       problem,
       syn.batch,
@@ -75,6 +93,7 @@ def fine_tuning(
       num_steps=num_steps,
       batch_size=batch_size,
       key=key,
+      teaching=changing,
     )
 
   return Protocol(train, tuple(rates), num_students)

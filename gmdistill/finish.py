@@ -28,6 +28,7 @@ from gmdistill import (
   set_files,
   spaces,
   synthetic,
+  teachers,
   training,
   workdirs,
 )
@@ -57,35 +58,20 @@ def finish(
     chosen: At which step, and its accuracy there.
     distill_seconds: How long the outer loop took.
   """
-  card = {
-    "task": config.data.name,
-    "label_names": list(setup.corpus.label_names),
-    "text_keys": list(setup.corpus.text_keys),
-    "label_key": setup.corpus.label_key,
-    "pooling": getattr(setup.problem.student, "pooling", "mean"),
-    "data_per_class": config.data_per_class,
-    "sequence_length": config.sequence_length,
-    "embedding_space": setup.space_id,
-    "provenance": workdirs.environment(""),
-    "results": {},
-  }
+  card = first_card(setup, config)
+  named = recipe.teacher_names(config)
+  if named and (config.teachers.alpha or config.kd.loss):
+    card["teachers"] = teachers.names_and_ids(named)
   first = processes.is_first()  # the process that writes
-  # Saved before it is measured, so that a kill from here on loses no set.
-  save = functools.partial(
-    set_files.save, folder / "set", best, precision=config.stored_as
-  )
   if first:
-    save(card=card)
-    if not config.student.pretrained:
-      spaces.write(
-        folder / "space", setup.problem.embeddings, setup.corpus.tokenizer
-      )
-  best = set_files.as_stored(best, config.stored_as)  # what a reader sees
+    # Saved before it is measured, so that a kill from here on loses no set.
+    write_set(folder, best, card, setup, config)
+  read = set_files.as_stored(best, config.stored_as)  # what a reader sees
   table = Table(setup, config)
   rows: dict[str, dict[str, Any]] = {}
   seconds = {}
   for name, protocol in protocols.items():
-    own = table.measure(protocol, evaluate.stacked(best), f"{name}: distilled")
+    own = table.measure(protocol, evaluate.stacked(read), f"{name}: distilled")
     seconds[name] = own.seconds
     rows[name] = {
       method: table.coreset(name, protocol, method) for method in CORESETS
@@ -93,7 +79,7 @@ def finish(
     full = table.full()
     rows[name]["distilled"] = own.row()
     rows[name]["full"] = {k: full[k] for k in ("mean", "std", "n")}
-  num_bytes = set_files.num_bytes(best, config.stored_as)
+  num_bytes = set_files.num_bytes(read, config.stored_as)
   seconds_set = seconds[next(iter(protocols))]
   cost = _cost(setup, num_bytes, distill_seconds, seconds_set, full["seconds"])
   summary = {
@@ -106,17 +92,50 @@ def finish(
     "selection": chosen,
     "protocols": rows,
     "cost": cost,
-    "gradient_cosine": _gradient_cosine(setup, config, best),
+    "gradient_cosine": _gradient_cosine(setup, config, read),
   }
-  analysis = _analysis(setup, best, config)
+  analysis = _analysis(setup, read, config)
   if not first:
     return
-  save(card={**card, "results": rows})
+  write_set(folder, best, {**card, "results": rows}, setup, config)
   workdirs.write_json(folder / "analysis.json", analysis)
   workdirs.write_json(folder / "summary.json", summary)
   path = report.write([folder], folder / "report.html")
   print(results.as_text(results.results_table(results.load_run(folder))))
   print(f"report: {path}")
+
+
+def first_card(
+  setup: spaces.Setup, config: ml_collections.ConfigDict
+) -> dict[str, Any]:
+  """Returns what a set's card says before anything is measured."""
+  return {
+    "task": config.data.name,
+    "label_names": list(setup.corpus.label_names),
+    "text_keys": list(setup.corpus.text_keys),
+    "label_key": setup.corpus.label_key,
+    "pooling": getattr(setup.problem.student, "pooling", "mean"),
+    "data_per_class": config.data_per_class,
+    "sequence_length": config.sequence_length,
+    "embedding_space": setup.space_id,
+    "provenance": workdirs.environment(""),
+    "results": {},
+  }
+
+
+def write_set(
+  folder: pathlib.Path,
+  syn: synthetic.SyntheticSet,
+  card: dict[str, Any],
+  setup: spaces.Setup,
+  config: ml_collections.ConfigDict,
+) -> None:
+  """Writes `set/`, and the `space/` that it lives in where none is known."""
+  set_files.save(folder / "set", syn, card, config.stored_as)
+  if not config.student.pretrained:
+    spaces.write(
+      folder / "space", setup.problem.embeddings, setup.corpus.tokenizer
+    )
 
 
 class Table:
@@ -246,6 +265,8 @@ class Table:
       [self._config.selection.rows, self._config.selection.min_tokens],
       decides,
     ]
+    if setup.problem.criterion is not None:
+      identity.append(self._config.kd.to_dict())
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:20]
     path = data.cache_folder() / "baselines" / f"{digest}.json"
     row = json.loads(path.read_text()) if path.is_file() else None

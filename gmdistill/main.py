@@ -14,6 +14,8 @@ VERBS = {
   "bank": "compute the real gradients that later runs match, once",
   "teach": "train a teacher on the real data; write a Hugging Face directory",
   "train": "train one student on a set; write a Hugging Face directory",
+  "relabel": "have teachers label a set, a baseline's rows or texts",
+  "update": "distil on from a set whose teacher has changed",
   "evaluate": "measure a set, or a baseline, under a protocol",
   "report": "write one page over one or several workdirs",
 }
@@ -26,9 +28,11 @@ usage: gmdistill VERB [--config=configs/NAME.py[:mode]] [--workdir=DIR] [...]
   --config=FILE[:mode]        a config; :tiny ends in seconds on a CPU
   --config.FIELD=VALUE        change one field of it
   --workdir=DIR               where a run leaves everything, and goes on from
-  --set=DIR                   train, evaluate: the set/ folder of a run
-  --row=NAME                  evaluate: distilled (the --set), random, herding,
-                              k_centers or full
+  --set=DIR                   train, evaluate, relabel, update: the set/ folder
+                              of a run; relabel: or a file of JSON lines
+  --teacher=DIR               relabel, update: a teacher; may be given again
+  --row=NAME                  evaluate, relabel: distilled (the --set), random,
+                              herding or k_centers; evaluate: or full
   --protocol=NAME             train, evaluate: replay, finetune or scratch
   --distributed               one process of several; TPU pods and SLURM say by
                               themselves which, elsewhere these do:
@@ -90,10 +94,11 @@ def main(argv: list[str]) -> int:
 
 
 def _run(verb: str, flags: Any, rest: list[str], command: str) -> None:
-  from gmdistill import verbs
+  from gmdistill import teacher_verbs, verbs
 
   _keep_programs()
-  getattr(verbs, verb)(flags, rest, command)
+  where = teacher_verbs if hasattr(teacher_verbs, verb) else verbs
+  getattr(where, verb)(flags, rest, command)
 
 
 def _run_with_others(
@@ -140,6 +145,7 @@ def _parse(argv: list[str]) -> tuple[Any, list[str]]:
   values = absl_flags.FlagValues()
   absl_flags.DEFINE_string("workdir", "", "", flag_values=values)
   absl_flags.DEFINE_string("set", "", "", flag_values=values)
+  absl_flags.DEFINE_multi_string("teacher", [], "", flag_values=values)
   absl_flags.DEFINE_string("row", "distilled", "", flag_values=values)
   absl_flags.DEFINE_string("protocol", "", "", flag_values=values)
   absl_flags.DEFINE_bool("distributed", False, "", flag_values=values)

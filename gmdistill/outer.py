@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 import optax
 
-from gmdistill import coresets, data, schedule, spaces, synthetic
+from gmdistill import coresets, data, recipe, schedule, spaces, synthetic
 from gmdistill import mesh as meshes
 from gmdistill import problem as problems
 
@@ -40,7 +40,13 @@ def first_params(
   """Returns the parameters of the set before the first step: real rows.
 
   A row shorter than `sequence_length` goes on with other rows of its class.
+  Labels are the teachers', where there are any. With `config.start`, the set
+  that is there.
   """
+  if config.start:
+    syn = recipe.starting_set(setup, config)
+    assert parameterization.encode is not None  # all that configs name have it
+    return jax.jit(parameterization.encode)(syn)
   rows = coresets.choose(
     config.initialise,
     setup.problem,
@@ -51,7 +57,7 @@ def first_params(
     shortest=config.sequence_length,
   )
   ids_MxL = _filled(setup.corpus.train, rows, config)
-  chosen = data.take(setup.corpus.train, rows)
+  chosen = data.take(recipe.taught(setup.corpus, config), rows)
   labels_MxC = data.as_batch(chosen, len(setup.corpus.label_names)).labels
   batch = data.Batch(
     inputs=setup.problem.embeddings[ids_MxL],

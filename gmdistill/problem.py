@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gmdistill import data, students
+from gmdistill import criteria, data, students
 
 Params = Any  # a pytree of arrays
 
@@ -25,6 +25,10 @@ class Problem:
   embeddings: jax.Array  # [V, D], frozen, shared by every student of a run
   initial: Params | None  # pretrained parameters, all but the head
   student: nn.Module = flax.struct.field(pytree_node=False)
+  # What is lost beside the labels; None: nothing.
+  criterion: criteria.Criterion | None = flax.struct.field(
+    pytree_node=False, default=None
+  )
 
   @property
   def weights_id(self) -> str:
@@ -65,7 +69,8 @@ class Problem:
 
     -1/B sum_b sum_c y_bc log softmax(logits)_bc. The labels need not be a
     distribution: synthetic labels may be unrestricted. Where the batch has
-    attention labels, their divergence from the student's attention is added.
+    attention labels, their divergence from the student's attention is added;
+    then comes what the criterion makes of it.
     """
     return self.loss_and_logits(params, batch)[0]
 
@@ -78,7 +83,18 @@ class Problem:
     value = -(batch.labels * log_probs_BxC).sum(axis=-1).mean()
     if batch.attention is not None:
       value += _attention_gap(batch.attention, outputs.attention)
+    if self.criterion is not None:
+      value = self.criterion.loss(value, params, outputs, batch)
     return value, outputs.logits
+
+  def with_criterion_params(
+    self, params: Params, batch: data.Batch, key: jax.Array
+  ) -> Params:
+    """Returns the parameters, and those that a criterion learns."""
+    if self.criterion is None:
+      return params
+    outputs = jax.eval_shape(self.apply, params, batch)
+    return {**params, **self.criterion.init(key, outputs, batch)}
 
 
 def _attention_gap(labels: data.Array, attention: Any) -> jax.Array:

@@ -3,6 +3,7 @@
 Below this file nobody sees a ConfigDict.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -13,10 +14,12 @@ import numpy as np
 from gmdistill import (
   bank,
   coresets,
+  criteria,
   data,
   distances,
   errors,
   evaluate,
+  losses,
   metrics,
   objectives,
   replays,
@@ -40,6 +43,8 @@ def setup(config: ml_collections.ConfigDict) -> spaces.Setup:
   built = spaces.build(
     config.student.to_dict(), config.table.to_dict(), data_options(config)
   )
+  own = dataclasses.replace(built.problem, criterion=criterion(config))
+  built = built._replace(problem=own)
   data.require_rows(
     built.corpus.train, config.data_per_class, built.corpus.label_names
   )
@@ -105,25 +110,79 @@ def taught(
 ) -> data.Examples:
   """Returns the training part with its teachers' labels mixed in.
 
-  Without teachers, or where `teachers.alpha` is 0, as it is.
+  Where students lose to their teachers (`kd.loss`), with their logits too.
+  Without teachers, or where `teachers.alpha` is 0 and nothing is lost to them,
+  as it is.
 
   Raises:
     InputError: a teacher that cannot be read, or knows other classes.
   """
-  fields = config.teachers.to_dict()
-  names = fields.pop("dirs")
-  names = [names] if isinstance(names, str) else list(names)
-  if not names or not fields["alpha"]:
+  names, options = teacher_names(config), label_options(config)
+  if not names or not (options.alpha or config.kd.loss):
     return corpus.train
-  options = data_options(config)
-  said = np.stack(
-    [teachers.logits(teachers.load(name), corpus, options) for name in names]
+  read = data_options(config)
+  said_KxNxC = np.stack(
+    [teachers.logits(teachers.load(name), corpus, read) for name in names]
   )
-  soft = schedule.named(
-    "teachers",
-    lambda: teachers.soft_labels(said, corpus.train.labels, **fields),
-  )
-  return corpus.train._replace(soft=soft)
+  found = corpus.train
+  if options.alpha:
+    truth_NxC = np.eye(len(corpus.label_names))[corpus.train.labels]
+    soft_NxC = schedule.named(
+      "teachers", lambda: teachers.soft_labels(said_KxNxC, truth_NxC, options)
+    )
+    found = found._replace(soft=soft_NxC)
+  if config.kd.loss:
+    found = found._replace(teacher_logits=np.moveaxis(said_KxNxC, 0, 1))
+  return found
+
+
+def teacher_names(config: ml_collections.ConfigDict) -> list[str]:
+  """Returns the teachers' directories or hub ids."""
+  names = config.teachers.dirs
+  return [names] if isinstance(names, str) and names else list(names)
+
+
+def label_options(config: ml_collections.ConfigDict) -> teachers.Options:
+  """Returns how the teachers' labels are joined and mixed with the truth."""
+  fields = config.teachers.to_dict()
+  fields.pop("dirs")
+  return schedule.named("teachers", lambda: teachers.Options(**fields))
+
+
+def criterion(config: ml_collections.ConfigDict) -> criteria.Criterion | None:
+  """Returns what the config's students lose beside their labels, if anything.
+
+  Raises:
+    InputError: an unknown name, or a number out of its range.
+  """
+  kd = config.kd
+  if (
+    not 0 <= min(kd.weight, kd.weight_end) <= max(kd.weight, kd.weight_end) <= 1
+    or min(kd.temperature, kd.temperature_end) <= 0
+  ):
+    raise errors.InputError(
+      f"kd.weight={kd.weight} and kd.weight_end={kd.weight_end} must be 0 to "
+      f"1, kd.temperature={kd.temperature} and kd.temperature_end="
+      f"{kd.temperature_end} above 0."
+    )
+
+  def parts():
+    over = lambda a, b: losses.schedule(kd.schedule, a, b, 1)  # noqa: E731
+    if kd.loss:
+      yield criteria.to_teachers(
+        kd.loss,
+        weight=over(kd.weight, kd.weight_end),
+        temperature=over(kd.temperature, kd.temperature_end),
+        join=kd.join,
+        weights=kd.weights,
+      )
+    if kd.features:
+      yield criteria.to_features(kd.features, weight=kd.feature_weight)
+    if kd.shallow_weight:
+      yield criteria.to_deepest(weight=kd.shallow_weight)
+
+  found = schedule.named("kd", lambda: list(parts()))
+  return criteria.in_turn(found) if found else None
 
 
 def selection_rows(
@@ -288,6 +347,31 @@ def _attention(problem, batch):
   return found
 
 
+def starting_set(
+  setup: spaces.Setup, config: ml_collections.ConfigDict
+) -> synthetic.SyntheticSet:
+  """Returns the set that a run starts from.
+
+  Raises:
+    InputError: it cannot be read, or is of another shape, space or classes.
+  """
+  syn, card = set_files.load(config.start, setup.space_id)
+  names = list(setup.corpus.label_names)
+  wanted = (
+    len(names) * config.data_per_class,
+    config.sequence_length,
+    setup.problem.embeddings.shape[1],
+  )
+  if card.get("label_names") != names or syn.batch.inputs.shape != wanted:
+    raise errors.InputError(
+      f"start={config.start} is a set of shape {syn.batch.inputs.shape} and "
+      f"classes {card.get('label_names')}, the run's is of {wanted} and "
+      f"{names}; "
+      "use the data_per_class and sequence_length of the set."
+    )
+  return syn
+
+
 def protocols(
   config: ml_collections.ConfigDict,
 ) -> dict[str, evaluate.Protocol]:
@@ -308,7 +392,19 @@ def protocol(config: ml_collections.ConfigDict, name: str) -> evaluate.Protocol:
       **config.replay.to_dict(),
     )
   if name in ("finetune", "scratch", "full"):
-    return evaluate.fine_tuning(**config[name].to_dict())
+    kd = config.kd
+    if kd.teaching != "none" and not kd.loss:
+      raise errors.InputError(
+        f"kd.teaching={kd.teaching} gives students a teacher, but kd.loss "
+        "does not say what they lose to it; use one of "
+        f"{', '.join(criteria.LOSSES)}."
+      )
+    return schedule.named(
+      "kd",
+      lambda: evaluate.fine_tuning(
+        **config[name].to_dict(), teaching=kd.teaching, decay=kd.decay
+      ),
+    )
   raise errors.InputError(
     f"protocol {name} is none of replay, finetune, scratch."
   )

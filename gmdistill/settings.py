@@ -72,15 +72,38 @@ def defaults() -> ml_collections.ConfigDict:
       refresh=10,  # outer steps until representatives are chosen anew
       min_tokens=0,  # of the outer loop's real rows; shorter ones are left out
       # Whose labels the outer loop's real rows carry, in the share alpha; see
-      # teachers.soft_labels. dirs: what `gmdistill teach` wrote, or hub ids.
+      # teachers.Options. dirs: what `gmdistill teach` wrote, or hub ids.
       teachers=dict(
         dirs=(),
         alpha=1.0,
         temperature=1.0,
+        temperatures=(),
         join="probabilities",
         weights="equal",
+        certainty=False,
         top_k=0,
       ),
+      # What a student loses to the teachers of its rows, beside its labels; see
+      # criteria. Of weight and temperature, `_end` is what they come to at the
+      # end of a training, by `schedule`.
+      kd=dict(
+        loss="",  # one of criteria.LOSSES; empty: labels alone
+        weight=1.0,
+        weight_end=1.0,
+        temperature=1.0,
+        temperature_end=1.0,
+        schedule="constant",  # linear, cosine
+        join="losses",  # of several: losses, probabilities, logits
+        weights="equal",  # confidence, entropy, gate
+        features="",  # cosine, mse: to a labelled set's teacher_features
+        feature_weight=1.0,
+        shallow_weight=0.0,  # of what the last layer teaches those below
+        # The student's own teacher while it trains on a set or on real rows:
+        # none; moving_average of itself, by decay; peer, a second student.
+        teaching="none",
+        decay=0.99,
+      ),
+      start="",  # the set/ folder that a run starts from, instead of real rows
       rule="mixed",  # how gradients are differentiated; see mixed_mode
       look_ahead=dict(centred=False, start="fresh", last_steps=0),
       # Along the protocol finetune, with its steps and the first of its rates.

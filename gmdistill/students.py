@@ -30,6 +30,8 @@ class Outputs(NamedTuple):
   features: jax.Array  # [B, F], what the head reads
   # [B, layers, heads, L], the first token's attention weights; None: none
   attention: jax.Array | None = None
+  # [B, layers, F], each layer's own, pooled as the last one's; None: no layers
+  layers: jax.Array | None = None
 
 
 def _dense(
@@ -87,12 +89,14 @@ class Layer(nn.Module):
   activation: str
   epsilon: float
   dtype: Any = None
+  pooling: str = "first"
 
   @nn.compact
   def __call__(
     self, x_BxLxD: jax.Array, mask_BxL: jax.Array
-  ) -> tuple[jax.Array, jax.Array]:
-    """Returns the output [B, L, D] and the first token's weights [B, H, L]."""
+  ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """Returns the output [B, L, D], and of the layer: the first token's weights
+    [B, H, L] and the pooled output [B, D]."""
     norm = functools.partial(
       nn.LayerNorm, epsilon=self.epsilon, dtype=self.dtype
     )
@@ -103,7 +107,8 @@ class Layer(nn.Module):
     hidden = _dense(self.hidden, "intermediate", dtype=self.dtype)(x_BxLxD)
     hidden = ACTIVATIONS[self.activation](hidden)
     hidden = _dense(x_BxLxD.shape[-1], "output", dtype=self.dtype)(hidden)
-    return norm(name="output_norm")(x_BxLxD + hidden), first_BxHxL
+    x_BxLxD = norm(name="output_norm")(x_BxLxD + hidden)
+    return x_BxLxD, (first_BxHxL, pool(x_BxLxD, mask_BxL, self.pooling))
 
 
 class Transformer(nn.Module):
@@ -152,35 +157,39 @@ class Transformer(nn.Module):
       in_axes=nn.broadcast,
       length=self.num_layers,
       unroll=min(self.unroll, self.num_layers),
-    )(self.num_heads, self.hidden, self.activation, self.epsilon, dtype)
+    )(
+      self.num_heads,
+      self.hidden,
+      self.activation,
+      self.epsilon,
+      dtype,
+      self.pooling,
+    )
     if self.pooling == "first":
       self.pooler = nn.Dense(self.width, kernel_init=normal)
     self.head = nn.Dense(self.num_classes, kernel_init=normal)
 
-  def encode(
-    self, x_BxLxD: jax.Array, mask_BxL: jax.Array
-  ) -> tuple[jax.Array, jax.Array]:
-    """Returns the last hidden states [B, L, D], and `Outputs.attention`."""
-    length = x_BxLxD.shape[1]
+  def __call__(self, x_BxLxD: jax.Array, mask_BxL: jax.Array) -> Outputs:
+    """Returns logits [B, C], features [B, D], attention and layers."""
+    length, precision = x_BxLxD.shape[1], x_BxLxD.dtype
     # Segment 0 throughout: a pair is told apart by its separator token.
     positions_1xLxD = self.position[None, :length]
     x_BxLxD = x_BxLxD + positions_1xLxD + self.token_type[None, :1]
     x_BxLxD = self.embedding_norm(x_BxLxD)
-    narrow = x_BxLxD
     if self.compute != "float32":
-      narrow = x_BxLxD.astype(self.compute)
-    hidden_BxLxD, first_NxBxHxL = self.layers(narrow, mask_BxL)
-    hidden_BxLxD = hidden_BxLxD.astype(x_BxLxD.dtype)
-    return hidden_BxLxD, jnp.moveaxis(first_NxBxHxL, 0, 1)
-
-  def __call__(self, x_BxLxD: jax.Array, mask_BxL: jax.Array) -> Outputs:
-    """Returns logits [B, C], features [B, D] and attention."""
-    hidden_BxLxD, attention = self.encode(x_BxLxD, mask_BxL)
+      x_BxLxD = x_BxLxD.astype(self.compute)
+    x_BxLxD, (first_NxBxHxL, pooled_NxBxD) = self.layers(x_BxLxD, mask_BxL)
+    features_BxD = pool(x_BxLxD.astype(precision), mask_BxL, self.pooling)
+    layers_BxNxD = jnp.moveaxis(pooled_NxBxD, 0, 1).astype(precision)
     if self.pooling == "first":
-      features_BxD = jnp.tanh(self.pooler(hidden_BxLxD[:, 0]))
-    else:
-      features_BxD = masked_mean(hidden_BxLxD, mask_BxL)
-    return Outputs(self.head(features_BxD), features_BxD, attention)
+      features_BxD = jnp.tanh(self.pooler(features_BxD))
+      layers_BxNxD = jnp.tanh(self.pooler(layers_BxNxD))
+    return Outputs(
+      self.head(features_BxD),
+      features_BxD,
+      jnp.moveaxis(first_NxBxHxL, 0, 1),
+      layers_BxNxD,
+    )
 
 
 class BiLSTM(nn.Module):
@@ -249,6 +258,13 @@ KINDS: dict[str, Any] = {
   "bilstm": BiLSTM,
   "textcnn": TextCNN,
 }
+
+
+def pool(x_BxLxD: jax.Array, mask_BxL: jax.Array, pooling: str) -> jax.Array:
+  """Returns the first token's state [B, D], or the mean over tokens."""
+  if pooling == "first":
+    return x_BxLxD[:, 0]
+  return masked_mean(x_BxLxD, mask_BxL)
 
 
 def masked_mean(x_BxLxD: jax.Array, mask_BxL: jax.Array) -> jax.Array:

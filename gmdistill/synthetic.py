@@ -43,10 +43,15 @@ class SyntheticSet:
 
 
 class Parameterization(NamedTuple):
-  """How a synthetic set is stored: parameters in, examples out."""
+  """How a synthetic set is stored: parameters in, examples out.
+
+  `encode` is what `decode` undoes: the parameters of a set that is there
+  already. One without it starts from real rows alone.
+  """
 
   init: Callable[[data.Batch], PyTree]
   decode: Callable[[PyTree], SyntheticSet]
+  encode: Callable[[SyntheticSet], PyTree] | None = None
 
 
 def direct() -> Parameterization:
@@ -66,7 +71,7 @@ def direct() -> Parameterization:
     labels = jax.lax.stop_gradient(params["labels"])
     return SyntheticSet(data.Batch(inputs, mask, labels))
 
-  return Parameterization(init, decode)
+  return Parameterization(init, decode, lambda syn: init(syn.batch))
 
 
 def factorized(rank: int) -> Parameterization:
@@ -106,7 +111,7 @@ def factorized(rank: int) -> Parameterization:
     labels = jax.lax.stop_gradient(params["labels"])
     return SyntheticSet(data.Batch(inputs, mask, labels), basis=params["basis"])
 
-  return Parameterization(init, decode)
+  return Parameterization(init, decode, lambda syn: init(syn.batch))
 
 
 def with_soft_labels(base: Parameterization, kind: str) -> Parameterization:
@@ -141,7 +146,13 @@ def with_soft_labels(base: Parameterization, kind: str) -> Parameterization:
     batch = dataclasses.replace(decoded.batch, labels=labels)
     return dataclasses.replace(decoded, batch=batch)
 
-  return Parameterization(init, decode)
+  def encode(syn: SyntheticSet) -> PyTree:
+    labels = syn.batch.labels
+    if kind == "softmax":
+      labels = jnp.log(jnp.maximum(labels, 1e-9))
+    return {"base": _encode(base, syn), "labels": labels}
+
+  return Parameterization(init, decode, encode)
 
 
 def with_smoothed_labels(
@@ -167,7 +178,13 @@ def with_smoothed_labels(
     batch = dataclasses.replace(decoded.batch, labels=labels)
     return dataclasses.replace(decoded, batch=batch)
 
-  return base._replace(decode=decode)
+  def encode(syn: SyntheticSet) -> PyTree:
+    smooth = syn.batch.labels
+    labels = (smooth - smoothing / smooth.shape[-1]) / (1 - smoothing)
+    batch = dataclasses.replace(syn.batch, labels=labels)
+    return _encode(base, dataclasses.replace(syn, batch=batch))
+
+  return base._replace(decode=decode, encode=encode)
 
 
 def with_learning_rates(
@@ -196,7 +213,7 @@ def with_learning_rates(
     return base
   starts = {"step_sizes": initial} | ({"head_step_sizes": head} if head else {})
 
-  def init(batch: data.Batch) -> PyTree:
+  def first_steps() -> dict[str, jax.Array]:
     raw = {
       name: jnp.full((num_steps,), np.log(np.expm1(start)), jnp.float32)
       for name, start in starts.items()
@@ -204,7 +221,10 @@ def with_learning_rates(
     if shares is not None:
       logs_K = jnp.log(jnp.asarray(shares, jnp.float32))
       raw["tensor_shares"] = jnp.tile(logs_K, (num_steps, 1))
-    return {"base": base.init(batch), **raw}
+    return raw
+
+  def init(batch: data.Batch) -> PyTree:
+    return {"base": base.init(batch), **first_steps()}
 
   def decode(params: PyTree) -> SyntheticSet:
     decoded = base.decode(params["base"])
@@ -224,7 +244,20 @@ def with_learning_rates(
       own["order"] = jnp.asarray(order, jnp.int32)
     return dataclasses.replace(decoded, **own)
 
-  return Parameterization(init, decode)
+  def encode(syn: SyntheticSet) -> PyTree:
+    # Steps that a set does not bring, or has another number of, start afresh.
+    raw = {"base": _encode(base, syn), **first_steps()}
+    brought = {
+      "step_sizes": (syn.learning_rates, _inverse_softplus),
+      "head_step_sizes": (syn.head_learning_rates, _inverse_softplus),
+      "tensor_shares": (syn.tensor_shares, jnp.log),
+    }
+    for name, (steps, undo) in brought.items():
+      if name in raw and steps is not None and steps.shape == raw[name].shape:
+        raw[name] = undo(steps)
+    return raw
+
+  return Parameterization(init, decode, encode)
 
 
 def cyclic_order(
@@ -269,7 +302,24 @@ def with_attention_labels(
     batch = dataclasses.replace(decoded.batch, attention=labels)
     return dataclasses.replace(decoded, batch=batch)
 
-  return Parameterization(init, decode)
+  def encode(syn: SyntheticSet) -> PyTree:
+    found = syn.batch.attention
+    if found is None:
+      found = attention(syn.batch)
+    logits = jnp.log(jnp.maximum(found, 1e-9))
+    return {"base": _encode(base, syn), "attention": logits}
+
+  return Parameterization(init, decode, encode)
+
+
+def _encode(base: Parameterization, syn: SyntheticSet) -> PyTree:
+  if base.encode is None:
+    raise ValueError("this parameterization cannot start from a set.")
+  return base.encode(syn)
+
+
+def _inverse_softplus(x: jax.Array) -> jax.Array:
+  return x + jnp.log(-jnp.expm1(-x))
 
 
 def space_id(embeddings: Any, tokenizer_fingerprint: str) -> str:

@@ -1,7 +1,9 @@
 """Teachers: trained classifiers, and what they say of the real data."""
 
+import dataclasses
 import hashlib
 import json
+import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,12 +11,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gmdistill import data, ensembles, errors, metrics, pretrained, students
+from gmdistill import (
+  data,
+  ensembles,
+  errors,
+  metrics,
+  pretrained,
+  students,
+  synthetic,
+)
 from gmdistill import problem as problems
+from gmdistill import tokenizer as tokenizing
 
 ROWS = 64  # of a batch that a teacher labels
-JOINS = ("probabilities", "logits")
-WEIGHTS = ("equal", "confidence", "entropy")
 
 
 class Teacher(NamedTuple):
@@ -60,18 +69,30 @@ def load(source: str) -> Teacher:
   module = students.Transformer(len(labels), **read.student)
   head = {"kernel": weight_CxD.T, "bias": tensors["classifier.bias"]}
   params = {**read.params, "head": jax.tree.map(jnp.asarray, head)}
-  digest = hashlib.sha256(pooling.encode())
-  for file in (path, beside, folder / "tokenizer.json", folder / "config.json"):
-    if file.is_file():
-      digest.update(file.read_bytes())
   return Teacher(
     folder.name,
-    digest.hexdigest()[:16],
+    identity(folder),
     problems.Problem(read.embeddings, None, module),
     params,
     read.tokenizer_file,
     labels,
   )
+
+
+def identity(folder: pathlib.Path) -> str:
+  """Returns the id of a teacher: a hash of its files."""
+  digest = hashlib.sha256()
+  for name in (*pretrained.FILES, "classifier.safetensors"):
+    if (folder / name).is_file():
+      digest.update(name.encode())
+      digest.update((folder / name).read_bytes())
+  return digest.hexdigest()[:16]
+
+
+def names_and_ids(sources: Sequence[str]) -> list[dict[str, str]]:
+  """Returns what the card of a set says of the teachers that labelled it."""
+  folders = [pretrained.find(source) for source in sources]
+  return [{"name": x.name, "id": identity(x)} for x in folders]
 
 
 def require_labels(teacher: Teacher, label_names: Sequence[str]) -> None:
@@ -107,19 +128,7 @@ def logits(
   Raises:
     InputError: other classes, or rows too long for the teacher.
   """
-  require_labels(teacher, corpus.label_names)
-  positions = teacher.problem.student.max_positions
-  if options.max_length > positions:
-    raise errors.InputError(
-      f"config.data.max_length={options.max_length}, but the teacher "
-      f"{teacher.name} has {positions} positions; use at most that."
-    )
-  own = data.load(_whole(options), teacher.tokenizer_file)
-  if not np.array_equal(own.train.labels, corpus.train.labels):
-    raise errors.InputError(
-      f"the rows that the teacher {teacher.name} reads are not the student's; "
-      "clear the cache folder."
-    )
+  own = as_read(teacher, corpus, options)
   identity = json.dumps([teacher.id, own.fingerprint, 1])
   name = hashlib.sha256(identity.encode()).hexdigest()[:20]
   path = data.cache_folder() / "teachers" / f"{name}.npz"
@@ -131,6 +140,45 @@ def logits(
     found = _label(teacher, own.train)
     data.save_arrays(path, {"logits": found, "data": np.array(own.fingerprint)})
   return found
+
+
+def as_read(
+  teacher: Teacher, corpus: data.Corpus, options: data.DataOptions
+) -> data.Corpus:
+  """Returns the data as a teacher reads it, in the corpus's order.
+
+  Raises:
+    InputError: other classes, or rows too long for the teacher.
+  """
+  require_labels(teacher, corpus.label_names)
+  require_length(teacher, options.max_length, "config.data.max_length")
+  own = data.load(_whole(options), teacher.tokenizer_file)
+  if not np.array_equal(own.train.labels, corpus.train.labels):
+    raise errors.InputError(
+      f"the rows that the teacher {teacher.name} reads are not the student's; "
+      "clear the cache folder."
+    )
+  return own
+
+
+def require_length(teacher: Teacher, length: int, field: str) -> None:
+  """Checks that a teacher has positions for so many tokens.
+
+  Raises:
+    InputError: it has fewer.
+  """
+  positions = teacher.problem.student.max_positions
+  if length > positions:
+    raise errors.InputError(
+      f"{field}={length}, but the teacher {teacher.name} has {positions} "
+      "positions; use at most that."
+    )
+
+
+def space_id(teacher: Teacher) -> str:
+  """Returns the id of the embedding space that a teacher reads."""
+  own = tokenizing.Tokenizer.from_file(teacher.tokenizer_file)
+  return synthetic.space_id(teacher.problem.embeddings, own.fingerprint)
 
 
 def _whole(options):
@@ -178,61 +226,87 @@ def _label(teacher, examples):
   return found
 
 
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """How several teachers and the truth become one label.
+
+  Attributes:
+    alpha: The teachers' share, from 0, the truth alone, to 1.
+    temperature: Of the teachers.
+    temperatures: One for each of the teachers instead.
+    join: `probabilities` or `logits`, whose mean is taken.
+    weights: `equal`, `confidence` (in the true label) or `entropy`.
+    certainty: Each row's share is alpha times the teachers' certainty, which is
+      0 where what they say is uniform, and 1 where they name one class.
+    top_k: Classes that are kept; the mass of the others is spread evenly over
+      them. 0: all, exactly.
+  """
+
+  alpha: float = 1.0
+  temperature: float = 1.0
+  temperatures: tuple[float, ...] = ()
+  join: str = "probabilities"
+  weights: str = "equal"
+  certainty: bool = False
+  top_k: int = 0
+
+  def __post_init__(self) -> None:
+    """Checks the fields.
+
+    Raises:
+      ValueError: an unknown choice, or a number out of its range.
+    """
+    object.__setattr__(self, "temperatures", tuple(self.temperatures))
+    lowest = min(self.temperature, *self.temperatures, np.inf)
+    if not 0 <= self.alpha <= 1 or lowest <= 0:
+      raise ValueError(
+        f"alpha={self.alpha} must be 0 to 1, and temperatures above 0."
+      )
+    if self.join not in ensembles.JOINS:
+      known = ", ".join(ensembles.JOINS)
+      raise ValueError(f"join={self.join!r} is none of {known}.")
+    if self.weights not in ensembles.WEIGHTS:
+      known = ", ".join(ensembles.WEIGHTS)
+      raise ValueError(f"weights={self.weights!r} is none of {known}.")
+
+
 def soft_labels(
-  logits_KxNxC: np.ndarray,
-  labels_N: np.ndarray,
-  *,
-  alpha: float = 1.0,
-  temperature: float = 1.0,
-  join: str = "probabilities",
-  weights: str = "equal",
-  top_k: int = 0,
+  logits_KxNxC: np.ndarray, truth_NxC: np.ndarray, options: Options
 ) -> np.ndarray:
   """Returns alpha times what the teachers say, 1 - alpha times the truth.
 
   Args:
     logits_KxNxC: The teachers' logits.
-    labels_N: The true classes.
-    alpha: From 0, the truth alone, to 1.
-    temperature: Of the teachers.
-    join: `probabilities` or `logits`, whose mean is taken.
-    weights: `equal`, `confidence` (in the true label) or `entropy`.
-    top_k: Classes that are kept; the mass of the others is spread evenly over
-      them. 0: all, exactly.
+    truth_NxC: The true labels, one-hot where they are hard.
+    options: See `Options`.
 
   Returns:
-    Labels [N, C], float32; each row sums to 1.
+    Labels [N, C], float32; each row sums to 1 where the truth does.
 
   Raises:
-    ValueError: an unknown choice, or a number out of its range.
+    ValueError: more temperatures than teachers, or too large a `top_k`.
   """
-  classes = logits_KxNxC.shape[-1]
-  if not 0 <= alpha <= 1 or temperature <= 0 or not 0 <= top_k <= classes:
+  count, _, classes = logits_KxNxC.shape
+  temperatures = options.temperatures or (options.temperature,) * count
+  if len(temperatures) != count or not 0 <= options.top_k <= classes:
     raise ValueError(
-      f"alpha={alpha} must be 0 to 1, temperature={temperature} above 0, and "
-      f"top_k={top_k} 0 to {classes}."
+      f"temperatures={options.temperatures} must be one for each of {count} "
+      f"teachers, and top_k={options.top_k} from 0 to {classes}."
     )
-  if join not in JOINS or weights not in WEIGHTS:
-    raise ValueError(
-      f"join={join!r} must be one of {', '.join(JOINS)}, and "
-      f"weights={weights!r} one of {', '.join(WEIGHTS)}."
-    )
-  own_KxN = {
-    "equal": lambda: ensembles.equal_weights(logits_KxNxC),
-    "confidence": lambda: ensembles.confidence_weights(logits_KxNxC, labels_N),
-    "entropy": lambda: ensembles.entropy_weights(logits_KxNxC),
-  }[weights]()
-  mean = {
-    "probabilities": ensembles.mean_of_probabilities,
-    "logits": ensembles.mean_of_logits,
-  }[join]
-  said_NxC = np.asarray(
-    jax.nn.softmax(mean(logits_KxNxC, own_KxN, temperature)), np.float32
+  weights_KxN = ensembles.weights(
+    options.weights, logits_KxNxC, truth_NxC.argmax(axis=-1)
   )
-  if top_k and top_k < classes:
-    said_NxC = _largest(said_NxC, top_k)
-  truth_NxC = np.eye(classes, dtype=np.float32)[labels_N]
-  return (alpha * said_NxC + (1 - alpha) * truth_NxC).astype(np.float32)
+  joined_NxC = ensembles.JOINS[options.join](
+    logits_KxNxC, weights_KxN, np.asarray(temperatures, np.float32)
+  )
+  said_NxC = np.asarray(jax.nn.softmax(joined_NxC), np.float32)
+  if 0 < options.top_k < classes:
+    said_NxC = _largest(said_NxC, options.top_k)
+  share_Nx1 = np.full((len(truth_NxC), 1), options.alpha, np.float32)
+  if options.certainty:
+    share_Nx1 *= np.asarray(ensembles.certainty(joined_NxC))[:, None]
+  mixed_NxC = share_Nx1 * said_NxC + (1 - share_Nx1) * truth_NxC
+  return mixed_NxC.astype(np.float32)
 
 
 def _largest(said_NxC, top_k):

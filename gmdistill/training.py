@@ -1,8 +1,9 @@
 """Training a student by any optimiser, and its accuracy."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,61 @@ from gmdistill import problem as problems
 Params = Any
 
 
+class Teaching(NamedTuple):
+  """A teacher that changes while its student learns: state in, state out.
+
+  `init(problem, params, key) -> state`; `logits(problem, state, batch)` [B, C];
+  `update(problem, state, params, batch) -> state`, where `params` are those
+  that the student has just left, and `batch` is what it learned on.
+  """
+
+  init: Callable[[problems.Problem, Params, jax.Array], Any]
+  logits: Callable[[problems.Problem, Any, data.Batch], jax.Array]
+  update: Callable[[problems.Problem, Any, Params, data.Batch], Any]
+
+
+def moving_average(decay: float) -> Teaching:
+  """The student's own past: mean <- decay mean + (1 - decay) student.
+
+  Tarvainen and Valpola 2017.
+  """
+
+  def update(problem, mean, params, batch):
+    del problem, batch
+    return jax.tree.map(lambda m, p: decay * m + (1 - decay) * p, mean, params)
+
+  return Teaching(
+    lambda problem, params, key: params,
+    lambda problem, mean, batch: problem.apply(mean, batch).logits,
+    update,
+  )
+
+
+def peer(optimizer: optax.GradientTransformation) -> Teaching:
+  """A second student, which learns from the first as the first from it.
+
+  Deep mutual learning (Zhang et al. 2018).
+  """
+
+  def init(problem, params, key):
+    # What the criterion learns beside the student starts as the first's does.
+    own = {**params, **problem.init(key)}
+    return own, optimizer.init(own)
+
+  def update(problem, state, params, batch):
+    own, inner = state
+    said_BxC = problem.apply(params, batch).logits
+    grads = jax.grad(problem.loss)(own, _with_teacher(batch, said_BxC))
+    updates, inner = optimizer.update(grads, inner, own)
+    return optax.apply_updates(own, updates), inner
+
+  return Teaching(
+    init,
+    lambda problem, state, batch: problem.apply(state[0], batch).logits,
+    update,
+  )
+
+
 def fit(
   problem: problems.Problem,
   examples: data.Batch,
@@ -25,6 +81,7 @@ def fit(
   batch_size: int,
   key: jax.Array,
   params: Params | None = None,
+  teaching: Teaching | None = None,
 ) -> Params:
   """Trains one student on a set that lies on the device.
 
@@ -40,9 +97,11 @@ def fit(
       not larger, every update takes the whole set.
     key: Decides the initialisation and the order of the examples.
     params: Where to start; a fresh student of `key` where left out.
+    teaching: A teacher that changes with the student, beside those that the
+      examples bring.
 
   Returns:
-    The trained parameters.
+    The trained parameters, without what the problem's criterion learned.
   """
   init_key, order_key = jax.random.split(key)
   if params is None:
@@ -50,7 +109,27 @@ def fit(
   rows_TxB = shuffled_rows(
     order_key, len(examples.labels), num_steps, batch_size
   )
-  return descend(problem.loss, params, examples, optimizer, rows=rows_TxB)
+  if problem.criterion is None:
+    return descend(problem.loss, params, examples, optimizer, rows=rows_TxB)
+  own_names = frozenset(params)
+  first = jax.tree.map(lambda x: x[rows_TxB[0]], examples)
+  if teaching is not None:
+    first = _with_teacher(first, problem.apply(params, first).logits)
+  criterion_key, peer_key = jax.random.split(jax.random.fold_in(key, 2))
+  params = problem.with_criterion_params(params, first, criterion_key)
+  if teaching is None:
+    params = descend(problem.loss, params, examples, optimizer, rows=rows_TxB)
+  else:
+    params = _descend_taught(
+      problem,
+      params,
+      examples,
+      optimizer,
+      rows=rows_TxB,
+      teaching=teaching,
+      key=peer_key,
+    )
+  return {name: x for name, x in params.items() if name in own_names}
 
 
 def descend(
@@ -63,15 +142,52 @@ def descend(
 ) -> Params:
   """Returns `params` after one update for each of `rows` [T, B] of examples."""
 
-  def step(carry, rows_B):
+  def step(carry, progress_rows_B):
     params, state = carry
-    batch = jax.tree.map(lambda x: x[rows_B], examples)
+    batch = _drawn(examples, *progress_rows_B)
     grads = jax.grad(loss)(params, batch)
     updates, state = optimizer.update(grads, state, params)
     return (optax.apply_updates(params, updates), state), None
 
   carry = (params, optimizer.init(params))
-  return jax.lax.scan(step, carry, rows)[0][0]
+  return jax.lax.scan(step, carry, _in_order(rows))[0][0]
+
+
+def _descend_taught(
+  problem, params, examples, optimizer, *, rows, teaching, key
+):
+  """As `descend`, with a teacher that changes."""
+
+  def step(carry, progress_rows_B):
+    params, state, teacher = carry
+    batch = _drawn(examples, *progress_rows_B)
+    said_BxC = teaching.logits(problem, teacher, batch)
+    grads = jax.grad(problem.loss)(params, _with_teacher(batch, said_BxC))
+    updates, state = optimizer.update(grads, state, params)
+    teacher = teaching.update(problem, teacher, params, batch)
+    return (optax.apply_updates(params, updates), state, teacher), None
+
+  teacher = teaching.init(problem, params, key)
+  carry = (params, optimizer.init(params), teacher)
+  return jax.lax.scan(step, carry, _in_order(rows))[0][0]
+
+
+def _in_order(rows_TxB):
+  """Returns the rows of each update, and the share of training before it."""
+  return jnp.arange(len(rows_TxB)) / len(rows_TxB), rows_TxB
+
+
+def _drawn(examples, progress, rows_B):
+  batch = jax.tree.map(lambda x: x[rows_B], examples)
+  return dataclasses.replace(batch, progress=progress)
+
+
+def _with_teacher(batch, said_BxC):
+  """Returns the batch with one more teacher; it is a constant."""
+  said_Bx1xC = jax.lax.stop_gradient(said_BxC)[:, None]
+  if batch.teacher_logits is not None:
+    said_Bx1xC = jnp.concatenate([batch.teacher_logits, said_Bx1xC], axis=1)
+  return dataclasses.replace(batch, teacher_logits=said_Bx1xC)
 
 
 def count_correct(

@@ -10,7 +10,9 @@ import jax
 import ml_collections
 
 from gmdistill import (
-  data,
+  distill as distillation,
+)
+from gmdistill import (
   errors,
   experts,
   finish,
@@ -22,10 +24,8 @@ from gmdistill import (
   settings,
   spaces,
   synthetic,
+  teachers,
   workdirs,
-)
-from gmdistill import (
-  distill as distillation,
 )
 from gmdistill import (
   evaluate as evaluation,
@@ -46,7 +46,7 @@ from gmdistill import (
 
 def distill(flags: Any, rest: list[str], command: str) -> None:
   """The main job: ends with the results table and the report."""
-  _nothing_else(rest)
+  nothing_else(rest)
   if flags.config is None or not flags.workdir:
     raise errors.InputError(
       "distill needs --config=configs/NAME.py and --workdir=DIR."
@@ -66,7 +66,7 @@ def distill(flags: Any, rest: list[str], command: str) -> None:
 def plan(flags: Any, rest: list[str], command: str) -> None:
   """Says what a run would need of each device; runs and writes nothing."""
   del command
-  _nothing_else(rest)
+  nothing_else(rest)
   if flags.config is None:
     raise errors.InputError("plan needs --config=configs/NAME.py.")
   job = distillation.prepare(flags.config)
@@ -87,7 +87,7 @@ def plan(flags: Any, rest: list[str], command: str) -> None:
 
 def sweep(flags: Any, rest: list[str], command: str) -> None:
   """Runs every run of a config of configs; reports on all of them."""
-  _nothing_else(rest)
+  nothing_else(rest)
   if flags.config is None or not flags.workdir:
     raise errors.InputError(
       "sweep needs --config=configs/results.py and --workdir=DIR."
@@ -103,7 +103,7 @@ def sweep(flags: Any, rest: list[str], command: str) -> None:
 def bank(flags: Any, rest: list[str], command: str) -> None:
   """Builds the expert bank of a config, or the rest of one."""
   del command
-  _nothing_else(rest)
+  nothing_else(rest)
   if flags.config is None or not flags.workdir:
     raise errors.InputError(
       "bank needs --config=configs/NAME.py and --workdir=DIR."
@@ -119,19 +119,19 @@ def bank(flags: Any, rest: list[str], command: str) -> None:
 def train(flags: Any, rest: list[str], command: str) -> None:
   """Trains one student on a set; writes a Hugging Face directory."""
   del command
-  _nothing_else(rest)
-  config, folder = _config_and_set(flags)
+  nothing_else(rest)
+  config, folder = config_and_set(flags)
   if not flags.workdir:
     raise errors.InputError("train needs --workdir=DIR for the student.")
-  student = _student_folder(flags.workdir, "student")
+  student = student_folder(flags.workdir, "student")
   setup = recipe.setup(config)
-  syn = _fitting_set(setup, folder)
+  syn = _fitting_set(setup, folder, config)
   pretrained.check_exportable(setup.problem.student)
   name = flags.protocol or config.protocols[0]
   params, seconds, accuracy = finish.Table(setup, config).student(
     recipe.protocol(config, name), evaluation.stacked(syn)
   )
-  path = _save_student(student, setup, params)
+  path = save_student(student, setup, params)
   print(
     f"{name}: accuracy {100 * accuracy:.1f} % on the reported split; trained "
     f"in {seconds:.1f} s; saved in {path}"
@@ -143,33 +143,12 @@ def train(flags: Any, rest: list[str], command: str) -> None:
     )
 
 
-def teach(flags: Any, rest: list[str], command: str) -> None:
-  """Trains a teacher on the real data; writes a Hugging Face directory."""
-  del command
-  _nothing_else(rest)
-  if flags.config is None or not flags.workdir:
-    raise errors.InputError(
-      "teach needs --config=configs/NAME.py and --workdir=DIR."
-    )
-  config = flags.config
-  folder = _student_folder(flags.workdir, "teacher")
-  setup = recipe.setup(config)
-  pretrained.check_exportable(setup.problem.student)
-  whole = data.as_batch(setup.corpus.train, len(setup.corpus.label_names))
-  params, seconds, accuracy = finish.Table(setup, config).student(
-    recipe.protocol(config, "full"),
-    evaluation.stacked(synthetic.SyntheticSet(whole)),
-  )
-  _save_student(folder, setup, params)
-  print(
-    f"teacher: accuracy {100 * accuracy:.1f} % on the reported split; trained "
-    f"in {seconds:.1f} s; next: gmdistill distill ... "
-    f"--config.teachers.dirs={shlex.quote(str(folder))}"
-  )
+def student_folder(workdir: str, whose: str) -> pathlib.Path:
+  """Returns a folder for what is no run's, which no run may hold.
 
-
-def _student_folder(workdir, whose):
-  """Returns a folder for a Hugging Face directory, which no run may hold."""
+  Raises:
+    InputError: a run is there already.
+  """
   folder = workdirs.writable(workdir)
   if (folder / "environment.json").exists():
     raise errors.InputError(
@@ -179,7 +158,10 @@ def _student_folder(workdir, whose):
   return folder
 
 
-def _save_student(folder, setup, params):
+def save_student(
+  folder: pathlib.Path, setup: spaces.Setup, params: Any
+) -> pathlib.Path:
+  """Writes a student of a run as a Hugging Face directory; returns it."""
   return pretrained.save(
     folder,
     params=params,
@@ -193,8 +175,8 @@ def _save_student(folder, setup, params):
 def evaluate(flags: Any, rest: list[str], command: str) -> None:
   """Measures one row of the results table under one or all protocols."""
   del command
-  _nothing_else(rest)
-  config, folder = _config_and_set(flags, needs_set=flags.row == "distilled")
+  nothing_else(rest)
+  config, folder = config_and_set(flags, needs_set=flags.row == "distilled")
   if flags.workdir:
     workdirs.writable(flags.workdir)
   setup = recipe.setup(config)
@@ -204,7 +186,7 @@ def evaluate(flags: Any, rest: list[str], command: str) -> None:
   for name in names:
     protocol = recipe.protocol(config, name)
     if flags.row == "distilled":
-      syn = _fitting_set(setup, folder)
+      syn = _fitting_set(setup, folder, config)
       sets = evaluation.stacked(syn)
       found[name] = table.measure(protocol, sets, f"{name}: distilled").row()
     elif flags.row == "full":
@@ -238,16 +220,12 @@ def report(flags: Any, rest: list[str], command: str) -> None:
 
 
 def _fitting_set(
-  setup: spaces.Setup, folder: pathlib.Path
+  setup: spaces.Setup, folder: pathlib.Path, config: ml_collections.ConfigDict
 ) -> synthetic.SyntheticSet:
   """Reads a set; refuses one of another space, other classes or lengths."""
   syn, card = set_files.load(folder, setup.space_id)
-  theirs, ours = card.get("label_names"), list(setup.corpus.label_names)
-  if theirs != ours or syn.batch.labels.shape[1] != len(ours):
-    raise errors.InputError(
-      f"the set in {folder} has the classes {theirs}, the data {ours}; give "
-      "the --config that the set was made with."
-    )
+  _say_stale(card, folder, config)
+  require_classes(setup, syn, card, folder)
   length, most = syn.batch.mask.shape[1], setup.problem.student.max_positions
   if length > most:
     raise errors.InputError(
@@ -255,6 +233,41 @@ def _fitting_set(
       f"{most} positions; use a student with more student.max_positions."
     )
   return _for_student(setup.problem, syn)
+
+
+def _say_stale(card, folder, config):
+  """Says so where the set's teachers are other ones by now."""
+  before = {one["name"]: one["id"] for one in card.get("teachers", [])}
+  for source in recipe.teacher_names(config):
+    path = pathlib.Path(source).expanduser()
+    if path.is_dir() and before.get(path.name, "") not in (
+      "",
+      teachers.identity(path),
+    ):
+      metrics.say(
+        f"the set in {folder} is stale: its teacher {path.name} has changed; "
+        f"gmdistill update --set={folder} --teacher={source} --workdir=DIR "
+        "distils on from it"
+      )
+
+
+def require_classes(
+  setup: spaces.Setup,
+  syn: synthetic.SyntheticSet,
+  card: dict[str, Any],
+  folder: pathlib.Path,
+) -> None:
+  """Checks that a set has the classes of the data.
+
+  Raises:
+    InputError: it has others; both are named.
+  """
+  theirs, ours = card.get("label_names"), list(setup.corpus.label_names)
+  if theirs != ours or syn.batch.labels.shape[1] != len(ours):
+    raise errors.InputError(
+      f"the set in {folder} has the classes {theirs}, the data {ours}; give "
+      "the --config that the set was made with."
+    )
 
 
 def _for_student(
@@ -286,7 +299,7 @@ def _for_student(
   return syn
 
 
-def _config_and_set(
+def config_and_set(
   flags: Any, needs_set: bool = True
 ) -> tuple[ml_collections.ConfigDict, pathlib.Path]:
   """Returns the config and the set's folder; a set knows its run's config."""
@@ -312,7 +325,12 @@ def _config_and_set(
   return config, folder
 
 
-def _nothing_else(rest: list[str]) -> None:
+def nothing_else(rest: list[str]) -> None:
+  """Refuses what is left of a command line.
+
+  Raises:
+    InputError: something is.
+  """
   if rest:
     raise errors.InputError(
       f"unexpected argument {rest[0]!r}; options look like --name=value."

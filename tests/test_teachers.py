@@ -79,14 +79,18 @@ def test_two_equal_teachers_are_one(folder):
 
 def test_kept_classes_share_out_the_mass_of_the_others():
   logits = np.log([[[0.5, 0.3, 0.15, 0.05]]])
-  truth = np.array([3])
-  kept = teachers.soft_labels(logits, truth, top_k=2)
+  truth = np.eye(4)[[3]]
+
+  def labels(**fields):
+    return teachers.soft_labels(logits, truth, teachers.Options(**fields))
+
+  kept = labels(top_k=2)
   np.testing.assert_allclose(kept, [[0.5, 0.3, 0.1, 0.1]], atol=1e-6)
-  whole = teachers.soft_labels(logits, truth, top_k=4)
+  whole = labels(top_k=4)
   np.testing.assert_allclose(whole, [[0.5, 0.3, 0.15, 0.05]], atol=1e-6)
-  half = teachers.soft_labels(logits, truth, alpha=0.5)
+  half = labels(alpha=0.5)
   np.testing.assert_allclose(half, [[0.25, 0.15, 0.075, 0.525]], atol=1e-6)
-  hot = teachers.soft_labels(logits, truth, temperature=1e6)
+  hot = labels(temperature=1e6)
   np.testing.assert_allclose(hot, 0.25, atol=1e-5)
 
 
@@ -94,9 +98,9 @@ def test_kept_classes_share_out_the_mass_of_the_others():
   "fields, said",
   [
     ({"alpha": 2.0}, "alpha=2.0 must be 0 to 1"),
-    ({"top_k": 9}, "top_k=9 0 to 4"),
-    ({"join": "losses"}, "join='losses' must be one of probabilities"),
-    ({"weights": "votes"}, "weights='votes' one of equal"),
+    ({"top_k": 9}, "top_k=9 from 0 to 4"),
+    ({"join": "losses"}, "join='losses' is none of probabilities"),
+    ({"weights": "votes"}, "weights='votes' is none of equal"),
   ],
 )
 def test_choices_that_mean_nothing_are_refused(folder, fields, said):

@@ -1,0 +1,182 @@
+"""Sets that teachers label after the fact: distilled ones, coresets, texts."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gmdistill import (
+  data,
+  errors,
+  schedule,
+  spaces,
+  synthetic,
+  teachers,
+)
+from gmdistill import tokenizer as tokenizing
+
+
+class Rows(NamedTuple):
+  """Examples that a student and teachers can read, and their own labels."""
+
+  syn: synthetic.SyntheticSet  # embeddings, as the student reads them
+  read: Callable[[teachers.Teacher], data.Batch]  # as a teacher does
+
+
+def of_set(setup: spaces.Setup, syn: synthetic.SyntheticSet) -> Rows:
+  """Returns the rows of a set; teachers must read its embedding space."""
+
+  def read(teacher):
+    theirs = teachers.space_id(teacher)
+    if theirs != setup.space_id:
+      raise errors.InputError(
+        f"the teacher {teacher.name} reads embedding space {theirs}, the set "
+        f"lives in {setup.space_id}; use a teacher over the set's table and "
+        "tokenizer."
+      )
+    length = syn.batch.mask.shape[1]
+    teachers.require_length(teacher, length, "the set's sequence_length")
+    return syn.batch
+
+  return Rows(syn, read)
+
+
+def of_coreset(
+  setup: spaces.Setup, rows: np.ndarray, options: data.DataOptions
+) -> Rows:
+  """Returns real rows; every teacher reads their text by its own tokenizer."""
+  num_classes = len(setup.corpus.label_names)
+
+  def batch_of(corpus):
+    return data.as_batch(data.take(corpus.train, rows), num_classes)
+
+  own = _embedded(setup, batch_of(setup.corpus))
+  return Rows(
+    synthetic.SyntheticSet(own),
+    lambda teacher: batch_of(teachers.as_read(teacher, setup.corpus, options)),
+  )
+
+
+def of_texts(
+  setup: spaces.Setup, path: pathlib.Path, options: data.DataOptions
+) -> Rows:
+  """Returns the texts of a file of JSON lines {"text": ..., "label": ...}.
+
+  `text` is a string or a pair of them; `label` a class's name or index. A text
+  without a label has every class alike.
+
+  Raises:
+    InputError: a line that says something else, named by its number.
+  """
+  names = list(setup.corpus.label_names)
+  texts, labels_MxC = [], []
+  lines = path.read_text().splitlines()
+  for number, line in enumerate(lines, start=1):
+    if line.strip():
+      text, label_C = _parsed(line, f"{path}, line {number}", names)
+      texts.append(text)
+      labels_MxC.append(label_C)
+  if not texts:
+    raise errors.InputError(
+      f'{path} has no line; write {{"text": "..."}}, one a line.'
+    )
+  labels = np.stack(labels_MxC)
+
+  def batch_of(tokenizer):
+    ids, mask = tokenizer.encode(texts, options.max_length)
+    return data.Batch(ids, mask, labels)
+
+  def read(teacher):
+    teachers.require_labels(teacher, names)
+    teachers.require_length(
+      teacher, options.max_length, "config.data.max_length"
+    )
+    return batch_of(tokenizing.Tokenizer.from_file(teacher.tokenizer_file))
+
+  own = _embedded(setup, batch_of(setup.corpus.tokenizer))
+  return Rows(synthetic.SyntheticSet(own), read)
+
+
+def _parsed(line, where, names):
+  try:
+    row = json.loads(line)
+    text, label = row["text"], row.get("label")
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise errors.InputError(
+      f'{where} is no {{"text": "...", "label": "..."}} in JSON.'
+    ) from error
+  pair = isinstance(text, list) and len(text) == 2
+  if not (isinstance(text, str) or pair and all(map(_is_text, text))):
+    raise errors.InputError(f"{where}: text must be a string or two of them.")
+  if label is None:
+    return text, np.full(len(names), 1 / len(names), np.float32)
+  index = names.index(label) if label in names else label
+  if not (isinstance(index, int) and 0 <= index < len(names)):
+    raise errors.InputError(f"{where}: the label {label!r} is none of {names}.")
+  return tuple(text) if pair else text, np.eye(len(names), dtype=np.float32)[
+    index
+  ]
+
+
+def _is_text(x):
+  return isinstance(x, str)
+
+
+def _embedded(setup, batch):
+  """Returns a batch of ids as one of embeddings."""
+  return data.Batch(
+    setup.problem.embed(batch),
+    jnp.asarray(batch.mask),
+    jnp.asarray(batch.labels),
+  )
+
+
+def label(
+  rows: Rows,
+  named: Sequence[teachers.Teacher],
+  options: teachers.Options,
+  *,
+  features: bool,
+) -> synthetic.SyntheticSet:
+  """Returns the rows with what the teachers say of them.
+
+  Args:
+    rows: Of `of_set`, `of_coreset` or `of_texts`.
+    named: One or several teachers.
+    options: How their labels are joined and mixed with the rows' own.
+    features: Keep the features of every layer of the teacher too; it must be
+      one.
+
+  Returns:
+    The set, with mixed `labels`, `teacher_logits` [M, K, C], and where asked
+    `teacher_features` [M, layers, F].
+
+  Raises:
+    InputError: a teacher that cannot read the rows; features of several.
+  """
+  if features and len(named) > 1:
+    raise errors.InputError(
+      f"kd.features takes the features of one teacher, not of {len(named)}; "
+      "give one --teacher, or leave kd.features empty."
+    )
+  said = []
+  for teacher in named:
+    batch = rows.read(teacher)
+    said.append(jax.jit(teacher.problem.apply)(teacher.params, batch))
+  logits_KxMxC = np.stack([np.asarray(one.logits) for one in said])
+  own_MxC = np.asarray(rows.syn.batch.labels)
+  labels_MxC = schedule.named(
+    "teachers", lambda: teachers.soft_labels(logits_KxMxC, own_MxC, options)
+  )
+  batch = dataclasses.replace(
+    rows.syn.batch,
+    labels=jnp.asarray(labels_MxC),
+    teacher_logits=jnp.asarray(np.moveaxis(logits_KxMxC, 0, 1)),
+    teacher_features=said[0].layers if features else None,
+  )
+  return dataclasses.replace(rows.syn, batch=batch)

@@ -1,0 +1,141 @@
+"""The verbs of the command line that are about teachers."""
+
+import pathlib
+import shlex
+from typing import Any
+
+from gmdistill import (
+  coresets,
+  data,
+  errors,
+  finish,
+  pretrained,
+  recipe,
+  set_files,
+  synthetic,
+  teachers,
+  verbs,
+  workdirs,
+)
+from gmdistill import distill as distillation
+from gmdistill import evaluate as evaluation
+from gmdistill import relabel as relabelling
+
+
+def teach(flags: Any, rest: list[str], command: str) -> None:
+  """Trains a teacher on the real data; writes a Hugging Face directory."""
+  del command
+  verbs.nothing_else(rest)
+  if flags.config is None or not flags.workdir:
+    raise errors.InputError(
+      "teach needs --config=configs/NAME.py and --workdir=DIR."
+    )
+  config = flags.config
+  folder = verbs.student_folder(flags.workdir, "teacher")
+  setup = recipe.setup(config)
+  pretrained.check_exportable(setup.problem.student)
+  train = recipe.taught(setup.corpus, config)
+  whole = data.as_batch(train, len(setup.corpus.label_names))
+  params, seconds, accuracy = finish.Table(setup, config).student(
+    recipe.protocol(config, "full"),
+    evaluation.stacked(synthetic.SyntheticSet(whole)),
+  )
+  verbs.save_student(folder, setup, params)
+  print(
+    f"teacher: accuracy {100 * accuracy:.1f} % on the reported split; trained "
+    f"in {seconds:.1f} s; next: gmdistill distill ... "
+    f"--config.teachers.dirs={shlex.quote(str(folder))}"
+  )
+
+
+def relabel(flags: Any, rest: list[str], command: str) -> None:
+  """Has one or several teachers label a set, a baseline's rows or texts."""
+  del command
+  verbs.nothing_else(rest)
+  if not flags.teacher or not flags.workdir:
+    raise errors.InputError(
+      "relabel needs --teacher=DIR (one or several) and --workdir=DIR."
+    )
+  texts = flags.set.endswith(".jsonl")
+  is_set = flags.row == "distilled" and not texts
+  if texts and not pathlib.Path(flags.set).is_file():
+    raise errors.InputError(f"there is no file {flags.set}.")
+  if not is_set and flags.config is None:
+    raise errors.InputError(
+      "relabel needs --config=configs/NAME.py for a baseline's rows or texts: "
+      "it says which embeddings are theirs."
+    )
+  if flags.row not in ("distilled", *finish.CORESETS):
+    raise errors.InputError(
+      f"--row={flags.row} is none of distilled, {', '.join(finish.CORESETS)}."
+    )
+  config, source = verbs.config_and_set(flags, needs_set=is_set)
+  folder = verbs.student_folder(flags.workdir, "set")
+  setup = recipe.setup(config)
+  named = [teachers.load(name) for name in flags.teacher]
+  for teacher in named:
+    teachers.require_labels(teacher, setup.corpus.label_names)
+  read, card = recipe.data_options(config), finish.first_card(setup, config)
+  if texts:
+    rows = relabelling.of_texts(setup, source, read)
+  elif is_set:
+    syn, card = set_files.load(source, setup.space_id)
+    verbs.require_classes(setup, syn, card, source)
+    rows = relabelling.of_set(setup, syn)
+  else:
+    chosen = coresets.choose(
+      flags.row,
+      setup.problem,
+      setup.corpus.train,
+      per_class=config.data_per_class,
+      pool=config.coreset_pool,
+      seed=config.seed,
+    )
+    rows = relabelling.of_coreset(setup, chosen, read)
+  labelled = relabelling.label(
+    rows,
+    named,
+    recipe.label_options(config),
+    features=bool(config.kd.features),
+  )
+  card = {
+    **card,
+    "teachers": teachers.names_and_ids(flags.teacher),
+    "results": {},
+  }
+  folder.mkdir(parents=True, exist_ok=True)
+  finish.write_set(folder, labelled, card, setup, config)
+  workdirs.write_json(folder / "config.json", config.to_dict())
+  print(
+    f"{len(labelled.batch.labels)} examples labelled by "
+    f"{', '.join(teacher.name for teacher in named)}; next: gmdistill evaluate "
+    f"--set={shlex.quote(str(folder / 'set'))}"
+  )
+
+
+def update(flags: Any, rest: list[str], command: str) -> None:
+  """Distils on from a set for teachers that have changed since."""
+  verbs.nothing_else(rest)
+  if not flags.teacher or not flags.workdir or not flags.set:
+    raise errors.InputError(
+      "update needs --set=DIR, --teacher=DIR (one or several) and "
+      "--workdir=DIR."
+    )
+  config, folder = verbs.config_and_set(flags)
+  _, card = set_files.load(folder)
+  before = [one["id"] for one in card.get("teachers", [])]
+  if before == [teachers.load(name).id for name in flags.teacher]:
+    raise errors.InputError(
+      f"the set in {folder} has the labels of these teachers already; give a "
+      "newer --teacher."
+    )
+  if not (config.teachers.alpha or config.kd.loss):
+    raise errors.InputError(
+      "teachers.alpha=0 asks no teacher; give a --config with a larger one."
+    )
+  config.teachers.dirs = tuple(flags.teacher)
+  config.start = str(folder)
+  if flags.config is None:
+    # The set is most of the way there.
+    config.num_steps = max(config.num_steps // 2, 1)
+  distillation.run(config, flags.workdir, command)
