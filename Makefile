@@ -52,7 +52,8 @@ notebooks: $(STAMP)  ## execute every notebook
 	  $(BIN)/jupytext --quiet --to ipynb "$$notebook" \
 	    --output "$$work/$$(basename "$$notebook" .py).ipynb"; \
 	done; \
-	GMDISTILL_RUN="$$work/run" JUPYTER_PREFER_ENV_PATH=1 \
+	GMDISTILL_RUN="$$work/run" GMDISTILL_CONFIGS="$$PWD/configs" \
+	  GMDISTILL_STEPS=4 GMDISTILL_STUDENTS=2 JUPYTER_PREFER_ENV_PATH=1 \
 	  IPYTHONDIR="$$work/ipython" \
 	  $(BIN)/python -m pytest -W default -p no:cacheprovider \
 	  --rootdir="$$work" --nbmake --nbmake-kernel=python3 "$$work"/*.ipynb

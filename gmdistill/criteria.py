@@ -211,7 +211,8 @@ def to_deepest(*, weight: float) -> Criterion:
       return own
     # The head is the deep branch's: it is a teacher here, and stays as it is.
     kernel, bias = jax.lax.stop_gradient((head["kernel"], head["bias"]))
-    logits_NxBxC = jnp.moveaxis(below_BxNxF, 1, 0) @ kernel + bias
+    logits_NxBxC = jnp.moveaxis(below_BxNxF, 1, 0) @ kernel
+    logits_NxBxC = logits_NxBxC + bias[None, None]
     counted_B = jnp.ones(len(below_BxNxF))
     gaps_N = jax.vmap(losses.forward_kl, in_axes=(0, None, None))(
       logits_NxBxC, outputs.logits, counted_B

@@ -102,7 +102,13 @@ def fit(
 
   Returns:
     The trained parameters, without what the problem's criterion learned.
+
+  Raises:
+    ValueError: a changing teacher, and no criterion that says what is lost to
+      it.
   """
+  if teaching is not None and problem.criterion is None:
+    raise ValueError("a changing teacher needs a problem with a criterion.")
   init_key, order_key = jax.random.split(key)
   if params is None:
     params = problem.init(init_key)

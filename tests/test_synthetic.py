@@ -1,5 +1,6 @@
 """The set: how it is stored, saved and refused."""
 
+import dataclasses
 import json
 
 import jax
@@ -31,6 +32,41 @@ def test_decoding_the_first_parameters_gives_the_batch_back(kind):
   atol = 0.051 if kind == "softmax" else 0.0
   np.testing.assert_allclose(decoded.batch.labels, batch.labels, atol=atol)
   assert bool(decoded.batch.mask.all())
+
+
+@pytest.mark.parametrize("kind", ["hard", "softmax", "unrestricted"])
+@pytest.mark.parametrize("base", [synthetic.direct(), synthetic.factorized(5)])
+def test_a_set_that_is_there_is_encoded_to_what_decodes_to_it(kind, base):
+  even = jnp.full((4, 2, 2, 6), 1 / 6)
+  stored = synthetic.with_smoothed_labels(
+    synthetic.with_learning_rates(
+      synthetic.with_attention_labels(
+        synthetic.with_soft_labels(base, kind), lambda batch: even
+      ),
+      3,
+      0.05,
+      0.5,
+      np.array([0.6, 0.8]),
+    ),
+    0.3,
+  )
+  drawn = lambda x: x + 0.2 * jax.random.normal(jax.random.key(x.size), x.shape)  # noqa: E731
+  params = jax.tree.map(drawn, stored.init(make_synthetic()))
+  syn = stored.decode(params)
+  again = stored.decode(stored.encode(syn))
+  # Many bases span the same embeddings.
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+    dataclasses.replace(syn, basis=None),
+    dataclasses.replace(again, basis=None),
+  )
+
+
+def test_steps_that_a_set_does_not_bring_start_afresh():
+  stored, _ = learned(steps=3)
+  other, params = learned(steps=5)
+  again = stored.decode(stored.encode(other.decode(params)))
+  np.testing.assert_allclose(again.learning_rates, [0.05] * 3, rtol=1e-5)
 
 
 def test_softmax_labels_stay_distributions_and_steps_stay_positive():

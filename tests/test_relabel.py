@@ -1,0 +1,255 @@
+"""Labelling sets after the fact, and distilling on for newer teachers."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import tiny_config
+
+from gmdistill import errors, main, recipe, relabel, set_files, teachers
+
+HERE = pathlib.Path(__file__).parent
+CONFIG = f"--config={HERE}/tiny_config.py"
+POLISH = f"{CONFIG}:polish"
+
+
+def command(verb, *rest):
+  return main.main(["gmdistill", verb, *map(str, rest)])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  return tmp_path_factory.mktemp("relabel")
+
+
+@pytest.fixture(scope="module")
+def taught(folder):
+  """Two teachers of the run's space."""
+  made = []
+  for seed in (0, 1):
+    made.append(folder / f"teacher{seed}")
+    assert not command(
+      "teach", CONFIG, f"--workdir={made[-1]}", f"--config.seed={seed}"
+    )
+  return made
+
+
+def relabelled(workdir, source, named, *fields):
+  flags = [f"--teacher={name}" for name in named]
+  assert not command("relabel", source, *flags, f"--workdir={workdir}", *fields)
+  return set_files.load(workdir / "set")
+
+
+@pytest.fixture(scope="module")
+def source(folder, taught):
+  """A set of embeddings that both teachers can read."""
+  flags = ["--row=random", "--config.teachers.alpha=0.0"]
+  relabelled(folder / "source", POLISH, taught, *flags)
+  return folder / "source" / "set"
+
+
+def test_a_set_gets_what_its_teacher_says(folder, taught, source):
+  before, _ = set_files.load(source)
+  flags = [f"--set={source}", "--config.teachers.alpha=1.0"]
+  syn, card = relabelled(folder / "one", POLISH, taught[:1], *flags)
+  teacher = teachers.load(str(taught[0]))
+  said = teacher.problem.apply(teacher.params, before.batch).logits
+  np.testing.assert_allclose(syn.batch.teacher_logits[:, 0], said, atol=1e-5)
+  total = np.exp(said - said.max(axis=1, keepdims=True))
+  total /= total.sum(axis=1, keepdims=True)
+  np.testing.assert_allclose(syn.batch.labels, total, atol=1e-5)
+  np.testing.assert_array_equal(syn.batch.inputs, before.batch.inputs)
+  assert card["teachers"] == [{"name": "teacher0", "id": teacher.id}]
+
+
+def test_students_train_on_a_relabelled_set_by_any_loss(folder, taught, capsys):
+  fields = [
+    "--config.kd.features=cosine",
+    "--config.teachers.alpha=0.0",
+  ]
+  syn, _ = relabelled(
+    folder / "coreset", POLISH, taught[:1], "--row=k_centers", *fields
+  )
+  assert syn.batch.teacher_features.shape == (8, 1, 16)
+  np.testing.assert_array_equal(syn.batch.labels.sum(axis=1), 1.0)
+  assert syn.batch.labels.max(axis=1).min() == 1.0  # alpha=0: their own
+  capsys.readouterr()
+  found = []
+  for kd in ("", "reverse_kl"):
+    assert not command(
+      "evaluate",
+      POLISH,
+      f"--set={folder / 'coreset' / 'set'}",
+      "--protocol=scratch",
+      f"--config.kd.loss={kd}",
+      "--config.kd.features=mse",
+      "--config.kd.teaching=none",
+    )
+    found.append(json.loads(capsys.readouterr().out)["scratch"]["mean"])
+  assert all(0 < x < 1 for x in found)
+
+
+def test_several_teachers_are_joined_and_all_kept(folder, taught):
+  syn, card = relabelled(
+    folder / "two", POLISH, taught, "--row=random", "--config.seed=3"
+  )
+  assert syn.batch.teacher_logits.shape == (8, 2, 4)
+  assert [one["name"] for one in card["teachers"]] == ["teacher0", "teacher1"]
+  probs = np.exp(syn.batch.teacher_logits)
+  probs /= probs.sum(axis=-1, keepdims=True)
+  np.testing.assert_allclose(syn.batch.labels, probs.mean(axis=1), atol=1e-5)
+
+
+def test_texts_are_read_by_each_teachers_own_tokenizer(folder, taught):
+  path = folder / "texts.jsonl"
+  lines = [
+    {"text": "Return the sum of an array over an axis.", "label": 1},
+    {"text": "Draw a line in the plot."},
+  ]
+  path.write_text("\n".join(map(json.dumps, lines)))
+  syn, _ = relabelled(
+    folder / "texts",
+    f"--set={path}",
+    taught[:1],
+    POLISH,
+    "--config.teachers.alpha=0.5",
+  )
+  assert syn.batch.inputs.shape == (2, 12, 16)
+  half = 0.5 * np.eye(4)[1] + 0.5 * softmax(syn.batch.teacher_logits[0, 0])
+  np.testing.assert_allclose(syn.batch.labels[0], half, atol=1e-5)
+  even = 0.125 + 0.5 * softmax(syn.batch.teacher_logits[1, 0])
+  np.testing.assert_allclose(syn.batch.labels[1], even, atol=1e-5)
+
+
+def softmax(x):
+  found = np.exp(x - np.max(x))
+  return found / found.sum()
+
+
+@pytest.mark.parametrize(
+  "line, said",
+  [
+    ("no json", "line 1 is no"),
+    ('{"texts": "a"}', "line 1 is no"),
+    ('{"text": 3}', "text must be a string or two"),
+    ('{"text": "a", "label": "blue"}', "label 'blue' is none of"),
+    ("", "has no line"),
+  ],
+)
+def test_lines_that_are_no_texts_are_refused(tmp_path, line, said):
+  path = tmp_path / "texts.jsonl"
+  path.write_text(line)
+  config = tiny_config.get_config()
+  setup, read = recipe.setup(config), recipe.data_options(config)
+  with pytest.raises(errors.InputError, match=said):
+    relabel.of_texts(setup, path, read)
+
+
+def refused(capsys, *words):
+  assert command(*words) == 2
+  return capsys.readouterr().err
+
+
+def test_what_cannot_be_labelled_is_refused_in_one_line(
+  folder, taught, source, capsys
+):
+  to = f"--workdir={folder / 'never'}"
+  teacher = f"--teacher={taught[0]}"
+  said = refused(capsys, "relabel", f"--set={source}", to)
+  assert "relabel needs --teacher=DIR" in said
+  said = refused(
+    capsys, "relabel", f"--set={source}", to, f"--teacher={HERE}/tiny_bert"
+  )
+  assert "no classification head" in said
+  said = refused(capsys, "relabel", to, teacher, "--row=k_centers")
+  assert "needs --config" in said
+  said = refused(capsys, "relabel", POLISH, to, teacher, "--row=best")
+  assert "--row=best is none of distilled, random" in said
+  said = refused(capsys, "relabel", to, teacher, "--set=no.jsonl", POLISH)
+  assert "there is no file no.jsonl" in said
+  two = [teacher, f"--teacher={taught[1]}", "--config.kd.features=mse"]
+  said = refused(capsys, "relabel", POLISH, to, "--row=random", *two)
+  assert "takes the features of one teacher, not of 2" in said
+  assert not (folder / "never").exists()
+
+
+def test_a_teacher_of_another_space_cannot_read_a_set(
+  folder, taught, source, tmp_path, capsys
+):
+  other = tmp_path / "other"
+  assert not command(
+    "teach", CONFIG, f"--workdir={other}", "--config.data.vocab_size=200"
+  )
+  capsys.readouterr()
+  said = refused(
+    capsys,
+    "relabel",
+    f"--set={source}",
+    f"--teacher={other}",
+    f"--workdir={tmp_path / 'never'}",
+  )
+  assert "reads embedding space" in said and "the set lives in" in said
+  # It reads text, though: a coreset of the same data.
+  syn, _ = relabelled(tmp_path / "read", POLISH, [other], "--row=random")
+  assert np.isfinite(syn.batch.labels).all()
+
+
+def test_a_newer_teacher_makes_a_set_stale_and_update_starts_from_it(
+  folder, taught, tmp_path, capsys
+):
+  first = tmp_path / "first"
+  fields = ["--config.num_steps=4", "--config.eval_every=2"]
+  assert not command(
+    "distill",
+    POLISH,
+    f"--workdir={first}",
+    f"--config.teachers.dirs={taught[0]}",
+    *fields,
+  )
+  syn, card = set_files.load(first / "set")
+  assert card["teachers"][0]["id"] == teachers.identity(taught[0])
+  same = refused(
+    capsys,
+    "update",
+    f"--set={first / 'set'}",
+    f"--teacher={taught[0]}",
+    f"--workdir={tmp_path / 'same'}",
+  )
+  assert "has the labels of these teachers already" in same
+  again = tmp_path / "second"
+  assert not command(
+    "update",
+    f"--set={first / 'set'}",
+    f"--teacher={taught[1]}",
+    f"--workdir={again}",
+  )
+  config = json.loads((again / "config.json").read_text())
+  assert config["num_steps"] == 2
+  assert config["start"] == str(first / "set")
+  updated, card = set_files.load(again / "set")
+  assert card["teachers"][0]["id"] == teachers.identity(taught[1])
+  # Two steps from where it was, and not from real rows.
+  near = np.abs(np.asarray(updated.batch.inputs - syn.batch.inputs)).max()
+  assert 0 < near < 0.05
+  # Its teacher is trained anew: whoever uses the set is told.
+  weights = taught[1] / "model.safetensors"
+  kept = weights.read_bytes()
+  weights.write_bytes((taught[0] / "model.safetensors").read_bytes())
+  capsys.readouterr()
+  assert not command("evaluate", f"--set={again / 'set'}", "--protocol=scratch")
+  assert "is stale: its teacher teacher1 has changed" in capsys.readouterr().err
+  weights.write_bytes(kept)
+
+
+def test_a_run_starts_from_a_set_only_of_its_own_shape(source, capsys):
+  said = refused(
+    capsys,
+    "distill",
+    POLISH,
+    f"--workdir={HERE / 'never'}",
+    f"--config.start={source}",
+    "--config.sequence_length=5",
+  )
+  assert "is a set of shape (8, 12, 16)" in said
+  assert "use the data_per_class and sequence_length of the set" in said
