@@ -25,7 +25,7 @@ from gmdistill import checkpoint, data, distances, errors, objectives, spaces
 FORMAT = "gmdistill-bank-1"
 PRECISIONS = ("float32", "bfloat16")
 # What must agree between a bank and the run that reads it.
-_SAME = ("format", "data", "space", "student", "weights")
+_SAME = ("format", "data", "space", "student", "weights", "labels")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +125,7 @@ def identity(setup: spaces.Setup, private: bool = False) -> dict[str, Any]:
     "space": setup.space_id,
     "student": repr(setup.problem.student),
     "weights": setup.problem.weights_id,
+    "labels": setup.labels,
   }
 
 
@@ -167,6 +168,7 @@ class Bank:
     """
     self.folder = pathlib.Path(folder).expanduser().absolute()
     found = read(self.folder)
+    found.setdefault("labels", "true")  # of banks before there were teachers
     ours = identity(setup, private="privacy" in found)
     differing = [name for name in _SAME if found.get(name) != ours[name]]
     if differing:

@@ -5,6 +5,8 @@ Below this file nobody sees a ConfigDict.
 
 import dataclasses
 import functools
+import hashlib
+import json
 from collections.abc import Callable
 
 import jax
@@ -136,6 +138,38 @@ def taught(
   return found
 
 
+def with_taught_rows(
+  setup: spaces.Setup, config: ml_collections.ConfigDict
+) -> spaces.Setup:
+  """Returns the setup with its teachers' labels in the training part.
+
+  Raises:
+    InputError: a teacher that cannot be read, or in a private bank.
+  """
+  labels = labels_id(config)
+  if labels != setup.labels and config.bank.noise:
+    raise errors.InputError(
+      f"bank.noise={config.bank.noise} hides a row's own gradient, and "
+      "teachers.dirs labels it by teachers that may know it; use "
+      "teachers.dirs=() or bank.noise=0.0."
+    )
+  train = taught(setup.corpus, config)
+  return setup._replace(
+    corpus=setup.corpus._replace(train=train), labels=labels
+  )
+
+
+def labels_id(config: ml_collections.ConfigDict) -> str:
+  """Returns whose labels the outer loop's rows carry: `true`, or a hash."""
+  names, options = teacher_names(config), label_options(config)
+  if not names or not (options.alpha or config.kd.loss):
+    return "true"
+  ids = [one["id"] for one in teachers.names_and_ids(names)]
+  told = [ids, dataclasses.asdict(options), config.kd.to_dict()]
+  text = json.dumps(told, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def teacher_names(config: ml_collections.ConfigDict) -> list[str]:
   """Returns the teachers' directories or hub ids."""
   names = config.teachers.dirs
@@ -244,7 +278,8 @@ def experts(
       "gmdistill bank --config=... --workdir=DIR, and give "
       "--config.bank.dir=DIR."
     )
-  opened = bank.Bank(config.bank.dir, setup)
+  labels = labels_id(config)
+  opened = bank.Bank(config.bank.dir, setup._replace(labels=labels))
   if "targets" in objective.reads:
     opened.require(config.gradient_matching.matched)
   fields = config.experts.to_dict()

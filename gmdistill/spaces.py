@@ -34,6 +34,7 @@ class Setup(NamedTuple):
   corpus: data.Corpus
   space_id: str
   student_name: str
+  labels: str = "true"  # whose labels the training part carries
 
 
 def build(

@@ -109,7 +109,7 @@ def bank(flags: Any, rest: list[str], command: str) -> None:
       "bank needs --config=configs/NAME.py and --workdir=DIR."
     )
   options = recipe.bank_options(flags.config)
-  setup = recipe.setup(flags.config)
+  setup = recipe.with_taught_rows(recipe.setup(flags.config), flags.config)
   folder = experts.build(flags.workdir, setup, options)
   print(
     f"next: gmdistill distill ... --config.bank.dir={shlex.quote(str(folder))}"

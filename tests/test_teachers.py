@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny_config
 
-from gmdistill import data, distill, errors, main, recipe, teachers
+from gmdistill import bank, data, distill, errors, main, recipe, teachers
 
 HERE = pathlib.Path(__file__).parent
 CONFIG = f"--config={HERE}/tiny_config.py"
@@ -139,3 +139,71 @@ def test_cached_labels_of_other_data_are_refused(folder, monkeypatch, tmp_path):
   path.write_bytes(b"torn")
   with pytest.raises(errors.InputError, match="is damaged; delete it"):
     teachers.logits(teacher, corpus, options)
+
+
+def test_a_bank_is_of_its_teachers_labels(folder, tmp_path):
+  command = [
+    "gmdistill",
+    "bank",
+    CONFIG,
+    "--config.bank.num_trajectories=1",
+    "--config.bank.ages=(0,)",
+    "--config.bank.rows_per_class=4",
+    "--config.bank.batch_rows_per_class=4",
+    "--config.bank.precision=float32",
+  ]
+  dirs = f"--config.teachers.dirs={folder}"
+  kd = ["--config.kd.loss=reverse_kl", "--config.kd.temperature=2.0"]
+  made = {
+    name: [*command, f"--workdir={tmp_path / name}", *fields]
+    for name, fields in {"true": [], "soft": [dirs], "kd": [dirs, *kd]}.items()
+  }
+  targets = {}
+  for name, words in made.items():
+    assert main.main(words) == 0
+    config = tiny_config.get_config()
+    config.bank.dir = str(tmp_path / name)
+    if name != "true":
+      config.teachers.dirs = (str(folder),)
+    if name == "kd":
+      config.kd.update(loss="reverse_kl", temperature=2.0)
+    setup = recipe.setup(config)._replace(labels=recipe.labels_id(config))
+    entry = bank.Bank(tmp_path / name, setup)
+    sample = entry.sampler(("targets",), seed=0, max_age=9, span=1)
+    targets[name] = np.concatenate(
+      [np.ravel(x) for x in jax.tree.leaves(sample(0).targets)]
+    )
+  for one, other in [("true", "soft"), ("soft", "kd"), ("true", "kd")]:
+    assert np.abs(targets[one] - targets[other]).max() > 1e-6
+  config = tiny_config.get_config()
+  config.objective = "gradient_matching"
+  config.bank.dir = str(tmp_path / "soft")
+  with pytest.raises(errors.InputError, match="labels is .* there, true here"):
+    distill.prepare(config)
+  config.teachers.dirs = (str(folder),)
+  distill.prepare(config)
+  noisy = ["--config.bank.clip=1.0", "--config.bank.noise=1.0", dirs]
+  assert main.main([*command, f"--workdir={tmp_path / 'no'}", *noisy]) == 2
+
+
+def test_a_row_that_its_teacher_is_unsure_of_keeps_its_own_label():
+  logits = np.array([[[0.0, 0.0, 0.0], [9.0, -9.0, -9.0], [1.0, 0.5, 0.0]]])
+  truth = np.eye(3)[[2, 2, 2]]
+  found = teachers.soft_labels(logits, truth, teachers.Options(certainty=True))
+  np.testing.assert_allclose(found[0], truth[0], atol=1e-6)  # uniform: nothing
+  np.testing.assert_allclose(found[1], [1, 0, 0], atol=1e-5)  # certain: all
+  np.testing.assert_allclose(found.sum(axis=1), 1.0, atol=1e-6)
+
+
+def test_every_teacher_may_have_its_own_temperature():
+  logits = np.array([[[2.0, 0.0]], [[2.0, 0.0]]])
+  truth = np.eye(2)[[0]]
+  found = teachers.soft_labels(
+    logits, truth, teachers.Options(temperatures=(1.0, 1e6))
+  )
+  one = np.exp(2.0) / (1 + np.exp(2.0))
+  np.testing.assert_allclose(found[0, 0], 0.5 * one + 0.25, atol=1e-5)
+  with pytest.raises(ValueError, match="one for each of 2 teachers"):
+    teachers.soft_labels(
+      logits, truth, teachers.Options(temperatures=(1.0, 2.0, 3.0))
+    )

@@ -1,0 +1,82 @@
+"""Three teachers, one of which learned from shuffled labels.
+
+python tests/benchmarks/shuffled_teacher.py
+
+On the embedded corpus, with the quickstart's student: the mean weight that each
+teacher gets, and the accuracy of students that train on all real rows with the
+labels that come of it. A few minutes on a CPU.
+"""
+
+import argparse
+import functools
+import pathlib
+import runpy
+
+import jax
+import numpy as np
+import optax
+
+from gmdistill import data, ensembles, recipe, teachers, training
+
+CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "quickstart.py"
+
+
+@functools.partial(jax.jit, static_argnames="num_steps")
+def trained(problem, batch, key, num_steps):
+  """Returns a student trained on a batch of ids, as the quickstart's full."""
+  optimizer = optax.adamw(
+    optax.warmup_cosine_decay_schedule(0.0, 3e-3, num_steps // 10, num_steps),
+    weight_decay=0.1,
+  )
+  return training.fit(
+    problem, batch, optimizer, num_steps=num_steps, batch_size=32, key=key
+  )
+
+
+@jax.jit
+def logits_of(problem, params, batch):
+  return problem.apply(params, batch).logits
+
+
+def main():
+  parser = argparse.ArgumentParser()
+  parser.add_argument("--students", type=int, default=5)
+  parser.add_argument("--steps", type=int, default=1200)
+  options = parser.parse_args()
+  config = runpy.run_path(str(CONFIG))["get_config"]()
+  setup = recipe.setup(config)
+  problem, train = setup.problem, setup.corpus.train
+  classes = len(setup.corpus.label_names)
+  batch = jax.device_put(data.as_batch(train, classes))
+  fit = lambda labels, seed: trained(  # noqa: E731
+    problem,
+    batch.replace(labels=jax.numpy.asarray(labels)),
+    jax.random.key(seed),
+    options.steps,
+  )
+  truth = np.eye(classes, dtype=np.float32)[train.labels]
+  shuffled = np.random.default_rng(0).permutation(truth)
+  params = [fit(truth, 100), fit(truth, 101), fit(shuffled, 102)]
+  said = np.stack([np.asarray(logits_of(problem, p, batch)) for p in params])
+  buckets = training.length_buckets(setup.corpus.reported, classes)
+  for kind in ensembles.WEIGHTS:
+    weights = np.asarray(ensembles.weights(kind, said, train.labels))
+    soft = teachers.soft_labels(said, truth, teachers.Options(weights=kind))
+    found = np.concatenate(
+      [
+        training.accuracies(
+          problem, jax.tree.map(lambda x: x[None], fit(soft, seed)), buckets
+        )
+        for seed in range(options.students)
+      ]
+    )
+    error = found.std(ddof=1) / len(found) ** 0.5
+    print(
+      f"{kind:12} mean weights {np.round(weights.mean(axis=1), 3)}  students "
+      f"{100 * found.mean():.1f} ± {100 * error:.1f} (standard error)",
+      flush=True,
+    )
+
+
+if __name__ == "__main__":
+  main()
