@@ -29,7 +29,8 @@ usage: gmdistill VERB [--config=configs/NAME.py[:mode]] [--workdir=DIR] [...]
   --set=DIR                   train, evaluate: the set/ folder of a run
   --row=NAME                  evaluate: distilled (the --set), random, herding,
                               k_centers or full
-  --protocol=NAME             train, evaluate: replay, finetune or scratch
+  --protocol=NAME             train, evaluate: replay, finetune or scratch;
+                              evaluate: bayes
   --distributed               one process of several; TPU pods and SLURM say by
                               themselves which, elsewhere these do:
                               --coordinator=HOST:PORT, --num_processes=N,
