@@ -18,6 +18,7 @@ from gmdistill import (
   finish,
   main,
   recipe,
+  set_files,
   synthetic,
   training,
   uncertainty,
@@ -418,42 +419,39 @@ def test_a_bad_field_of_bayes_is_refused(field, value, words):
 
 
 def test_evaluate_says_the_calibration_and_leaves_the_rows_of_runs_alone(
-  finished_run, tmp_path, capsys
+  tmp_path, capsys
 ):
-  folder = finished_run[0]
-  given = [f"--set={folder / 'set'}", f"--workdir={tmp_path}"]
-  small = [
-    f"--config.bayes.{name}={value}"
-    for name, value in dict(
-      start="scratch", samples=2, burn_in=2, thin=1, num_students=2
-    ).items()
-  ]
-  command = ["x", "evaluate", CONFIG, *given, "--protocol=bayes", *small]
-  assert main.main(command) == 0
-  row = json.loads((tmp_path / "evaluation.json").read_text())["bayes"]
-  assert {"ece", "temperature", "ece_scaled", "interval_width"} < set(row)
-
   config = tiny_config.get_config()
   setup = recipe.setup(config)
-  scratch = recipe.protocol(config, "scratch")
-  rows = [
-    finish.Table(setup, config, calibrated=said).coreset(
-      "scratch", scratch, "herding"
+  protocol = recipe.protocol(config, "replay")
+  row, said = (
+    finish.Table(setup, config, calibrated).coreset(
+      "replay", protocol, "herding"
     )
-    for said in (False, True)
-  ]
-  summary = json.loads((folder / "summary.json").read_text())
-  assert rows[0] == summary["protocols"]["scratch"]["herding"]
-  assert rows[0] == {name: rows[1][name] for name in rows[0]}
-  assert set(rows[1]) - set(rows[0]) == {"ece", "temperature", "ece_scaled"}
+    for calibrated in (False, True)
+  )
+  assert row == {name: said[name] for name in row}
+  assert set(said) - set(row) == {"ece", "temperature", "ece_scaled"}
 
+  command = ["x", "evaluate", CONFIG, "--row=herding", f"--workdir={tmp_path}"]
+  assert main.main([*command, "--protocol=replay"]) == 0
+  found = json.loads((tmp_path / "evaluation.json").read_text())
+  assert found == {"replay": {**said, "row": "herding"}}
   capsys.readouterr()
-  assert main.main([*command, "--config.bayes.thin=0"]) == 2
-  (line,) = capsys.readouterr().err.splitlines()
-  assert "config.bayes: thin=0 must be at least 1" in line
-  said = ["x", "train", f"--set={folder / 'set'}", f"--workdir={tmp_path}/s"]
-  assert main.main([*said, "--protocol=bayes"]) == 2
+  for wrong, words in {
+    "--config.bayes.thin=0": "config.bayes: thin=0 must be at least 1",
+    "--protocol=bays": "is none of replay, finetune, scratch, bayes",
+  }.items():
+    assert main.main([*command, "--protocol=bayes", wrong]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+
+
+def test_no_student_is_written_of_many_samples(tmp_path, capsys):
+  folder = tmp_path / "set"
+  syn = synthetic.SyntheticSet(make_synthetic())
+  set_files.save(folder, syn, card={"embedding_space": "of nobody"})
+  given = [CONFIG, f"--set={folder}", f"--workdir={tmp_path / 'student'}"]
+  assert main.main(["x", "train", *given, "--protocol=bayes"]) == 2
   assert "many samples of one" in capsys.readouterr().err
-  assert not (tmp_path / "s").exists()
-  assert main.main([*said, "--protocol=bays"]) == 2
-  assert "scratch, bayes" in capsys.readouterr().err
+  assert not (tmp_path / "student").exists()
