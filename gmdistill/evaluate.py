@@ -7,7 +7,7 @@ has seen are trained and counted on the reported split, once.
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gmdistill import data, distances, objectives, replays, synthetic, training
+from gmdistill import (
+  data,
+  distances,
+  errors,
+  objectives,
+  replays,
+  synthetic,
+  training,
+  uncertainty,
+)
 from gmdistill import mesh as meshes
 from gmdistill import problem as problems
 
@@ -26,17 +35,21 @@ TRIED_STUDENTS = 5  # of a row, with each learning rate
 
 
 class Protocol(NamedTuple):
-  """How a student is trained on a set.
+  """How a student is trained on a set, and what it then says of a row.
 
   `train(problem, synthetic set, key, rate) -> params`, a pure function.
   `rates` are the learning rates every row may choose from; a set that brings
   its own step sizes, under a protocol that `replays`, has none to choose.
+  `logits` reads what `train` returned, be it one student or many samples of
+  one; `readings` name what else `calibration` reports, as its mean over rows.
   """
 
   train: Callable[..., Any]
   rates: tuple[Rate, ...]
   num_students: int
   replays: bool = False
+  logits: training.Reading = training.logits
+  readings: tuple[tuple[str, training.Reading], ...] = ()
 
 
 class Splits(NamedTuple):
@@ -132,12 +145,92 @@ def replaying(
   return Protocol(train, pairs, num_students, replays=True)
 
 
+def bayesian(
+  start: Protocol,
+  *,
+  strength: float,
+  prior_std: float,
+  num_students: int,
+  **chain: Any,
+) -> Protocol:
+  """SGLD from where `start` ends: the protocol `bayes`.
+
+  A student is a chain of samples of its posterior on the set. An example's
+  true label is its likeliest class, and its label, made a distribution, is
+  what the teacher of `uncertainty.dirichlet_loss` says of it; the Gaussian
+  prior stands around the student as it was before it saw the set.
+
+  Args:
+    start: How a chain's first state is trained; its rates are this one's.
+    strength: Of the teacher's prior.
+    prior_std: Of the Gaussian prior.
+    num_students: Chains.
+    **chain: The fields of `uncertainty.Chain`.
+
+  Raises:
+    ValueError: a field that is out of its range.
+  """
+  own = uncertainty.Chain(**chain)
+  numbers = {"num_students": num_students, **own._asdict()}
+  for name in ("num_students", "samples", "thin", "batch_size", "burn_in"):
+    least = int(name != "burn_in")
+    if numbers[name] < least:
+      raise ValueError(f"{name}={numbers[name]} must be at least {least}.")
+  if strength < 0 or prior_std <= 0 or own.step_size <= 0:
+    raise ValueError(
+      f"strength={strength} must be at least 0, prior_std={prior_std} and "
+      f"step_size={own.step_size} above it."
+    )
+
+  def loss_of(problem):
+    def loss(params, rows):
+      batch, said_BxC = rows
+      logits_BxC = problem.apply(params, batch).logits
+      return uncertainty.dirichlet_loss(
+        logits_BxC, batch.labels, said_BxC, strength=strength
+      )
+
+    return loss
+
+  def train(problem, syn: SyntheticSet, key, rate):
+    start_key, chain_key = jax.random.split(key)
+    labels_MxC = syn.batch.labels
+    classes_MxC = jax.nn.one_hot(labels_MxC.argmax(-1), labels_MxC.shape[-1])
+    # Unrestricted labels may be negative: no distribution, and no bound below.
+    said_MxC = jnp.maximum(labels_MxC, 0.0)
+    said_MxC /= jnp.maximum(said_MxC.sum(axis=-1, keepdims=True), 1e-9)
+    batch = data.Batch(syn.batch.inputs, syn.batch.mask, classes_MxC)
+    energy = uncertainty.energy(
+      loss_of(problem),
+      problem.init(jax.random.split(start_key)[0]),  # start's own student
+      num_rows=len(labels_MxC),
+      prior_std=prior_std,
+    )
+    return uncertainty.posterior_samples(
+      energy,
+      start.train(problem, syn, start_key, rate),
+      (batch, said_MxC),
+      own,
+      key=chain_key,
+    )
+
+  return Protocol(
+    train,
+    start.rates,
+    num_students,
+    start.replays,
+    uncertainty.posterior_logits,
+    (("interval_width", uncertainty.interval_width),),
+  )
+
+
 class Measurement(NamedTuple):
   """One row of a results table. Accuracies are fractions."""
 
   accuracies: np.ndarray  # [n], on the reported split
   rate: Rate  # the chosen learning rate
   seconds: float  # to train one student, compilation aside
+  beside: Mapping[str, np.ndarray]  # [n] each, what `measure` also looked at
 
   def row(self) -> dict[str, float | int]:
     """Returns what `summary.json` holds of it."""
@@ -146,6 +239,7 @@ class Measurement(NamedTuple):
       "mean": float(self.accuracies.mean()),
       "std": float(spread),
       "n": len(self.accuracies),
+      **{name: float(x.mean()) for name, x in self.beside.items()},
     }
 
 
@@ -202,12 +296,66 @@ class Trainer:
     return params, time.perf_counter() - start
 
 
+# (trainer, students, splits) -> {name: [S]}, of each of S stacked students
+Beside = Callable[[Trainer, Any, Splits], dict[str, np.ndarray]]
+
+
+def nothing(
+  trainer: Trainer, students: Any, splits: Splits
+) -> dict[str, np.ndarray]:
+  """Looks at nothing beside the accuracy."""
+  del trainer, students, splits
+  return {}
+
+
+def calibration(
+  trainer: Trainer, students: Any, splits: Splits
+) -> dict[str, np.ndarray]:
+  """Returns each student's calibration on the reported split, each [S].
+
+  `ece`, the temperature that fits the selection split, and `ece_scaled`, the
+  error at that temperature; and what the protocol's `readings` say.
+
+  Raises:
+    NotFinite: a student's logits are not.
+  """
+  protocol = trainer.protocol
+  read = functools.partial(training.values, trainer.problem, students)
+  chosen_SxNxC, chosen_N = read(splits.selection, protocol.logits)
+  logits_SxNxC, labels_N = read(splits.reported, protocol.logits)
+  if not np.isfinite(logits_SxNxC).all():
+    raise errors.NotFinite(
+      "the logits of a trained student are not finite; train with smaller steps"
+    )
+  found = _calibration(chosen_SxNxC, chosen_N, logits_SxNxC, labels_N)
+  for name, reading in protocol.readings:
+    found[name] = read(splits.reported, reading)[0].mean(axis=1)
+  return jax.tree.map(np.asarray, found)
+
+
+@jax.jit
+def _calibration(chosen_SxNxC, chosen_N, logits_SxNxC, labels_N):
+  def one(chosen_NxC, logits_NxC):
+    temperature = uncertainty.fit_temperature(chosen_NxC, chosen_N)
+    error = lambda z: uncertainty.expected_calibration_error(  # noqa: E731
+      jax.nn.softmax(z), labels_N
+    )
+    return {
+      "ece": error(logits_NxC),
+      "temperature": temperature,
+      "ece_scaled": error(logits_NxC / temperature),
+    }
+
+  return jax.vmap(one)(chosen_SxNxC, logits_SxNxC)
+
+
 def measure(
   trainer: Trainer,
   sets: SyntheticSet,
   splits: Splits,
   *,
   seed: int = 0,
+  beside: Beside = nothing,
 ) -> Measurement:
   """Measures one row of a results table.
 
@@ -217,6 +365,7 @@ def measure(
       set is k = 1; a random coreset is drawn afresh for every student.
     splits: Where rates are chosen, and where the row is reported.
     seed: Decides every student; the selection uses other students.
+    beside: What is looked at in the reported students beside their accuracy.
   """
   report_key, select_key = jax.random.split(jax.random.key(seed))
   best = best_rate(trainer, sets, splits.selection, key=select_key)
@@ -227,6 +376,7 @@ def measure(
     key=report_key,
     rate=best,
     num_students=trainer.protocol.num_students,
+    look=lambda students: beside(trainer, students, splits),
   )
 
 
@@ -260,17 +410,28 @@ def best_rate(
   return protocol.rates[int(np.argmax(scores))]
 
 
-def _measure_at(trainer, sets, split, *, key, rate, num_students):
+def _measure_at(
+  trainer, sets, split, *, key, rate, num_students, look=lambda students: {}
+):
   """Returns the `Measurement` of students of `key`, trained in chunks."""
   chunk = trainer.chunk
   keys = jax.random.split(key, -(-num_students // chunk) * chunk)
-  found, seconds = [], []
+  found, seconds, beside = [], [], []
   for first in range(0, len(keys), chunk):
     students, spent = trainer(sets, keys[first : first + chunk], rate, first)
     seconds.append(spent / trainer.at_once)  # on one device
-    found.append(training.accuracies(trainer.problem, students, split))
+    found.append(
+      training.accuracies(
+        trainer.problem, students, split, trainer.protocol.logits
+      )
+    )
+    beside.append(look(students))
   accuracies = np.concatenate(found)[:num_students]
-  return Measurement(accuracies, rate, float(np.median(seconds)))
+  looked = {
+    name: np.concatenate([x[name] for x in beside])[:num_students]
+    for name in beside[0]
+  }
+  return Measurement(accuracies, rate, float(np.median(seconds)), looked)
 
 
 def gradient_cosines(

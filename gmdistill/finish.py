@@ -141,9 +141,18 @@ def write_set(
 class Table:
   """Measures rows of the results table; caches those no set decides."""
 
-  def __init__(self, setup: spaces.Setup, config: ml_collections.ConfigDict):
-    """Cuts the splits into length buckets."""
+  def __init__(
+    self,
+    setup: spaces.Setup,
+    config: ml_collections.ConfigDict,
+    calibrated: bool = False,
+  ):
+    """Cuts the splits into length buckets.
+
+    `calibrated` rows say `evaluate.calibration` too, and are cached apart.
+    """
     self._setup, self._config = setup, config
+    self._calibrated = calibrated
     self._num_classes = len(setup.corpus.label_names)
     self._trainers: dict[str, evaluate.Trainer] = {}
     cut = lambda part: training.length_buckets(part, self._num_classes)  # noqa: E731
@@ -164,7 +173,10 @@ class Table:
       at_once or self._config.students_at_once, protocol.num_students
     )
     found = evaluate.measure(
-      self._trainer(protocol, at_once), sets, self._splits
+      self._trainer(protocol, at_once),
+      sets,
+      self._splits,
+      beside=evaluate.calibration if self._calibrated else evaluate.nothing,
     )
     row = found.row()
     metrics.say(
@@ -211,6 +223,8 @@ class Table:
     ]
     if protocol.replays:
       decides.append(f"normalised={config.normalised_steps}")
+    if name == "bayes":
+      decides.append(config[config.bayes.start].to_dict())
 
     def measured():
       # A random coreset is drawn afresh for every student.
@@ -256,6 +270,8 @@ class Table:
 
   def _cached(self, decides: list[Any], measured: Any) -> dict[str, Any]:
     setup = self._setup
+    if self._calibrated:
+      decides = [*decides, "calibrated"]
     identity = [
       _VERSION,
       setup.corpus.fingerprint,

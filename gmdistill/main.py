@@ -33,7 +33,8 @@ usage: gmdistill VERB [--config=configs/NAME.py[:mode]] [--workdir=DIR] [...]
   --teacher=DIR               relabel, update: a teacher; may be given again
   --row=NAME                  evaluate, relabel: distilled (the --set), random,
                               herding or k_centers; evaluate: or full
-  --protocol=NAME             train, evaluate: replay, finetune or scratch
+  --protocol=NAME             train, evaluate: replay, finetune or scratch;
+                              evaluate: bayes
   --distributed               one process of several; TPU pods and SLURM say by
                               themselves which, elsewhere these do:
                               --coordinator=HOST:PORT, --num_processes=N,

@@ -440,6 +440,15 @@ def protocol(config: ml_collections.ConfigDict, name: str) -> evaluate.Protocol:
         **config[name].to_dict(), teaching=kd.teaching, decay=kd.decay
       ),
     )
+  if name == "bayes":
+    fields = config.bayes.to_dict()
+    start = fields.pop("start")
+    if start not in ("replay", "finetune", "scratch"):
+      raise errors.InputError(
+        f"bayes.start={start} is none of replay, finetune, scratch."
+      )
+    build = functools.partial(evaluate.bayesian, protocol(config, start))
+    return schedule.named("bayes", lambda: build(**fields))
   raise errors.InputError(
-    f"protocol {name} is none of replay, finetune, scratch."
+    f"protocol {name} is none of replay, finetune, scratch, bayes."
   )

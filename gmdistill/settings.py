@@ -162,6 +162,20 @@ def defaults() -> ml_collections.ConfigDict:
       ),
       finetune=dict(num_steps=200, rates=(1e-4,), num_students=10),
       scratch=dict(num_steps=200, rates=(1e-3, 3e-3), num_students=20),
+      # Chains of SGLD from students of another protocol, with its rates.
+      # strength: how many rows of its class an example's label is worth, as a
+      # teacher's prior. step_size and prior_std: of every parameter.
+      bayes=dict(
+        start="finetune",  # or scratch, replay
+        strength=1.0,
+        prior_std=0.05,
+        step_size=1e-5,
+        samples=20,
+        burn_in=200,
+        thin=20,
+        batch_size=64,
+        num_students=5,
+      ),
       full=dict(
         num_steps=1000,
         batch_size=32,
@@ -202,6 +216,7 @@ def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config.selection.update(num_students=2, rows=50, min_tokens=0)
   config.students_at_once = 2
   config.replay.update(num_students=2)
+  config.bayes.update(samples=2, burn_in=2, thin=2, num_students=2)
   for protocol in (config.finetune, config.scratch, config.full):
     protocol.update(num_steps=4, num_students=2)
   return config
@@ -243,5 +258,5 @@ def check_numbers(config: ml_collections.ConfigDict) -> None:
     )
   if not config.protocols:
     raise errors.InputError(
-      "protocols is empty; use one or more of replay, finetune, scratch."
+      "protocols is empty; use one or more of replay, finetune, scratch, bayes."
     )

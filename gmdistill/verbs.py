@@ -123,11 +123,17 @@ def train(flags: Any, rest: list[str], command: str) -> None:
   config, folder = config_and_set(flags)
   if not flags.workdir:
     raise errors.InputError("train needs --workdir=DIR for the student.")
+  name = flags.protocol or config.protocols[0]
+  if name == "bayes":
+    raise errors.InputError(
+      "train writes one student, and the protocol bayes ends in many samples "
+      "of one; use --protocol=replay, finetune or scratch, or measure it with "
+      "gmdistill evaluate."
+    )
   student = student_folder(flags.workdir, "student")
   setup = recipe.setup(config)
   syn = _fitting_set(setup, folder, config)
   pretrained.check_exportable(setup.problem.student)
-  name = flags.protocol or config.protocols[0]
   params, seconds, accuracy = finish.Table(setup, config).student(
     recipe.protocol(config, name), evaluation.stacked(syn)
   )
@@ -173,7 +179,8 @@ def save_student(
 
 
 def evaluate(flags: Any, rest: list[str], command: str) -> None:
-  """Measures one row of the results table under one or all protocols."""
+  """Measures one row of the results table, and how far its students' word can
+  be trusted, under one or all protocols."""
   del command
   nothing_else(rest)
   config, folder = config_and_set(flags, needs_set=flags.row == "distilled")
@@ -181,7 +188,7 @@ def evaluate(flags: Any, rest: list[str], command: str) -> None:
     workdirs.writable(flags.workdir)
   setup = recipe.setup(config)
   names = [flags.protocol] if flags.protocol else list(config.protocols)
-  table = finish.Table(setup, config)
+  table = finish.Table(setup, config, calibrated=True)
   found = {}
   for name in names:
     protocol = recipe.protocol(config, name)
