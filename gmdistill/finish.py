@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import json
-import pathlib
 import resource
 import sys
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from etils import epath
 
 from gmdistill import (
   coresets,
@@ -39,7 +39,7 @@ _VERSION = 3  # Raise it when the same options come to mean other baselines.
 def finish(
   *,
   config: ml_collections.ConfigDict,
-  folder: pathlib.Path,
+  folder: epath.Path,
   setup: spaces.Setup,
   protocols: Mapping[str, evaluate.Protocol],
   best: synthetic.SyntheticSet,

@@ -15,7 +15,7 @@ import safetensors
 from etils import epath
 from safetensors import numpy as safetensors_numpy
 
-from gmdistill import errors
+from gmdistill import errors, paths
 
 Row = dict[str, Any]
 
@@ -47,7 +47,7 @@ class Run:
 
 def load_run(workdir: epath.PathLike) -> Run:
   """Reads a workdir; raises `InputError` where it holds no finished run."""
-  root = epath.Path(workdir)
+  root = paths.path(workdir)
   for name in ("config.json", "summary.json"):
     if not (root / name).is_file():
       raise errors.InputError(
