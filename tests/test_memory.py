@@ -37,8 +37,7 @@ def deep_problem(classes=2, **fields):
   return problems.Problem(table, None, module)
 
 
-@functools.cache
-def cost(
+def step(
   *, layers=2, rule="mixed", remat=False, steps=1, classes=2, rows=16, chunk=0
 ):
   problem = deep_problem(classes, num_layers=layers, remat=remat)
@@ -70,8 +69,17 @@ def cost(
     objectives.Real(None, expert),
     jax.random.key(0),
   )
-  program = outer.outer_steps(stage, stored, 0.99, mesh)
-  return plan.program(program, arguments)[1]
+  return outer.outer_steps(stage, stored, 0.99, mesh), arguments
+
+
+@functools.cache
+def cost(**fields):
+  return plan.program(*step(**fields))[1]
+
+
+def flops(**fields):
+  program, arguments = step(**fields)
+  return plan.matmul_flops(program.trace(*arguments).jaxpr.jaxpr)
 
 
 def test_mixed_mode_with_remat_takes_a_third_of_the_memory_at_12_layers():
@@ -96,15 +104,15 @@ def test_with_class_chunks_memory_does_not_grow_with_the_classes():
   kept = many().bank - few().bank  # read in float32, whatever the chunk
   assert chunked - kept < 0.1 * (whole - kept)
   assert many(chunk=2).temporary < many().temporary
-  # Each class's gradient is taken once more, and no oftener.
-  assert many().flops < many(chunk=2).flops <= 1.34 * many().flops
 
 
 def test_a_step_with_a_bank_costs_no_more_products_than_it_must():
   """In units of the forward pass: 3 for the gradients; 4 more for their
-  derivative along the covector, with 2 where the gradient is computed again."""
+  derivative along the covector, 2 where the gradient is computed again. Of
+  attention's own products both factors depend on the set: a little more."""
   layer = 2 * LENGTH * (12 * WIDTH**2 + 2 * LENGTH * WIDTH)
   forward = 32 * 2 * layer  # rows and layers
-  kept, again = cost(rule="linearize"), cost()
-  assert 7.0 <= kept.flops / forward < 7.1
-  assert 9.0 <= again.flops / forward < 9.1
+  assert 7.0 <= flops(rule="linearize") / forward < 7.2
+  assert 9.0 <= flops() / forward < 9.3
+  assert flops(chunk=2) == flops()  # side by side or in turn
+  assert 12.0 <= flops(chunk=1) / forward < 12.3

@@ -59,12 +59,12 @@ def our_step(problem, bank):
   """Returns `step()`, warmed up; what it costs; the seconds to compile it."""
   if bank:
     objective = matching.expert_matching(
-      distance_kind="tensor_cosine", class_chunk=2
+      distance_kind="tensor_cosine", class_chunk=2, rule="linearize"
     )
   else:
     along = matching.trajectory(optax.adamw(1e-4), steps_between=0)
     objective = matching.gradient_matching(
-      along, distance_kind="tensor_cosine", class_chunk=2
+      along, distance_kind="tensor_cosine", class_chunk=2, rule="linearize"
     )
   stage = schedule.Stage(objective, optax.adam(1e-2), lambda _: 1e-2, 0, 1)
   stored = synthetic.direct()
