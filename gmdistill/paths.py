@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import Mapping
 from typing import IO, Any
 
+import numpy as np
+import safetensors.numpy
 from etils import epath
 
 from gmdistill import errors
@@ -102,6 +104,21 @@ def write_files(folder: epath.Path, files: Mapping[str, bytes]) -> None:
       (partial / name).write_bytes(content)
     for name in files:
       (partial / name).replace(folder / name)
+
+
+def read_tensors(place: epath.Path) -> dict[str, np.ndarray]:
+  """Returns the arrays of a `.safetensors` file.
+
+  Raises:
+    SafetensorError, OSError, ValueError: it is damaged, or missing.
+  """
+  if is_local(place):
+    return safetensors.numpy.load_file(place)
+  # The library reads every precision from files alone, not from bytes.
+  with tempfile.TemporaryDirectory() as folder:
+    copy = pathlib.Path(folder) / place.name
+    copy.write_bytes(place.read_bytes())
+    return safetensors.numpy.load_file(copy)
 
 
 class Lines:

@@ -303,7 +303,7 @@ def read_tensors(path: epath.Path) -> dict[str, np.ndarray]:
     InputError: it is damaged.
   """
   try:
-    loaded = safetensors.numpy.load(path.read_bytes())
+    loaded = paths.read_tensors(path)
   except (safetensors.SafetensorError, OSError, ValueError) as error:
     raise errors.InputError(
       f"{path} is damaged ({error}); copy or download it again."

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import safetensors
 from etils import epath
-from safetensors import numpy as safetensors_numpy
 
 from gmdistill import errors, paths
 
@@ -88,7 +87,7 @@ def _read_tensors(path: epath.Path) -> dict[str, np.ndarray]:
   if not path.is_file():
     return {}
   try:
-    return safetensors_numpy.load(path.read_bytes())
+    return paths.read_tensors(path)
   except (safetensors.SafetensorError, ValueError) as error:
     raise errors.InputError(
       f"{path} is damaged ({error}); restore it from a copy, or start the run "

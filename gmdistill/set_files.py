@@ -89,9 +89,7 @@ def load(
         f"{folder} has no {name}; give the set/ folder of a finished run."
       )
   try:
-    tensors = _dequantised(
-      safetensors.numpy.load((folder / "set.safetensors").read_bytes())
-    )
+    tensors = _dequantised(paths.read_tensors(folder / "set.safetensors"))
     card = json.loads((folder / "card.json").read_text())
     batch = data.Batch(
       jnp.asarray(tensors["embeddings"]),

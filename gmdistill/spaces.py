@@ -221,7 +221,7 @@ def read_table(folder: epath.Path) -> jax.Array:
   """
   path = folder / "embeddings.safetensors"
   try:
-    return jnp.asarray(safetensors.numpy.load(path.read_bytes())["embeddings"])
+    return jnp.asarray(paths.read_tensors(path)["embeddings"])
   except (OSError, KeyError, safetensors.SafetensorError) as error:
     raise errors.InputError(
       f"{path} is missing or damaged ({error}); give the space/ folder of a "

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import test_data
 import tiny_config
+from conftest import make_synthetic
 
 from gmdistill import (
   bank,
@@ -25,6 +26,7 @@ from gmdistill import (
   paths,
   recipe,
   set_files,
+  synthetic,
   workdirs,
 )
 from gmdistill.corpora import sources
@@ -160,6 +162,22 @@ def test_a_data_set_in_a_bucket_is_read_as_one_on_a_disk(
     sources.open_source(
       "docstrings", data_dir=f"{remote}/tfds", embedded_dir=tmp_path
     )
+
+
+@pytest.mark.parametrize("precision", set_files.PRECISIONS)
+def test_a_set_of_any_precision_is_the_same_file_in_a_bucket(
+  remote, tmp_path, precision
+):
+  syn = synthetic.SyntheticSet(make_synthetic())
+  for folder in (tmp_path, f"{remote}/sets/{precision}"):
+    set_files.save(folder, syn, {"embedding_space": "x"}, precision)
+  found, card = set_files.load(f"{remote}/sets/{precision}", "x")
+  stored = set_files.as_stored(syn, precision)
+  jax.tree.map(np.testing.assert_array_equal, found, stored)
+  there = paths.path(f"{remote}/sets/{precision}/set.safetensors")
+  here = tmp_path / "set.safetensors"
+  assert there.read_bytes() == here.read_bytes()
+  assert card["bytes"] == set_files.num_bytes(syn, precision)
 
 
 def test_lines_of_a_bucket_wait_for_the_next_checkpoint(remote, tmp_path):
