@@ -59,10 +59,12 @@ notebooks: $(STAMP)  ## execute every notebook
 	  --rootdir="$$work" --nbmake --nbmake-kernel=python3 "$$work"/*.ipynb
 
 # PyTorch is measured against, and never needed: it is installed for this alone.
-bench: $(STAMP)  ## measure beside PyTorch: a table, and runs/bench.json
+bench: $(STAMP)  ## measure beside PyTorch: tables, and runs/bench.json
 	@$(BIN)/python -c "import torch" 2>/dev/null || \
 	  $(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python tests/benchmarks/bench.py $(BENCH)
+	$(BIN)/python tests/benchmarks/to_accuracy.py
+	$(BIN)/python tests/benchmarks/compiled.py
 
 clean:  ## remove what make and the tools built; runs stay
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -12,15 +12,23 @@ entry is there whole or not at all, so a killed build goes on where it was.
 import dataclasses
 import functools
 import json
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
-from gmdistill import checkpoint, data, distances, errors, objectives, spaces
+from gmdistill import (
+  checkpoint,
+  data,
+  distances,
+  errors,
+  objectives,
+  paths,
+  spaces,
+)
 
 FORMAT = "gmdistill-bank-1"
 PRECISIONS = ("float32", "bfloat16")
@@ -159,14 +167,14 @@ def num_bytes(setup: spaces.Setup, options: Options) -> int:
 class Bank:
   """A bank on disk, opened for reading."""
 
-  def __init__(self, folder: str | pathlib.Path, setup: spaces.Setup):
+  def __init__(self, folder: epath.PathLike, setup: spaces.Setup):
     """Reads `bank.json`, and checks that the bank is of this setup, and whole.
 
     Raises:
       InputError: no bank, a damaged or unfinished one, or one of other data or
         of another student: names what differs.
     """
-    self.folder = pathlib.Path(folder).expanduser().absolute()
+    self.folder = paths.absolute(folder)
     found = read(self.folder)
     found.setdefault("labels", "true")  # of banks before there were teachers
     ours = identity(setup, private="privacy" in found)
@@ -186,7 +194,7 @@ class Bank:
     absent = [
       name
       for name in self.options.names
-      if not entry_path(self._entries, *name).is_dir()
+      if not checkpoint.is_whole(entry_path(self._entries, *name))
     ]
     if absent:
       raise errors.InputError(
@@ -280,7 +288,7 @@ class Bank:
     return checkpoint.load_tree(path, self._shapes)
 
 
-def read(folder: pathlib.Path) -> dict[str, Any]:
+def read(folder: epath.Path) -> dict[str, Any]:
   """Returns what `bank.json` says: identity and options.
 
   Raises:
@@ -300,8 +308,6 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
     ) from error
 
 
-def entry_path(
-  entries: pathlib.Path, trajectory: int, age: int
-) -> pathlib.Path:
+def entry_path(entries: epath.Path, trajectory: int, age: int) -> epath.Path:
   """Returns the folder of one state."""
   return entries / f"{trajectory:03d}-{age:05d}"

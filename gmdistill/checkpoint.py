@@ -2,15 +2,15 @@
 
 import contextlib
 import logging
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from gmdistill import errors
+from gmdistill import errors, paths
 
 PyTree = Any
 
@@ -18,17 +18,18 @@ PyTree = Any
 class Checkpoints:
   """The checkpoints of one run: whole ones only, the newest two kept.
 
-  A checkpoint is written beside its final place and renamed when complete, so
-  a kill at any moment leaves the one before it as the newest.
+  A checkpoint is written beside its final place and renamed when complete (in
+  a bucket: marked), so a kill at any moment leaves the one before it as the
+  newest.
   """
 
-  def __init__(self, folder: pathlib.Path):
+  def __init__(self, folder: epath.Path):
     """Opens the folder, which is made where it is absent."""
     _quiet()
-    self._folder = folder
+    self._folder = folder = paths.absolute(folder)
     self._sound: int | None = None  # the last step saved or loaded here
     self._checkpointer = ocp.training.Checkpointer(
-      folder.absolute(),
+      folder,
       save_decision_policy=_always(),
       preservation_policy=ocp.training.preservation_policies.LatestN(2),
       cleanup_tmp_directories=True,
@@ -88,7 +89,7 @@ def _always():
   return policies.FixedIntervalPolicy(1)
 
 
-def save_tree(folder: pathlib.Path, tree: PyTree) -> None:
+def save_tree(folder: epath.Path, tree: PyTree) -> None:
   """Saves a tree of arrays as one folder, whole or not at all.
 
   Raises:
@@ -97,10 +98,18 @@ def save_tree(folder: pathlib.Path, tree: PyTree) -> None:
   _quiet()
   folder.parent.mkdir(parents=True, exist_ok=True)
   with _one_line(folder.parent, f"entry {folder.name}"):
-    ocp.save(folder.absolute(), tree, overwrite=True)
+    ocp.save(paths.absolute(folder), tree, overwrite=True)
 
 
-def load_tree(folder: pathlib.Path, like: PyTree) -> PyTree:
+def is_whole(folder: epath.Path) -> bool:
+  """Whether `save_tree` has saved this folder to its end."""
+  if not folder.is_dir():
+    return False
+  # Nothing is renamed in a bucket: orbax leaves a mark when all is there.
+  return paths.is_local(folder) or (folder / "commit_success.txt").is_file()
+
+
+def load_tree(folder: epath.Path, like: PyTree) -> PyTree:
   """Returns what `save_tree` saved, as host arrays.
 
   Args:
@@ -113,7 +122,7 @@ def load_tree(folder: pathlib.Path, like: PyTree) -> PyTree:
   _quiet()
   host = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
   try:
-    return ocp.load(folder.absolute(), host)
+    return ocp.load(paths.absolute(folder), host)
   except Exception as error:  # orbax and tensorstore raise many kinds
     raise errors.InputError(
       f"{folder} is missing or damaged ({_first_words(error)}); delete that "
@@ -132,7 +141,7 @@ def _first_words(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _one_line(folder: pathlib.Path, what: str) -> Iterator[None]:
+def _one_line(folder: epath.Path, what: str) -> Iterator[None]:
   try:
     yield
   except (OSError, ValueError) as error:

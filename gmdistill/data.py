@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import os
-import pathlib
 import tempfile
 import zipfile
 import zlib
@@ -21,8 +20,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import flax.struct
 import jax
 import numpy as np
+from etils import epath
 
-from gmdistill import errors
+from gmdistill import errors, paths
 from gmdistill import tokenizer as tokenizing
 
 if TYPE_CHECKING:
@@ -130,16 +130,16 @@ class DataOptions:
     return dict(zip(_PARTS, (train, *[self.max_length] * 2), strict=True))
 
 
-def cache_folder() -> pathlib.Path:
+def cache_folder() -> epath.Path:
   """Returns the folder for what can be computed again; it may not exist yet.
 
   $GMDISTILL_CACHE, $XDG_CACHE_HOME/gmdistill or ~/.cache/gmdistill.
   """
   chosen = os.environ.get("GMDISTILL_CACHE", "")
   if chosen:
-    return pathlib.Path(chosen).expanduser()
+    return paths.path(chosen).expanduser()
   base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-  return pathlib.Path(base).expanduser() / "gmdistill"
+  return paths.path(base).expanduser() / "gmdistill"
 
 
 def load(options: DataOptions, tokenizer_file: str = "") -> Corpus:
@@ -302,7 +302,7 @@ def selection_split(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   return np.setdiff1d(np.arange(len(labels)), selection), selection
 
 
-def _to_cache(path: pathlib.Path, corpus: Corpus) -> None:
+def _to_cache(path: epath.Path, corpus: Corpus) -> None:
   """Writes a corpus in one file, which appears complete or not at all."""
   facts = _facts(corpus) | {"fingerprint": corpus.fingerprint}
   arrays = {
@@ -316,7 +316,7 @@ def _to_cache(path: pathlib.Path, corpus: Corpus) -> None:
   save_arrays(path, arrays)
 
 
-def save_arrays(path: pathlib.Path, arrays: dict[str, Any]) -> None:
+def save_arrays(path: epath.Path, arrays: dict[str, Any]) -> None:
   """Writes an npz file of the cache folder, whole or not at all.
 
   Raises:
@@ -335,10 +335,10 @@ def save_arrays(path: pathlib.Path, arrays: dict[str, Any]) -> None:
       np.savez(file, **cast(Any, arrays))
     os.replace(unfinished, path)
   finally:
-    pathlib.Path(unfinished).unlink(missing_ok=True)
+    epath.Path(unfinished).unlink(missing_ok=True)
 
 
-def _from_cache(path: pathlib.Path) -> Corpus | None:
+def _from_cache(path: epath.Path) -> Corpus | None:
   """Reads a corpus, or returns None where there is none, or a damaged one."""
   try:
     content = io.BytesIO(path.read_bytes())

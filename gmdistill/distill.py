@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from etils import epath
 
 from gmdistill import (
   checkpoint,
@@ -184,7 +184,7 @@ def _run(job, folder, protocols):
 class _Outputs(NamedTuple):
   """Where a run writes while it goes, and what may end it."""
 
-  folder: pathlib.Path
+  folder: epath.Path
   keep: checkpoint.Checkpoints
   writer: metrics.Writer
   progress: metrics.Progress
@@ -268,6 +268,7 @@ def _run_stage(job, index, state, to):
       or step in (stage.last, config.num_steps)
       or received
     ):
+      to.writer.keep()  # not fewer lines than the state has steps
       to.keep.save(step, state)
     if received:
       raise errors.Stopped(

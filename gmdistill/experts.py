@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import pathlib
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from etils import epath
 
 from gmdistill import (
   bank,
@@ -22,6 +22,7 @@ from gmdistill import (
   errors,
   metrics,
   objectives,
+  paths,
   privacy,
   spaces,
   workdirs,
@@ -31,8 +32,8 @@ CHUNK = 32  # rows of a class whose gradient is taken at once
 
 
 def build(
-  folder: str | pathlib.Path, setup: spaces.Setup, options: bank.Options
-) -> pathlib.Path:
+  folder: epath.PathLike, setup: spaces.Setup, options: bank.Options
+) -> epath.Path:
   """Computes a bank, or the rest of one that was interrupted.
 
   Says its size first. One state is in memory at a time.
@@ -45,6 +46,11 @@ def build(
       cannot be written, a disk without the room.
   """
   folder = workdirs.writable(str(folder))
+  if options.noise and not paths.is_local(folder):
+    raise errors.InputError(
+      f"a private bank keeps the key of its noise beside it until it is whole; "
+      f"build it in a folder of this machine, not in {folder}."
+    )
   data.require_rows(
     setup.corpus.train, options.rows_per_class, setup.corpus.label_names
   )
@@ -55,7 +61,9 @@ def build(
   _refuse_another(folder, about)
   entries = folder / "entries"
   missing = [
-    x for x in options.names if not bank.entry_path(entries, *x).is_dir()
+    x
+    for x in options.names
+    if not checkpoint.is_whole(bank.entry_path(entries, *x))
   ]
   each = bank.num_bytes(setup, options) / len(options.names)
   needed = int(each * len(missing))
@@ -69,6 +77,16 @@ def build(
       "bank: epsilon {epsilon:.3g} at delta {delta:.0e}, of one "
       "row's contribution".format_map(about["privacy"])
     )
+  if paths.is_local(folder):
+    _require_disk(folder, needed)
+  folder.mkdir(parents=True, exist_ok=True)
+  with workdirs.held(folder):
+    workdirs.write_json(folder / "bank.json", about)
+    _compute(folder, setup, options, missing)
+  return folder
+
+
+def _require_disk(folder, needed):
   existing = next(p for p in (folder, *folder.parents) if p.exists())
   free = shutil.disk_usage(existing).free
   if needed > free:
@@ -77,11 +95,6 @@ def build(
       f"{workdirs.size(free)} free; use fewer bank.num_trajectories or "
       "bank.ages, bank.precision=bfloat16, or another folder."
     )
-  folder.mkdir(parents=True, exist_ok=True)
-  with workdirs.held(folder):
-    workdirs.write_json(folder / "bank.json", about)
-    _compute(folder, setup, options, missing)
-  return folder
 
 
 def _compute(folder, setup, options, missing):

@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import json
-import pathlib
 import resource
 import sys
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from etils import epath
 
 from gmdistill import (
   coresets,
@@ -40,7 +40,7 @@ _VERSION = 3  # Raise it when the same options come to mean other baselines.
 def finish(
   *,
   config: ml_collections.ConfigDict,
-  folder: pathlib.Path,
+  folder: epath.Path,
   setup: spaces.Setup,
   protocols: Mapping[str, evaluate.Protocol],
   best: synthetic.SyntheticSet,
@@ -124,7 +124,7 @@ def first_card(
 
 
 def write_set(
-  folder: pathlib.Path,
+  folder: epath.Path,
   syn: synthetic.SyntheticSet,
   card: dict[str, Any],
   setup: spaces.Setup,

@@ -94,6 +94,7 @@ def gradient_matching(
   distance_kind: str = "neuron_cosine",
   matched: str = "all",
   sum_weight: float = 1.0,
+  class_chunk: int = 0,
   rule: str = "mixed",
 ) -> objectives.Objective:
   """Matches the synthetic set's gradients to the real ones (Zhao et al. 2021).
@@ -106,17 +107,22 @@ def gradient_matching(
     distance_kind: One of `distances.KINDS`.
     matched: `head`, `last_K` or `all`; see `distances.select`.
     sum_weight: w, the weight of the sum over classes beside class by class.
+    class_chunk: How many classes at most are computed side by side. Fewer
+      than there are: memory holds the gradients of so many alone, which are
+      computed again where they are differentiated. All: faster than 0, which
+      takes one class after the other and keeps the gradients of all.
     rule: A rule of `mixed_mode.grad`.
 
   Raises:
-    ValueError: an unknown distance or matched set.
+    ValueError: an unknown distance or matched set, or a negative chunk.
   """
-  _check(distance_kind, matched)
+  _check(distance_kind, matched, class_chunk)
   gap = functools.partial(
     _gap,
     distance_kind=distance_kind,
     matched=matched,
     sum_weight=sum_weight,
+    class_chunk=class_chunk,
     rule=rule,
   )
 
@@ -153,6 +159,7 @@ def expert_matching(
   distance_kind: str = "neuron_cosine",
   matched: str = "all",
   sum_weight: float = 1.0,
+  class_chunk: int = 0,
   rule: str = "mixed",
 ) -> objectives.Objective:
   """Gradient matching against the stored gradients of an expert bank.
@@ -161,9 +168,9 @@ def expert_matching(
   the set but the synthetic gradient, so that is all that is computed.
 
   Raises:
-    ValueError: an unknown distance or matched set.
+    ValueError: an unknown distance or matched set, or a negative chunk.
   """
-  _check(distance_kind, matched)
+  _check(distance_kind, matched, class_chunk)
 
   def loss(problem, syn: synthetic.SyntheticSet, student, real, key):
     value, metrics = _gap(
@@ -175,6 +182,7 @@ def expert_matching(
       distance_kind=distance_kind,
       matched=matched,
       sum_weight=sum_weight,
+      class_chunk=class_chunk,
       rule=rule,
     )
     return value, (student, metrics)
@@ -194,6 +202,7 @@ def _gap(
   distance_kind,
   matched,
   sum_weight,
+  class_chunk,
   rule,
 ):
   """Returns the distance at one student, class by class plus the sum.
@@ -215,15 +224,43 @@ def _gap(
       (syn_grads, real_grads),
     )
 
+  one_by_one = functools.partial(jax.lax.map, one_class)
   num_classes = syn.batch.labels.shape[-1]
   pairs = (objectives.by_class(syn.batch, num_classes), real)
-  gaps_C, cosines_C, grads = jax.lax.map(one_class, pairs)
-  syn_sum, real_sum = jax.tree.map(lambda x: x.sum(axis=0), grads)
+  if 0 < class_chunk < num_classes:
+    size = max(n for n in range(1, class_chunk + 1) if num_classes % n == 0)
+    gaps_C, cosines_C, sums = _in_chunks(one_class, pairs, size)
+  else:
+    # Side by side, products are larger, and the compiler sees that forward and
+    # backward pass compute the same gradient; in a loop it does not.
+    over_classes = jax.vmap(one_class) if class_chunk else one_by_one
+    gaps_C, cosines_C, grads = over_classes(pairs)
+    sums = jax.tree.map(lambda x: x.sum(axis=0), grads)
+  syn_sum, real_sum = sums
   value = gaps_C.mean() + sum_weight * between(syn_sum, real_sum)
   return value, {
     "matching/cosine": cosines_C.mean(),
     "matching/cosine_of_sum": distances.cosine(syn_sum, real_sum, matched),
   }
+
+
+def _in_chunks(one_class, pairs, size):
+  """Returns (gaps [C], cosines [C], sums of the gradients), `size` classes at
+  a time. No gradient of a class outlives its chunk."""
+  chunks = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), pairs)
+  shapes = jax.eval_shape(one_class, jax.tree.map(lambda x: x[0], pairs))[2]
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+  # The loop keeps forward and backward pass apart; no barrier is needed.
+  @functools.partial(jax.checkpoint, prevent_cse=False)
+  def add(sums, chunk):
+    gaps, cosines, grads = jax.vmap(one_class)(chunk)
+    sums = jax.tree.map(lambda total, x: total + x.sum(axis=0), sums, grads)
+    return sums, (gaps, cosines)
+
+  sums, seen = jax.lax.scan(add, zeros, chunks)
+  gaps_C, cosines_C = (x.reshape(-1) for x in seen)
+  return gaps_C, cosines_C, sums
 
 
 def distribution_matching() -> objectives.Objective:
@@ -275,6 +312,8 @@ def token_distance() -> objectives.Objective:
   return objectives.Objective(objectives.no_state, loss, 0)
 
 
-def _check(distance_kind: str, matched: str) -> None:
+def _check(distance_kind: str, matched: str, class_chunk: int) -> None:
   distances.check_kind(distance_kind)
   distances.check_matched(matched)
+  if class_chunk < 0:
+    raise ValueError(f"class_chunk={class_chunk} must be at least 0 (all).")

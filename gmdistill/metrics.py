@@ -2,25 +2,25 @@
 
 import json
 import math
-import pathlib
 import sys
 import time
 from collections.abc import Mapping
-from typing import IO, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import rich.console
 import rich.progress
+from etils import epath
 
-from gmdistill import errors, processes
+from gmdistill import errors, paths, processes
 
 
 class Writer:
-  """Appends one JSON object a step to `metrics.jsonl`, flushed line by line."""
+  """Appends one JSON object a step to `metrics.jsonl`, line by line."""
 
-  def __init__(self, path: pathlib.Path, step: int):
+  def __init__(self, path: epath.Path, step: int):
     """Opens the file and drops what a killed run wrote after `step`.
 
     Of several processes the first writes, and the others only count time.
@@ -28,12 +28,10 @@ class Writer:
     kept = [line for line in _whole_lines(path) if line["step"] <= step]
     self._earlier = kept[-1]["time"] if kept else 0.0
     self._start = time.monotonic()
-    self._file: IO[str] | None = None
+    self._lines: paths.Lines | None = None
     if processes.is_first():
-      partial = path.with_suffix(".partial")
-      partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-      partial.replace(path)
-      self._file = path.open("a")
+      text = "".join(json.dumps(line) + "\n" for line in kept)
+      self._lines = paths.Lines(path, text)
 
   @property
   def seconds(self) -> float:
@@ -42,20 +40,24 @@ class Writer:
 
   def write(self, step: int, values: Mapping[str, Any]) -> None:
     """Writes a flat dict of scalars named `group/name`."""
-    if self._file is None:
+    if self._lines is None:
       return
     line = {"step": step, "time": round(self.seconds, 3)}
     line |= {name: float(value) for name, value in values.items()}
-    self._file.write(json.dumps(line) + "\n")
-    self._file.flush()
+    self._lines.append(json.dumps(line))
+
+  def keep(self) -> None:
+    """Has all lines written, where the file lies in a bucket too."""
+    if self._lines is not None:
+      self._lines.keep()
 
   def close(self) -> None:
     """Closes the file."""
-    if self._file is not None:
-      self._file.close()
+    if self._lines is not None:
+      self._lines.close()
 
 
-def _whole_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+def _whole_lines(path: epath.Path) -> list[dict[str, Any]]:
   lines = []
   for text in path.read_text().splitlines() if path.is_file() else []:
     try:

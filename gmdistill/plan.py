@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.interpreters import partial_eval
 
 from gmdistill import errors, workdirs
 from gmdistill import mesh as meshes
@@ -94,6 +95,8 @@ def remedies(config: Any, num_devices: int) -> list[str]:
   if config.num_students > num_devices:
     found.append(f"num_students={num_devices}, one on each device")
   matching = "gradient_matching" in config.objective
+  if matching and config.gradient_matching.class_chunk != 1:
+    found.append("gradient_matching.class_chunk=1")
   if matching and config.gradient_matching.matched != "head":
     found.append("gradient_matching.matched=head")
   if (
@@ -111,12 +114,17 @@ def matmul_flops(jaxpr: Any) -> int:
   """Returns the FLOPs of the products and convolutions of a jaxpr.
 
   Loops count as often as they run, unlike in XLA's own analysis; of branches
-  the dearest counts, of a mapped function one device's share.
+  the dearest counts, of a mapped function one device's share. What nobody reads
+  is not computed, and does not count.
   """
+  return _count(partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0])
+
+
+def _count(jaxpr):
   total = 0
   for equation in jaxpr.eqns:
     name, params = equation.primitive.name, equation.params
-    inner = [matmul_flops(sub) for sub in _inner(params)]
+    inner = [_count(sub) for sub in _inner(params)]
     if name == "dot_general":
       (contracted, _), _ = params["dimension_numbers"]
       shape = equation.invars[0].aval.shape

@@ -6,8 +6,6 @@ trained student becomes a `BertForSequenceClassification` directory.
 """
 
 import json
-import pathlib
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
+from etils import epath
 
-from gmdistill import errors, students
+from gmdistill import errors, paths, students
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
@@ -53,13 +52,13 @@ class Pretrained(NamedTuple):
   tokenizer_file: str
 
 
-def find(source: str) -> pathlib.Path:
+def find(source: str) -> epath.Path:
   """Returns the folder of a directory or of a hub id, fetched if need be.
 
   Raises:
     InputError: neither a complete directory nor a hub id that can be reached.
   """
-  folder = pathlib.Path(source).expanduser()
+  folder = paths.path(source).expanduser()
   if not folder.is_dir():
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
       raise errors.InputError(
@@ -136,14 +135,14 @@ def load(
 
 
 def save(
-  folder: str | pathlib.Path,
+  folder: epath.PathLike,
   *,
   params: Mapping[str, Any],
   embeddings: jax.Array,
   student: Any,
   label_names: Sequence[str],
   tokenizer_json: str,
-) -> pathlib.Path:
+) -> epath.Path:
   """Writes a Hugging Face directory.
 
   With `first` pooling, `BertForSequenceClassification` loads it and gives the
@@ -163,8 +162,7 @@ def save(
     InputError: BERT has no place for this student's architecture.
   """
   check_exportable(student)
-  folder = pathlib.Path(folder).absolute()
-  folder.mkdir(parents=True, exist_ok=True)
+  folder = paths.absolute(folder)
   is_classifier = student.pooling == "first"
   architecture = (
     "BertForSequenceClassification" if is_classifier else "BertModel"
@@ -205,20 +203,17 @@ def save(
     "model_input_names": ["input_ids", "attention_mask"],
     **{name: token for name, token in special.items() if token in known},
   }
-  # All files are written aside first: a full disk leaves no half directory.
-  with tempfile.TemporaryDirectory(dir=folder) as aside:
-    partial = pathlib.Path(aside)
-    (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    (partial / "tokenizer.json").write_text(tokenizer_json)
-    (partial / "tokenizer_config.json").write_text(
-      json.dumps(tokenizer_config, indent=2) + "\n"
-    )
-    _write_tensors(partial / "model.safetensors", tensors)
-    if not is_classifier:
-      _write_tensors(partial / "classifier.safetensors", head)
+  files = {
+    "config.json": _as_json(config),
+    "tokenizer.json": tokenizer_json.encode(),
+    "tokenizer_config.json": _as_json(tokenizer_config),
+    "model.safetensors": _as_bytes(tensors),
+  }
+  if not is_classifier:
+    files["classifier.safetensors"] = _as_bytes(head)
+  paths.write_files(folder, files)
+  if is_classifier:  # one that an earlier student left there
     (folder / "classifier.safetensors").unlink(missing_ok=True)
-    for path in partial.iterdir():
-      path.replace(folder / path.name)
   return folder
 
 
@@ -235,16 +230,20 @@ def check_exportable(student: Any) -> None:
     )
 
 
-def _write_tensors(path: pathlib.Path, tensors: dict[str, np.ndarray]) -> None:
+def _as_json(content: dict[str, Any]) -> bytes:
+  return (json.dumps(content, indent=2) + "\n").encode()
+
+
+def _as_bytes(tensors: dict[str, np.ndarray]) -> bytes:
   contiguous = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
-  safetensors.numpy.save_file(contiguous, path, metadata={"format": "pt"})
+  return safetensors.numpy.save(contiguous, metadata={"format": "pt"})
 
 
-def _fetch(source: str) -> pathlib.Path:
+def _fetch(source: str) -> epath.Path:
   import huggingface_hub  # slow to import, and needed by hub ids alone
 
   try:
-    return pathlib.Path(
+    return epath.Path(
       huggingface_hub.snapshot_download(source, allow_patterns=list(FILES))
     )
   except Exception as error:  # noqa: BLE001 the hub's errors have no common base
@@ -254,7 +253,7 @@ def _fetch(source: str) -> pathlib.Path:
     ) from error
 
 
-def read_config(folder: pathlib.Path) -> dict[str, Any]:
+def read_config(folder: epath.Path) -> dict[str, Any]:
   """Returns a directory's `config.json`, checked.
 
   Raises:
@@ -297,14 +296,14 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
   return {"hidden_act": "gelu", "layer_norm_eps": 1e-12, **config}
 
 
-def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+def read_tensors(path: epath.Path) -> dict[str, np.ndarray]:
   """Returns the tensors of a checkpoint in float32, by the encoder's names.
 
   Raises:
     InputError: it is damaged.
   """
   try:
-    loaded = safetensors.numpy.load_file(path)
+    loaded = paths.read_tensors(path)
   except (safetensors.SafetensorError, OSError, ValueError) as error:
     raise errors.InputError(
       f"{path} is damaged ({error}); copy or download it again."
@@ -355,7 +354,7 @@ def _to_flax(
 
 
 def _check_shapes(
-  path: pathlib.Path,
+  path: epath.Path,
   student: dict[str, Any],
   params: dict[str, Any],
   embeddings: jax.Array,

@@ -8,7 +8,6 @@ bank are not covered.
 """
 
 import os
-import pathlib
 import secrets
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from etils import epath
 
 from gmdistill import data, errors
 
@@ -75,7 +75,7 @@ def gradient(
   return value / count, jax.tree.map(lambda g: g / count, grads)
 
 
-def secret_key(path: pathlib.Path) -> jax.Array:
+def secret_key(path: epath.Path) -> jax.Array:
   """Returns the key of a bank's noise, drawn from the system's randomness.
 
   Who knows it can take the noise out, so it is no seed. An interrupted build

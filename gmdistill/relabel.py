@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from gmdistill import (
   data,
@@ -63,7 +63,7 @@ def of_coreset(
 
 
 def of_texts(
-  setup: spaces.Setup, path: pathlib.Path, options: data.DataOptions
+  setup: spaces.Setup, path: epath.Path, options: data.DataOptions
 ) -> Rows:
   """Returns the texts of a file of JSON lines {"text": ..., "label": ...}.
 

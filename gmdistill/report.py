@@ -6,7 +6,6 @@ The tables are in `results`, the figures in `figures`.
 import contextlib
 import importlib.resources
 import json
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ import jinja2
 import numpy as np
 from etils import epath
 
-from gmdistill import comparison, errors, figures, results
+from gmdistill import comparison, errors, figures, paths, results
 
 load_run = results.load_run
 
@@ -27,7 +26,7 @@ def write(
 ) -> epath.Path:
   """Writes one self-contained HTML page on the runs; returns its path.
 
-  The page appears whole or not at all: it is written beside `path` first.
+  The page appears whole or not at all.
   """
   loaded = [
     run if isinstance(run, results.Run) else load_run(run) for run in runs
@@ -37,12 +36,7 @@ def write(
   page = _render(loaded)
   path = epath.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  try:
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
-  finally:
-    partial.unlink(missing_ok=True)
+  paths.write_text(path, page)
   return path
 
 

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import safetensors
 from etils import epath
-from safetensors import numpy as safetensors_numpy
 
-from gmdistill import errors
+from gmdistill import errors, paths
 
 Row = dict[str, Any]
 
@@ -47,7 +46,7 @@ class Run:
 
 def load_run(workdir: epath.PathLike) -> Run:
   """Reads a workdir; raises `InputError` where it holds no finished run."""
-  root = epath.Path(workdir)
+  root = paths.path(workdir)
   for name in ("config.json", "summary.json"):
     if not (root / name).is_file():
       raise errors.InputError(
@@ -88,7 +87,7 @@ def _read_tensors(path: epath.Path) -> dict[str, np.ndarray]:
   if not path.is_file():
     return {}
   try:
-    return safetensors_numpy.load(path.read_bytes())
+    return paths.read_tensors(path)
   except (safetensors.SafetensorError, ValueError) as error:
     raise errors.InputError(
       f"{path} is damaged ({error}); restore it from a copy, or start the run "

@@ -2,15 +2,15 @@
 
 import dataclasses
 import json
-import pathlib
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
+from etils import epath
 
-from gmdistill import data, errors, synthetic
+from gmdistill import data, errors, paths, synthetic
 
 FORMAT = "gmdistill-set-1"
 PRECISIONS = ("float32", "bfloat16", "int8")
@@ -46,7 +46,7 @@ def num_bytes(syn: synthetic.SyntheticSet, precision: str = "float32") -> int:
 
 
 def save(
-  folder: str | pathlib.Path,
+  folder: epath.PathLike,
   syn: synthetic.SyntheticSet,
   card: dict[str, Any],
   precision: str = "float32",
@@ -61,22 +61,19 @@ def save(
       `embeddings_scale` [M, L] (float32), to be multiplied. Where the set has
       a basis, `embeddings` are codes [M, L, R], to be multiplied by `basis`.
   """
-  folder = pathlib.Path(folder)
+  folder = paths.path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   size = num_bytes(syn, precision)
   card = {"format": FORMAT, **card, "bytes": size}
-  partial = folder / "set.safetensors.partial"
-  safetensors.numpy.save_file(
-    _tensors(syn, precision), partial, metadata={"format": FORMAT}
+  content = safetensors.numpy.save(
+    _tensors(syn, precision), metadata={"format": FORMAT}
   )
-  partial.replace(folder / "set.safetensors")
-  partial = folder / "card.json.partial"
-  partial.write_text(json.dumps(card, indent=2) + "\n")
-  partial.replace(folder / "card.json")
+  paths.write_bytes(folder / "set.safetensors", content)
+  paths.write_text(folder / "card.json", json.dumps(card, indent=2) + "\n")
 
 
 def load(
-  folder: str | pathlib.Path, embedding_space: str = ""
+  folder: epath.PathLike, embedding_space: str = ""
 ) -> tuple[synthetic.SyntheticSet, dict[str, Any]]:
   """Reads a set and its card.
 
@@ -87,16 +84,14 @@ def load(
   Raises:
     InputError: missing or damaged files, or a set of another space.
   """
-  folder = pathlib.Path(folder)
+  folder = paths.path(folder)
   for name in ("set.safetensors", "card.json"):
     if not (folder / name).is_file():
       raise errors.InputError(
         f"{folder} has no {name}; give the set/ folder of a finished run."
       )
   try:
-    tensors = _dequantised(
-      safetensors.numpy.load_file(folder / "set.safetensors")
-    )
+    tensors = _dequantised(paths.read_tensors(folder / "set.safetensors"))
     card = json.loads((folder / "card.json").read_text())
     batch = data.Batch(
       jnp.asarray(tensors["embeddings"]),

@@ -109,7 +109,10 @@ def defaults() -> ml_collections.ConfigDict:
       # Along the protocol finetune, with its steps and the first of its rates.
       finetune_ahead=dict(window=2, skip=6, centred=False),
       gradient_matching=dict(
-        distance_kind="neuron_cosine", matched="all", sum_weight=1.0
+        distance_kind="neuron_cosine",
+        matched="all",
+        sum_weight=1.0,
+        class_chunk=0,  # classes computed side by side; see matching
       ),
       trajectory=dict(
         max_age=100, steps_between=5, train_on="real", learning_rate=1e-4

@@ -7,10 +7,6 @@ is a hash of table and tokenizer.
 
 import hashlib
 import json
-import os
-import pathlib
-import shutil
-import tempfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -19,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
+from etils import epath
 from scipy import sparse
 from sklearn.utils import extmath
 
-from gmdistill import data, errors, pretrained, students, synthetic
+from gmdistill import data, errors, paths, pretrained, students, synthetic
 from gmdistill import problem as problems
 from gmdistill import tokenizer as tokenizing
 
@@ -88,7 +85,7 @@ def _pretrained(
     len(corpus.label_names), **read.student, **common
   )
   problem = problems.Problem(read.embeddings, read.params, module)
-  name = pathlib.Path(source).absolute().name
+  name = paths.absolute(source).name
   return problem, corpus, f"{name}, {module.num_layers} layers"
 
 
@@ -118,7 +115,7 @@ def _from_scratch(
   if source:
     embeddings = read.embeddings
   elif space:
-    embeddings = read_table(pathlib.Path(space))
+    embeddings = read_table(paths.path(space))
     if embeddings.shape[1] != module.width and kind == "transformer":
       raise errors.InputError(
         f"student.width={module.width} is not the width of the table in "
@@ -196,28 +193,28 @@ def learn_table(
 
 
 def write(
-  folder: pathlib.Path, embeddings: data.Array, tokenizer: tokenizing.Tokenizer
+  folder: epath.Path, embeddings: data.Array, tokenizer: tokenizing.Tokenizer
 ) -> None:
-  """Writes `embeddings.safetensors` and `tokenizer.json`, or neither."""
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  partial = pathlib.Path(
-    tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent)
-  )
-  safetensors.numpy.save_file(
-    {"embeddings": np.ascontiguousarray(embeddings)},
-    partial / "embeddings.safetensors",
-  )
-  tokenizer.save(partial / "tokenizer.json")
-  partial.chmod(0o755)  # mkdtemp's folder is the user's alone
-  try:
-    os.rename(partial, folder)
-  except OSError:  # Another process, or an earlier run, was here first.
-    shutil.rmtree(partial)
-    if not (folder / "embeddings.safetensors").is_file():
-      raise
+  """Writes `tokenizer.json` and `embeddings.safetensors`, which completes it.
+
+  A space that another process, or an earlier run, has written is kept.
+  """
+  if is_written(folder):
+    return
+  table = {"embeddings": np.ascontiguousarray(embeddings)}
+  files = {
+    "tokenizer.json": tokenizer.to_json().encode(),
+    "embeddings.safetensors": safetensors.numpy.save(table),
+  }
+  paths.write_files(folder, files)
 
 
-def read_table(folder: pathlib.Path) -> jax.Array:
+def is_written(folder: epath.Path) -> bool:
+  """Whether a folder holds a whole space."""
+  return (folder / "embeddings.safetensors").is_file()
+
+
+def read_table(folder: epath.Path) -> jax.Array:
   """Returns the table [V, D] that `write` wrote.
 
   Raises:
@@ -225,7 +222,7 @@ def read_table(folder: pathlib.Path) -> jax.Array:
   """
   path = folder / "embeddings.safetensors"
   try:
-    return jnp.asarray(safetensors.numpy.load_file(path)["embeddings"])
+    return jnp.asarray(paths.read_tensors(path)["embeddings"])
   except (OSError, KeyError, safetensors.SafetensorError) as error:
     raise errors.InputError(
       f"{path} is missing or damaged ({error}); give the space/ folder of a "
@@ -238,8 +235,8 @@ def _cached_table(
 ) -> jax.Array:
   identity = json.dumps([corpus.fingerprint, module.width, table, 2])
   digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
-  folder = data.cache_folder() / "spaces" / digest
-  if not folder.is_dir():
+  folder = paths.path(data.cache_folder() / "spaces" / digest)
+  if not is_written(folder):
     shape = (corpus.tokenizer.vocab_size, module.width)
     learned = learn_table(corpus.train, shape=shape, **table)
     write(folder, learned, corpus.tokenizer)

@@ -13,6 +13,7 @@ import pathlib
 from typing import Any
 
 import ml_collections
+from etils import epath
 
 from gmdistill import (
   comparison,
@@ -113,7 +114,7 @@ def _chosen(named, configs):
   return chosen
 
 
-def _finished(folder: pathlib.Path, config: ml_collections.ConfigDict) -> bool:
+def _finished(folder: epath.Path, config: ml_collections.ConfigDict) -> bool:
   """Whether a run of this very config has left its summary."""
   if not (folder / "summary.json").is_file():
     return False

@@ -1,6 +1,5 @@
 """The verbs of the command line that are about teachers."""
 
-import pathlib
 import shlex
 from typing import Any
 
@@ -9,6 +8,7 @@ from gmdistill import (
   data,
   errors,
   finish,
+  paths,
   pretrained,
   recipe,
   set_files,
@@ -58,7 +58,7 @@ def relabel(flags: Any, rest: list[str], command: str) -> None:
     )
   texts = flags.set.endswith(".jsonl")
   is_set = flags.row == "distilled" and not texts
-  if texts and not pathlib.Path(flags.set).is_file():
+  if texts and not paths.path(flags.set).is_file():
     raise errors.InputError(f"there is no file {flags.set}.")
   if not is_set and flags.config is None:
     raise errors.InputError(

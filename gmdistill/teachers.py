@@ -3,13 +3,13 @@
 import dataclasses
 import hashlib
 import json
-import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from gmdistill import (
   data,
@@ -79,7 +79,7 @@ def load(source: str) -> Teacher:
   )
 
 
-def identity(folder: pathlib.Path) -> str:
+def identity(folder: epath.Path) -> str:
   """Returns the id of a teacher: a hash of its files."""
   digest = hashlib.sha256()
   for name in (*pretrained.FILES, "classifier.safetensors"):

@@ -4,7 +4,6 @@ import functools
 import hashlib
 import itertools
 import os
-import pathlib
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -20,7 +19,7 @@ from tokenizers import (
   trainers,
 )
 
-from gmdistill import errors
+from gmdistill import errors, paths
 
 # Another release of the library may train another vocabulary.
 LIBRARY_VERSION = tokenizers.__version__
@@ -65,12 +64,13 @@ class Tokenizer:
     Raises:
       errors.InputError: there is no such file, or it is no tokenizer.
     """
-    if not pathlib.Path(path).is_file():
+    file = paths.path(path)
+    if not file.is_file():
       raise errors.InputError(
         f"No tokenizer file {path}; give the path of a tokenizer.json"
       )
     try:
-      return cls(tokenizers.Tokenizer.from_file(os.fspath(path)))
+      return cls(tokenizers.Tokenizer.from_str(file.read_text()))
     except errors.InputError:
       raise
     except Exception as error:  # The library raises nothing narrower.

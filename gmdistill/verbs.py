@@ -2,12 +2,12 @@
 
 import dataclasses
 import json
-import pathlib
 import shlex
 from typing import Any
 
 import jax
 import ml_collections
+from etils import epath
 
 from gmdistill import (
   distill as distillation,
@@ -17,6 +17,7 @@ from gmdistill import (
   experts,
   finish,
   metrics,
+  paths,
   pretrained,
   recipe,
   replays,
@@ -149,7 +150,7 @@ def train(flags: Any, rest: list[str], command: str) -> None:
     )
 
 
-def student_folder(workdir: str, whose: str) -> pathlib.Path:
+def student_folder(workdir: str, whose: str) -> epath.Path:
   """Returns a folder for what is no run's, which no run may hold.
 
   Raises:
@@ -165,8 +166,8 @@ def student_folder(workdir: str, whose: str) -> pathlib.Path:
 
 
 def save_student(
-  folder: pathlib.Path, setup: spaces.Setup, params: Any
-) -> pathlib.Path:
+  folder: epath.Path, setup: spaces.Setup, params: Any
+) -> epath.Path:
   """Writes a student of a run as a Hugging Face directory; returns it."""
   return pretrained.save(
     folder,
@@ -184,8 +185,7 @@ def evaluate(flags: Any, rest: list[str], command: str) -> None:
   del command
   nothing_else(rest)
   config, folder = config_and_set(flags, needs_set=flags.row == "distilled")
-  if flags.workdir:
-    workdirs.writable(flags.workdir)
+  target = workdirs.writable(flags.workdir) if flags.workdir else None
   setup = recipe.setup(config)
   names = [flags.protocol] if flags.protocol else list(config.protocols)
   table = finish.Table(setup, config, calibrated=True)
@@ -207,18 +207,15 @@ def evaluate(flags: Any, rest: list[str], command: str) -> None:
       )
     found[name]["row"] = flags.row
   print(json.dumps(found, indent=2))
-  if flags.workdir:
-    path = pathlib.Path(flags.workdir) / "evaluation.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    workdirs.write_json(path, found)
+  if target is not None:
+    target.mkdir(parents=True, exist_ok=True)
+    workdirs.write_json(target / "evaluation.json", found)
 
 
 def report(flags: Any, rest: list[str], command: str) -> None:
   """Writes report.html over the workdirs given, or over --workdir itself."""
   del command
-  runs = [pathlib.Path(folder) for folder in rest] or [
-    pathlib.Path(flags.workdir)
-  ]
+  runs = rest or [flags.workdir]
   if not rest and not flags.workdir:
     raise errors.InputError("report needs workdirs: gmdistill report DIR ...")
   target = workdirs.writable(flags.workdir or rest[0])
@@ -227,7 +224,7 @@ def report(flags: Any, rest: list[str], command: str) -> None:
 
 
 def _fitting_set(
-  setup: spaces.Setup, folder: pathlib.Path, config: ml_collections.ConfigDict
+  setup: spaces.Setup, folder: epath.Path, config: ml_collections.ConfigDict
 ) -> synthetic.SyntheticSet:
   """Reads a set; refuses one of another space, other classes or lengths."""
   syn, card = set_files.load(folder, setup.space_id)
@@ -246,7 +243,7 @@ def _say_stale(card, folder, config):
   """Says so where the set's teachers are other ones by now."""
   before = {one["name"]: one["id"] for one in card.get("teachers", [])}
   for source in recipe.teacher_names(config):
-    path = pathlib.Path(source).expanduser()
+    path = paths.absolute(source)
     if path.is_dir() and before.get(path.name, "") not in (
       "",
       teachers.identity(path),
@@ -262,7 +259,7 @@ def require_classes(
   setup: spaces.Setup,
   syn: synthetic.SyntheticSet,
   card: dict[str, Any],
-  folder: pathlib.Path,
+  folder: epath.Path,
 ) -> None:
   """Checks that a set has the classes of the data.
 
@@ -308,24 +305,24 @@ def _for_student(
 
 def config_and_set(
   flags: Any, needs_set: bool = True
-) -> tuple[ml_collections.ConfigDict, pathlib.Path]:
+) -> tuple[ml_collections.ConfigDict, epath.Path]:
   """Returns the config and the set's folder; a set knows its run's config."""
   if needs_set and not flags.set:
     raise errors.InputError("this verb needs --set=DIR, a run's set/ folder.")
-  folder = pathlib.Path(flags.set)
+  folder = paths.path(flags.set)
   if needs_set:
     set_files.load(folder)  # a damaged set is refused before anything is read
   if flags.config is not None:
     config = flags.config
   else:
-    path = folder.absolute().parent / "config.json"
+    path = paths.absolute(folder).parent / "config.json"
     if not path.is_file():
       raise errors.InputError(
         f"there is no {path}; give the --config that the set was made with."
       )
     config = settings.defaults()
     config.update(json.loads(path.read_text()))
-  space = folder.absolute().parent / "space"
+  space = paths.absolute(folder).parent / "space"
   if not config.student.pretrained and not config.student.space:
     if needs_set and space.is_dir():
       config.student.space = str(space)

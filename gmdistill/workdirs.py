@@ -14,15 +14,14 @@ from typing import Any
 
 import jax
 import ml_collections
+from etils import epath
 
-from gmdistill import errors
+from gmdistill import errors, paths
 
 
-def write_json(path: pathlib.Path, content: Any) -> None:
+def write_json(path: epath.Path, content: Any) -> None:
   """Writes a JSON file, whole or not at all."""
-  partial = path.with_name(path.name + ".partial")
-  partial.write_text(json.dumps(content, indent=2) + "\n")
-  partial.replace(path)
+  paths.write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def digest(config: ml_collections.ConfigDict) -> str:
@@ -40,13 +39,20 @@ def size(count: float) -> str:
   raise AssertionError
 
 
-def writable(workdir: str) -> pathlib.Path:
+def writable(workdir: str) -> epath.Path:
   """Returns the folder's absolute path, which may not exist yet.
 
   Raises:
     InputError: it cannot be written.
   """
-  folder = pathlib.Path(workdir).expanduser().absolute()
+  folder = paths.absolute(workdir)
+  if not paths.is_local(folder):
+    if not workdir.startswith("gs://"):
+      raise errors.InputError(
+        f"workdir {workdir}: checkpoints can be kept in a folder of this "
+        "machine or at gs://BUCKET/FOLDER; give such a --workdir."
+      )
+    return folder  # whether it can be written shows when it is
   # os.path.exists is False, and no error, below a folder that is closed to us.
   existing = next(p for p in (folder, *folder.parents) if os.path.exists(p))
   if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
@@ -57,7 +63,7 @@ def writable(workdir: str) -> pathlib.Path:
   return folder
 
 
-def check(workdir: str, config: ml_collections.ConfigDict) -> pathlib.Path:
+def check(workdir: str, config: ml_collections.ConfigDict) -> epath.Path:
   """Checks, and writes nothing, that a run of `config` may use `workdir`.
 
   Raises:
@@ -84,7 +90,7 @@ def check(workdir: str, config: ml_collections.ConfigDict) -> pathlib.Path:
 
 
 def claim(
-  folder: pathlib.Path, config: ml_collections.ConfigDict, command: str
+  folder: epath.Path, config: ml_collections.ConfigDict, command: str
 ) -> None:
   """Makes the folder and writes `config.json` and `environment.json`.
 
@@ -103,14 +109,18 @@ def claim(
 
 
 @contextlib.contextmanager
-def held(folder: pathlib.Path) -> Iterator[None]:
+def held(folder: epath.Path) -> Iterator[None]:
   """Keeps other runs out of a folder that exists, until the block ends.
 
-  The system lets go of a killed run's folder by itself.
+  The system lets go of a killed run's folder by itself. A bucket has no locks:
+  there, nothing keeps another run out.
 
   Raises:
     Busy: another run holds it.
   """
+  if not paths.is_local(folder):
+    yield
+    return
   with (folder / ".lock").open("a") as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -7,7 +7,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "gmdistill"
 
 # A file imports only files above it.
 ORDER = """
-errors processes mesh tokenizer losses ensembles data students criteria
+errors paths processes mesh tokenizer losses ensembles data students criteria
 mixed_mode checkpoint metrics interrupts pretrained problem training
 uncertainty replays synthetic set_files spaces distances objectives matching
 unrolled teachers coresets evaluate projection workdirs privacy bank experts

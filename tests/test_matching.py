@@ -1,5 +1,7 @@
 """What each objective does, beside the laws of all."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,6 +110,32 @@ def test_the_sum_over_classes_is_weighted():
   assert values[1] > values[0]
 
 
+@pytest.mark.parametrize("chunk", [1, 2, 3, 9])
+def test_class_chunks_change_neither_loss_nor_gradient(chunk):
+  problem = make_problem(classes=4)
+  real = objectives.Real(make_real(3, classes=4))
+  key = jax.random.key(1)
+
+  @functools.partial(jax.jit, static_argnums=1)
+  def measured(batch, class_chunk):
+    objective = matching.gradient_matching(TRAJECTORY, class_chunk=class_chunk)
+    student = objective.init(problem, key, jnp.float32(0))
+
+    def loss(inputs):
+      syn = synthetic.SyntheticSet(batch.replace(inputs=inputs))
+      return objective.loss(problem, syn, student, real, key)
+
+    return jax.value_and_grad(loss, has_aux=True)(batch.inputs)
+
+  batch = make_synthetic(classes=4)
+  (loss, (_, seen)), grads = measured(batch, 0)
+  (other_loss, (_, other_seen)), other_grads = measured(batch, chunk)
+  np.testing.assert_allclose(other_loss, loss, rtol=1e-6)
+  np.testing.assert_allclose(other_grads, grads, rtol=1e-4, atol=1e-7)
+  for name, value in seen.items():
+    np.testing.assert_allclose(other_seen[name], value, rtol=1e-5)
+
+
 def test_by_class_undoes_class_order():
   batch = make_synthetic(per_class=3)
   split = objectives.by_class(batch, 2)
@@ -119,6 +147,8 @@ def test_by_class_undoes_class_order():
 def test_unknown_names_are_refused():
   with pytest.raises(ValueError, match="neuron_cosine"):
     matching.gradient_matching(TRAJECTORY, distance_kind="cos")
+  with pytest.raises(ValueError, match="class_chunk=-1 must be at least 0"):
+    matching.gradient_matching(TRAJECTORY, class_chunk=-1)
   with pytest.raises(ValueError, match="real, synthetic"):
     matching.trajectory(optax.sgd(0.1), train_on="both")
 

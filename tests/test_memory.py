@@ -23,10 +23,10 @@ from gmdistill import problem as problems
 LENGTH, WIDTH = 32, 64
 
 
-def deep_problem(**fields):
+def deep_problem(classes=2, **fields):
   table = jax.random.normal(jax.random.key(11), (20, WIDTH))
   module = students.Transformer(
-    2,
+    classes,
     width=WIDTH,
     num_heads=4,
     hidden=4 * WIDTH,
@@ -37,16 +37,19 @@ def deep_problem(**fields):
   return problems.Problem(table, None, module)
 
 
-@functools.cache
-def cost(*, layers=2, rule="mixed", remat=False, steps=1):
-  problem = deep_problem(num_layers=layers, remat=remat)
-  objective = matching.expert_matching(distance_kind="tensor_cosine", rule=rule)
+def step(
+  *, layers=2, rule="mixed", remat=False, steps=1, classes=2, rows=16, chunk=0
+):
+  problem = deep_problem(classes, num_layers=layers, remat=remat)
+  objective = matching.expert_matching(
+    distance_kind="tensor_cosine", rule=rule, class_chunk=chunk
+  )
   stage = schedule.Stage(objective, optax.adam(1e-2), lambda _: 1e-2, 0, 1)
   mesh = meshes.build(1, devices=jax.devices()[:1])
   batch = data.Batch(
-    jnp.ones((32, LENGTH, WIDTH)),
-    jnp.ones((32, LENGTH), bool),
-    jnp.repeat(jnp.eye(2), 16, axis=0),
+    jnp.ones((classes * rows, LENGTH, WIDTH)),
+    jnp.ones((classes * rows, LENGTH), bool),
+    jnp.repeat(jnp.eye(classes), rows, axis=0),
   )
   stored = synthetic.direct()
   params = stored.init(batch)
@@ -59,15 +62,24 @@ def cost(*, layers=2, rule="mixed", remat=False, steps=1):
     ),
     tree,
   )
-  expert = objectives.Expert(abstract(shapes), abstract(kept, 2))
+  expert = objectives.Expert(abstract(shapes), abstract(kept, classes))
   arguments = (
     problem,
     outer.shapes(stage, problem, params, 1, mesh),
     objectives.Real(None, expert),
     jax.random.key(0),
   )
-  program = outer.outer_steps(stage, stored, 0.99, mesh)
-  return plan.program(program, arguments)[1]
+  return outer.outer_steps(stage, stored, 0.99, mesh), arguments
+
+
+@functools.cache
+def cost(**fields):
+  return plan.program(*step(**fields))[1]
+
+
+def flops(**fields):
+  program, arguments = step(**fields)
+  return plan.matmul_flops(program.trace(*arguments).jaxpr.jaxpr)
 
 
 def test_mixed_mode_with_remat_takes_a_third_of_the_memory_at_12_layers():
@@ -82,3 +94,25 @@ def test_memory_does_not_grow_with_the_steps_of_a_dispatch():
   assert many.flops == few.flops
   # Only the bank's states that the dispatch reads are more.
   assert many.arguments - few.arguments <= 1.01 * (many.bank - few.bank)
+
+
+def test_with_class_chunks_memory_does_not_grow_with_the_classes():
+  few = functools.partial(cost, classes=4, rows=1)
+  many = functools.partial(cost, classes=16, rows=1)
+  whole = many().temporary - few().temporary
+  chunked = many(chunk=2).temporary - few(chunk=2).temporary
+  kept = many().bank - few().bank  # read in float32, whatever the chunk
+  assert chunked - kept < 0.1 * (whole - kept)
+  assert many(chunk=2).temporary < many().temporary
+
+
+def test_a_step_with_a_bank_costs_no_more_products_than_it_must():
+  """In units of the forward pass: 3 for the gradients; 4 more for their
+  derivative along the covector, 2 where the gradient is computed again. Of
+  attention's own products both factors depend on the set: a little more."""
+  layer = 2 * LENGTH * (12 * WIDTH**2 + 2 * LENGTH * WIDTH)
+  forward = 32 * 2 * layer  # rows and layers
+  assert 7.0 <= flops(rule="linearize") / forward < 7.2
+  assert 9.0 <= flops() / forward < 9.3
+  assert flops(chunk=2) == flops()  # side by side or in turn
+  assert 12.0 <= flops(chunk=1) / forward < 12.3

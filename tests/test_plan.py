@@ -73,6 +73,22 @@ def test_a_run_that_does_not_fit_is_refused_before_it_starts(
   assert not (tmp_path / "run").exists()
 
 
+def test_class_chunks_are_a_remedy_of_gradient_matching_alone():
+  config = tiny_config.get_config()
+  named = [text.partition("=")[0] for text in plan.remedies(config, 1)]
+  assert named[:5] == [
+    "student.remat",
+    "student.compute",
+    "num_students",
+    "gradient_matching.class_chunk",
+    "gradient_matching.matched",
+  ]
+  config.gradient_matching.class_chunk = 1
+  assert "gradient_matching.class_chunk=1" not in plan.remedies(config, 1)
+  config.objective = "look_ahead"
+  assert not any("matching" in text for text in plan.remedies(config, 1))
+
+
 def test_the_verb_prints_a_table_for_every_stage(capsys):
   assert main.main(["gmdistill", "plan", CONFIG]) == 0
   said = capsys.readouterr().out

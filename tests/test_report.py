@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -120,6 +121,15 @@ def make_run(workdir, summary=None, seed=0, **fields):
   }
   safetensors_numpy.save_file(tensors, str(workdir / "set/set.safetensors"))
   return workdir
+
+
+def test_a_set_stored_in_bfloat16_is_read(workdir):
+  file = workdir / "set/set.safetensors"
+  tensors = safetensors_numpy.load_file(file)
+  halves = tensors["embeddings"].astype(jnp.bfloat16)
+  safetensors_numpy.save_file({**tensors, "embeddings": halves}, file)
+  found = results.load_run(workdir).tensors
+  np.testing.assert_array_equal(found["embeddings"], halves)
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
+from etils import epath
 
-from gmdistill import errors
+from gmdistill import errors, paths
 
 Texts = list[str] | list[tuple[str, str]]
 
@@ -54,7 +55,7 @@ def open_source(
   name: str,
   *,
   data_dir: str,
-  embedded_dir: pathlib.Path,
+  embedded_dir: epath.PathLike,
   text_keys: tuple[str, ...] = (),
   label_key: str = "",
 ) -> Source:
@@ -63,8 +64,10 @@ def open_source(
   Args:
     name: as TFDS spells it: "ag_news_subset", "glue/sst2", or "docstrings",
       which is prepared on the spot.
-    data_dir: the TFDS folder; empty means TFDS's own default.
-    embedded_dir: where "docstrings" is prepared when `data_dir` is empty.
+    data_dir: the TFDS folder, here or in a bucket; empty means TFDS's own
+      default.
+    embedded_dir: where "docstrings" is prepared when `data_dir` is empty, and
+      where a set in a bucket is copied to.
     text_keys: the text features to read; empty means all, where there are one
       or two.
     label_key: the label feature; empty means `label`, or else the only one.
@@ -79,9 +82,9 @@ def open_source(
       "NAME or NAME/CONFIG, such as 'glue/sst2'"
     )
   if name == EMBEDDED:
-    builder = _embedded(pathlib.Path(data_dir or embedded_dir))
+    builder = _embedded(paths.path(data_dir or embedded_dir))
   else:
-    builder = _prepared(name, data_dir)
+    builder = _copied(_prepared(name, data_dir), paths.path(embedded_dir))
   features = builder.info.features
   if not isinstance(features, dict | tfds.features.FeaturesDict):
     raise errors.InputError(f"{name} has no named features to read texts from")
@@ -96,9 +99,14 @@ def open_source(
   )
 
 
-def _embedded(folder: pathlib.Path) -> Any:
+def _embedded(folder: epath.Path) -> Any:
   from gmdistill.corpora import docstrings
 
+  if not paths.is_local(folder):
+    raise errors.InputError(
+      f"{EMBEDDED} is prepared on this machine, not in {folder}; leave "
+      "config.data.dir empty."
+    )
   with _quiet():
     return docstrings.prepare(folder)
 
@@ -116,7 +124,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _prepared(name: str, data_dir: str) -> Any:
-  folder = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+  folder = paths.path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
   try:
     with _quiet():
       builder = tfds.builder(name, data_dir=data_dir or None)
@@ -144,12 +152,33 @@ def _prepared(name: str, data_dir: str) -> Any:
   return builder
 
 
+def _copied(builder: Any, cache: epath.Path) -> Any:
+  """Returns the builder of a set's files here, copied where they are not.
+
+  Rows are read at random by libraries that know local files alone.
+  """
+  source = epath.Path(builder.data_path)
+  if paths.is_local(source):
+    return builder
+  digest = hashlib.sha256(os.fspath(source).encode()).hexdigest()[:16]
+  folder = cache / "copies" / digest / source.name
+  # The file that makes a folder a data set comes last, when all is there.
+  names = [file.name for file in source.iterdir() if file.is_file()]
+  for name in sorted(names, key=lambda name: name == "dataset_info.json"):
+    there, here = source / name, folder / name
+    if not here.is_file() or os.path.getsize(here) != there.stat().length:
+      folder.mkdir(parents=True, exist_ok=True)
+      paths.write_bytes(here, there.read_bytes())
+  with _quiet():
+    return tfds.builder_from_directory(folder)
+
+
 def _random_access() -> tuple[Any, ...]:
   formats = tfds.core.FileFormat
   return formats.ARRAY_RECORD, formats.PARQUET
 
 
-def _unknown(name: str, folder: pathlib.Path) -> str:
+def _unknown(name: str, folder: epath.Path) -> str:
   known = sorted({EMBEDDED, *names_on_disk(folder)})
   close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
   names = ", ".join(close or known)
@@ -160,7 +189,7 @@ def _unknown(name: str, folder: pathlib.Path) -> str:
   )
 
 
-def names_on_disk(folder: pathlib.Path) -> set[str]:
+def names_on_disk(folder: epath.Path) -> set[str]:
   """Returns the names of the data sets prepared under a TFDS folder."""
   depth = len(folder.parts)
   return {

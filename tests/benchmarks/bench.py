@@ -3,14 +3,12 @@
 make bench
 
 Each row is the median of several rounds, in each of which both take their turn;
-compile time is apart. Writes runs/bench.json. Timings of a busy machine are
-worth little, and so is a comparison of two runs.
+compile time is apart. Writes into runs/bench.json. Timings of a busy machine
+are worth little, and so is a comparison of two runs.
 """
 
 import argparse
-import json
 import os
-import pathlib
 import time
 
 # PyTorch's idle threads would spin through our turns.
@@ -20,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import record
 import torch
 import torch_loop
 
@@ -59,10 +58,14 @@ def make_data(num_rows, seed):
 def our_step(problem, bank):
   """Returns `step()`, warmed up; what it costs; the seconds to compile it."""
   if bank:
-    objective = matching.expert_matching(distance_kind="tensor_cosine")
+    objective = matching.expert_matching(
+      distance_kind="tensor_cosine", class_chunk=2, rule="linearize"
+    )
   else:
     along = matching.trajectory(optax.adamw(1e-4), steps_between=0)
-    objective = matching.gradient_matching(along, distance_kind="tensor_cosine")
+    objective = matching.gradient_matching(
+      along, distance_kind="tensor_cosine", class_chunk=2, rule="linearize"
+    )
   stage = schedule.Stage(objective, optax.adam(1e-2), lambda _: 1e-2, 0, 1)
   stored = synthetic.direct()
   mesh = meshes.build(1, devices=jax.devices()[:1])
@@ -243,25 +246,18 @@ def main():
     f"{rate / 1e9:.0f} GFLOP/s of one large product; compiled in "
     f"{compiling:.1f} s; the bank's ratio {a / b:.1f}x"
   )
-  path = pathlib.Path(options.out)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(
-    json.dumps(
-      {
-        "shape": options.shape,
-        "device": jax.devices()[0].device_kind,
-        "rows": {
-          name: {"gmdistill": mine, "torch": yours, "ratio": yours / mine}
-          for name, (mine, yours) in rows.items()
-        },
-        "flops": cost.flops,
-        "matmul_flops_per_second": rate,
-        "compile_seconds": compiling,
-        "first_evaluation_seconds": first,
-      },
-      indent=2,
-    )
-    + "\n"
+  record.update(
+    options.out,
+    shape=options.shape,
+    device=jax.devices()[0].device_kind,
+    rows={
+      name: {"gmdistill": mine, "torch": yours, "ratio": yours / mine}
+      for name, (mine, yours) in rows.items()
+    },
+    flops=cost.flops,
+    matmul_flops_per_second=rate,
+    compile_seconds=compiling,
+    first_evaluation_seconds=first,
   )
 
 

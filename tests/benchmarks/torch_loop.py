@@ -39,7 +39,13 @@ class Student(nn.Module):
   """A BERT-style encoder over embeddings, mean-pooled, with a linear head."""
 
   def __init__(
-    self, width: int, layers: int, heads: int, hidden: int, positions: int
+    self,
+    width: int,
+    layers: int,
+    heads: int,
+    hidden: int,
+    positions: int,
+    classes: int = 2,
   ):
     super().__init__()
     self.position = nn.Parameter(0.02 * torch.randn(positions, width))
@@ -47,7 +53,7 @@ class Student(nn.Module):
     self.layers = nn.ModuleList(
       Layer(width, heads, hidden) for _ in range(layers)
     )
-    self.head = nn.Linear(width, 2)
+    self.head = nn.Linear(width, classes)
     for module in self.modules():
       if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=0.02)

@@ -1,0 +1,142 @@
+"""What an outer step with a bank costs, by its size and its differentiation.
+
+make bench
+
+Compiles and runs nothing: bytes of temporary memory and FLOPs of products, for
+the three rules of `mixed_mode`, with layers unrolled and with layers scanned
+and rematerialised. Adds `compiled` to runs/bench.json.
+"""
+
+import argparse
+
+import jax
+import jax.numpy as jnp
+import optax
+import record
+
+from gmdistill import (
+  data,
+  distances,
+  matching,
+  mixed_mode,
+  objectives,
+  outer,
+  plan,
+  schedule,
+  students,
+  synthetic,
+  workdirs,
+)
+from gmdistill import mesh as meshes
+from gmdistill import problem as problems
+
+BASE = dict(layers=6, length=32, classes=4, students=1)
+SWEEPS = dict(layers=(2, 12), length=(64, 128), classes=(2, 16), students=(4,))
+PER_CLASS = 2
+
+
+def cost(
+  *,
+  layers: int,
+  length: int,
+  classes: int,
+  students: int,
+  rule: str,
+  remat: bool,
+  width: int,
+) -> plan.Cost:
+  """Returns the cost of one outer step, all of whose arguments are shapes."""
+  problem = make_problem(layers, length, classes, remat, width)
+  objective = matching.expert_matching(distance_kind="tensor_cosine", rule=rule)
+  stage = schedule.Stage(objective, optax.adam(1e-2), lambda _: 1e-2, 0, 1)
+  mesh = meshes.build(students, devices=jax.devices()[:1])
+  rows = classes * PER_CLASS
+  stored = synthetic.direct()
+  params = stored.init(
+    data.Batch(
+      jnp.ones((rows, length, width)),
+      jnp.ones((rows, length), bool),
+      jnp.repeat(jnp.eye(classes), PER_CLASS, axis=0),
+    )
+  )
+  shapes = jax.eval_shape(problem.init, jax.random.key(0))
+  kept = jax.eval_shape(lambda x: distances.keep(x, "all"), shapes)
+  lie = meshes.sharding(mesh, meshes.EXPERTS)
+
+  def read(tree, *axes):  # as a bank's states lie on the mesh
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(
+        (1, students, *axes, *x.shape), x.dtype, sharding=lie
+      ),
+      tree,
+    )
+
+  real = objectives.Real(
+    None, objectives.Expert(read(shapes), read(kept, classes))
+  )
+  state = outer.shapes(stage, problem, params, students, mesh)
+  steps = outer.outer_steps(stage, stored, 0.99, mesh)
+  return plan.program(steps, (problem, state, real, jax.random.key(0)))[1]
+
+
+def make_problem(
+  layers: int, length: int, classes: int, remat: bool, width: int
+) -> problems.Problem:
+  """Returns a transformer of these sizes over a table of twenty tokens."""
+  module = students.Transformer(
+    classes,
+    width=width,
+    num_layers=layers,
+    num_heads=4,
+    hidden=4 * width,
+    max_positions=length,
+    pooling="mean",
+    remat=remat,
+    unroll=1 if remat else layers,
+  )
+  return problems.Problem(jnp.ones((20, width)), None, module)
+
+
+def settings() -> list[dict[str, int]]:
+  """Returns the base and, of each size, the base with another value."""
+  others = [
+    {**BASE, name: value} for name, values in SWEEPS.items() for value in values
+  ]
+  return [BASE, *others]
+
+
+def main() -> None:
+  """Prints a table, and adds it to the JSON file."""
+  parser = argparse.ArgumentParser()
+  parser.add_argument("--width", type=int, default=128)
+  parser.add_argument("--out", default="runs/bench.json")
+  options = parser.parse_args()
+  ways = [(r, remat) for remat in (False, True) for r in mixed_mode.RULES]
+  print(
+    f"an outer step with a bank, width {options.width}, {PER_CLASS} a class"
+  )
+  print("temporary memory, and GFLOP of products, compiled for", end=" ")
+  print(jax.devices()[0].device_kind)
+  names = [f"{rule}{', remat' if remat else ''}" for rule, remat in ways]
+  print(f"{'':42}" + "".join(f"{name:>21}" for name in names))
+  found = []
+  for sizes in settings():
+    cells = []
+    for (rule, remat), name in zip(ways, names, strict=True):
+      one = cost(**sizes, rule=rule, remat=remat, width=options.width)
+      cells.append(f"{workdirs.size(one.temporary)} {one.flops / 1e9:6.1f}")
+      found.append(
+        {
+          **sizes,
+          "way": name,
+          "temporary_bytes": one.temporary,
+          "flops": one.flops,
+        }
+      )
+    said = ", ".join(f"{value} {name}" for name, value in sizes.items())
+    print(f"{said:42}" + "".join(f"{cell:>21}" for cell in cells), flush=True)
+  record.update(options.out, compiled={"width": options.width, "rows": found})
+
+
+if __name__ == "__main__":
+  main()
