@@ -7,7 +7,7 @@ has seen are trained and counted on the reported split, once.
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gmdistill import data, distances, objectives, replays, synthetic, training
+from gmdistill import (
+  data,
+  distances,
+  objectives,
+  rationales,
+  replays,
+  synthetic,
+  training,
+)
 from gmdistill import mesh as meshes
 from gmdistill import problem as problems
 
@@ -43,6 +51,7 @@ class Splits(NamedTuple):
 
   selection: list[data.Batch]
   reported: list[data.Batch]
+  groups: Mapping[str, list[data.Batch]] = {}  # parts of the reported one
 
 
 def fine_tuning(
@@ -53,11 +62,13 @@ def fine_tuning(
   warmup: float = 0.5,
   rates: Sequence[float] = (1e-4,),
   num_students: int = 10,
+  curriculum: float = 0.0,
 ) -> Protocol:
   """AdamW, linear warm-up, cosine decay, clip 1.0.
 
   The protocol `finetune` of a pretrained student with these defaults, and
-  `scratch` of a student from random initialisation with larger rates.
+  `scratch` of a student from random initialisation with larger rates. Over the
+  share `curriculum` of the steps, real rationales count from their end on.
   """
 
   def train(problem, syn: SyntheticSet, key, rate):
@@ -75,6 +86,7 @@ def fine_tuning(
       num_steps=num_steps,
       batch_size=batch_size,
       key=key,
+      at_step=rationales.curriculum(curriculum, num_steps),
     )
 
   return Protocol(train, tuple(rates), num_students)
@@ -119,14 +131,17 @@ class Measurement(NamedTuple):
   accuracies: np.ndarray  # [n], on the reported split
   rate: Rate  # the chosen learning rate
   seconds: float  # to train one student, compilation aside
+  by_group: Mapping[str, float] = {}  # the mean on each part of that split
 
-  def row(self) -> dict[str, float | int]:
+  def row(self) -> dict[str, Any]:
     """Returns what `summary.json` holds of it."""
     spread = self.accuracies.std(ddof=1) if len(self.accuracies) > 1 else 0.0
+    groups = {"by_group": dict(self.by_group)} if self.by_group else {}
     return {
       "mean": float(self.accuracies.mean()),
       "std": float(spread),
       "n": len(self.accuracies),
+      **groups,
     }
 
 
@@ -208,6 +223,7 @@ def measure(
     key=report_key,
     rate=best,
     num_students=trainer.protocol.num_students,
+    groups=splits.groups,
   )
 
 
@@ -241,17 +257,29 @@ def best_rate(
   return protocol.rates[int(np.argmax(scores))]
 
 
-def _measure_at(trainer, sets, split, *, key, rate, num_students):
+def _measure_at(trainer, sets, split, *, key, rate, num_students, groups=None):
   """Returns the `Measurement` of students of `key`, trained in chunks."""
   chunk = trainer.chunk
   keys = jax.random.split(key, -(-num_students // chunk) * chunk)
   found, seconds = [], []
+  by_group: dict[str, list[np.ndarray]] = {name: [] for name in groups or {}}
   for first in range(0, len(keys), chunk):
     students, spent = trainer(sets, keys[first : first + chunk], rate, first)
     seconds.append(spent / trainer.at_once)  # on one device
     found.append(training.accuracies(trainer.problem, students, split))
+    for name, buckets in (groups or {}).items():
+      own = training.accuracies(trainer.problem, students, buckets)
+      by_group[name].append(own)
   accuracies = np.concatenate(found)[:num_students]
-  return Measurement(accuracies, rate, float(np.median(seconds)))
+  return Measurement(
+    accuracies,
+    rate,
+    float(np.median(seconds)),
+    {
+      name: float(np.concatenate(own)[:num_students].mean())
+      for name, own in by_group.items()
+    },
+  )
 
 
 def gradient_cosines(

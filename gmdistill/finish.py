@@ -131,6 +131,10 @@ class Table:
     self._splits = evaluate.Splits(
       cut(recipe.selection_rows(setup.corpus, config)),
       cut(setup.corpus.reported),
+      {
+        name: cut(part)
+        for name, part in data.by_group(setup.corpus.reported).items()
+      },
     )
 
   def measure(
@@ -152,7 +156,15 @@ class Table:
       f"{label}: {100 * row['mean']:.1f} ± {100 * row['std']:.1f} "
       f"({row['n']} students)"
     )
+    self._say_groups(label, found.by_group)
     return found
+
+  def _say_groups(self, label, by_group):
+    if by_group:
+      each = [f"{name}: {100 * x:.1f}" for name, x in by_group.items()]
+      metrics.say(
+        f"{label}, by {self._config.data.group_key}: {', '.join(each)}"
+      )
 
   def student(
     self, protocol: evaluate.Protocol, sets: synthetic.SyntheticSet
@@ -167,6 +179,11 @@ class Table:
       sets, jax.random.split(key, trainer.chunk), rate, 0
     )
     found = training.accuracies(trainer.problem, params, self._splits.reported)
+    by_group = {
+      name: training.accuracies(trainer.problem, params, part)[0]
+      for name, part in self._splits.groups.items()
+    }
+    self._say_groups("accuracy, %", by_group)
     return jax.tree.map(lambda x: x[0], params), seconds, float(found[0])
 
   def _trainer(self, protocol, at_once):
@@ -238,6 +255,7 @@ class Table:
   def _cached(self, decides: list[Any], measured: Any) -> dict[str, Any]:
     setup = self._setup
     identity = [
+      *recipe.rationale_facts(self._config),
       _VERSION,
       setup.corpus.fingerprint,
       setup.space_id,

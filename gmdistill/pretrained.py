@@ -20,6 +20,8 @@ import safetensors.numpy
 from gmdistill import errors, students
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
+# For what BERT has no place.
+BESIDE = ("classifier.safetensors", "rationale_head.safetensors")
 
 # Our name under a layer -> Hugging Face's. Kernels are transposed: Flax keeps
 # (in, out), PyTorch (out, in).
@@ -149,7 +151,9 @@ def save(
   With `first` pooling, `BertForSequenceClassification` loads it and gives the
   same logits. That class knows no other pooling: with `mean`, the directory
   holds a `BertModel`, and `classifier.safetensors` beside it the `weight` and
-  `bias` that read the mean of its last hidden states over unmasked tokens.
+  `bias` that read the mean of its last hidden states over unmasked tokens. A
+  student with slots has its second head in `rationale_head.safetensors`, and
+  `config.json` says how many `rationale_slots` ([MASK] after [CLS]) it reads.
 
   Args:
     folder: Made if absent; files of the same names are replaced.
@@ -187,6 +191,10 @@ def save(
     "id2label": {str(i): name for i, name in enumerate(label_names)},
     "label2id": {name: i for i, name in enumerate(label_names)},
   }
+  beside = {}
+  if "rationale_head" in params:
+    config["rationale_slots"] = student.rationale_slots
+    beside["rationale_head.safetensors"] = _rationale_head(params)
   tensors = _from_flax(params)
   tensors["embeddings.word_embeddings.weight"] = np.asarray(embeddings)
   head = {
@@ -196,6 +204,8 @@ def save(
   if is_classifier:
     tensors = {f"bert.{name}": x for name, x in tensors.items()}
     tensors |= {f"classifier.{name}": x for name, x in head.items()}
+  else:
+    beside["classifier.safetensors"] = head
   known = {t["content"] for t in json.loads(tokenizer_json)["added_tokens"]}
   special = {f"{name}_token": f"[{name.upper()}]" for name in _SPECIAL_TOKENS}
   tokenizer_config = {
@@ -214,12 +224,24 @@ def save(
       json.dumps(tokenizer_config, indent=2) + "\n"
     )
     _write_tensors(partial / "model.safetensors", tensors)
-    if not is_classifier:
-      _write_tensors(partial / "classifier.safetensors", head)
-    (folder / "classifier.safetensors").unlink(missing_ok=True)
+    for name, own in beside.items():
+      _write_tensors(partial / name, own)
+    for name in BESIDE:
+      (folder / name).unlink(missing_ok=True)
     for path in partial.iterdir():
       path.replace(folder / path.name)
   return folder
+
+
+def _rationale_head(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """Returns the second head as PyTorch keeps such layers."""
+  head = jax.tree.map(np.asarray, dict(params["rationale_head"]))
+  return {
+    "dense.weight": head["dense"]["kernel"].T,
+    "dense.bias": head["dense"]["bias"],
+    "LayerNorm.weight": head["norm"]["scale"],
+    "LayerNorm.bias": head["norm"]["bias"],
+  }
 
 
 def check_exportable(student: Any) -> None:

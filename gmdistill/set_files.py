@@ -14,6 +14,8 @@ from gmdistill import data, errors, synthetic
 
 FORMAT = "gmdistill-set-1"
 PRECISIONS = ("float32", "bfloat16", "int8")
+# What its batch may have beside inputs, mask and labels.
+_OF_BATCH = ("attention", "rationale", "rationale_weights")
 # What a set may bring beside its batch, by the names of file and dataclass.
 _TRAVELLING = (
   "learning_rates",
@@ -100,7 +102,11 @@ def load(
       jnp.asarray(tensors["embeddings"]),
       jnp.asarray(tensors["mask"]),
       jnp.asarray(tensors["labels"]),
-      jnp.asarray(tensors["attention"]) if "attention" in tensors else None,
+      **{
+        name: jnp.asarray(tensors[name])
+        for name in _OF_BATCH
+        if name in tensors
+      },
     )
     theirs = card["embedding_space"]
   except (
@@ -132,7 +138,7 @@ def _tensors(
     "embeddings": syn.batch.inputs,
     "mask": syn.batch.mask,
     "labels": syn.batch.labels,
-    "attention": syn.batch.attention,
+    **{name: getattr(syn.batch, name) for name in _OF_BATCH},
     **{name: getattr(syn, name) for name in _TRAVELLING},
   }
   found = {

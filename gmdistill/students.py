@@ -30,6 +30,9 @@ class Outputs(NamedTuple):
   features: jax.Array  # [B, F], what the head reads
   # [B, layers, heads, L], the first token's attention weights; None: none
   attention: jax.Array | None = None
+  # [B, R, D], whose products with the table are the logits of the rationale's
+  # tokens; None: no such head
+  rationale: jax.Array | None = None
 
 
 def _dense(
@@ -176,11 +179,54 @@ class Transformer(nn.Module):
   def __call__(self, x_BxLxD: jax.Array, mask_BxL: jax.Array) -> Outputs:
     """Returns logits [B, C], features [B, D] and attention."""
     hidden_BxLxD, attention = self.encode(x_BxLxD, mask_BxL)
+    return self.read(hidden_BxLxD, mask_BxL, attention)
+
+  def read(
+    self, hidden_BxLxD: jax.Array, mask_BxL: jax.Array, attention: jax.Array
+  ) -> Outputs:
+    """Returns what the head says of the last hidden states."""
     if self.pooling == "first":
       features_BxD = jnp.tanh(self.pooler(hidden_BxLxD[:, 0]))
     else:
       features_BxD = masked_mean(hidden_BxLxD, mask_BxL)
     return Outputs(self.head(features_BxD), features_BxD, attention)
+
+
+class RationaleHead(nn.Module):
+  """BERT's token head, without its last product: that takes the table."""
+
+  activation: str
+  epsilon: float
+
+  @nn.compact
+  def __call__(self, x_BxRxD: jax.Array) -> jax.Array:
+    """Returns the queries [B, R, D] of the slots' hidden states."""
+    x_BxRxD = _dense(x_BxRxD.shape[-1], "dense")(x_BxRxD)
+    x_BxRxD = ACTIVATIONS[self.activation](x_BxRxD)
+    return nn.LayerNorm(epsilon=self.epsilon, name="norm")(x_BxRxD)
+
+
+class RationaleTransformer(Transformer):
+  """A Transformer that says a token at each of R slots too.
+
+  The slots are the positions 1 to R, right after the first token; see
+  `data.with_slots`. Every layer may read them, and so may the head.
+  """
+
+  rationale_slots: int = 16  # R
+
+  def setup(self) -> None:
+    """Adds the second head."""
+    super().setup()
+    self.rationale_head = RationaleHead(self.activation, self.epsilon)
+
+  def read(
+    self, hidden_BxLxD: jax.Array, mask_BxL: jax.Array, attention: jax.Array
+  ) -> Outputs:
+    """Returns what both heads say of the last hidden states."""
+    outputs = super().read(hidden_BxLxD, mask_BxL, attention)
+    slots_BxRxD = hidden_BxLxD[:, 1 : 1 + self.rationale_slots]
+    return outputs._replace(rationale=self.rationale_head(slots_BxRxD))
 
 
 class BiLSTM(nn.Module):

@@ -26,6 +26,7 @@ class Teacher(NamedTuple):
   params: Any
   tokenizer_file: str
   label_names: tuple[str, ...]
+  slots: int = 0  # R [MASK] after [CLS], which its rows have
 
 
 def load(source: str) -> Teacher:
@@ -53,7 +54,8 @@ def load(source: str) -> Teacher:
     )
   read = pretrained.load(source, 0, pooling)
   weight_CxD = tensors["classifier.weight"]
-  names = pretrained.read_config(folder).get("id2label", {})
+  config = pretrained.read_config(folder)
+  names = config.get("id2label", {})
   labels = tuple(
     names.get(str(i), f"LABEL_{i}") for i in range(len(weight_CxD))
   )
@@ -71,6 +73,7 @@ def load(source: str) -> Teacher:
     params,
     read.tokenizer_file,
     labels,
+    config.get("rationale_slots", 0),
   )
 
 
@@ -109,12 +112,26 @@ def logits(
   """
   require_labels(teacher, corpus.label_names)
   positions = teacher.problem.student.max_positions
-  if options.max_length > positions:
+  if teacher.slots not in (0, options.slots):
+    raise errors.InputError(
+      f"the teacher {teacher.name} reads {teacher.slots} slots for rationales; "
+      "set data.rationale_key, and data.rationale_length to that."
+    )
+  if options.max_length + teacher.slots > positions:
     raise errors.InputError(
       f"config.data.max_length={options.max_length}, but the teacher "
-      f"{teacher.name} has {positions} positions; use at most that."
+      f"{teacher.name} has {positions - teacher.slots} positions; use at most "
+      "that."
     )
-  own = data.load(_whole(options), teacher.tokenizer_file)
+  # The same texts: without the rationale's key, it would look like one of them.
+  fields = {
+    **options.__dict__,
+    "train_length": 0,
+    "text_keys": corpus.text_keys,
+  }
+  if not teacher.slots:
+    fields["rationale_key"] = ""
+  own = data.load(data.DataOptions(**fields), teacher.tokenizer_file)
   if not np.array_equal(own.train.labels, corpus.train.labels):
     raise errors.InputError(
       f"the rows that the teacher {teacher.name} reads are not the student's; "
@@ -131,11 +148,6 @@ def logits(
     found = _label(teacher, own.train)
     data.save_arrays(path, {"logits": found, "data": np.array(own.fingerprint)})
   return found
-
-
-def _whole(options):
-  fields = {**options.__dict__, "train_length": 0}
-  return data.DataOptions(**fields)
 
 
 def _cached(path, corpus):

@@ -25,6 +25,7 @@ def fit(
   batch_size: int,
   key: jax.Array,
   params: Params | None = None,
+  at_step: Callable[[data.Batch, jax.Array], data.Batch] | None = None,
 ) -> Params:
   """Trains one student on a set that lies on the device.
 
@@ -40,6 +41,7 @@ def fit(
       not larger, every update takes the whole set.
     key: Decides the initialisation and the order of the examples.
     params: Where to start; a fresh student of `key` where left out.
+    at_step: What an update sees of its examples, by its number; None: all.
 
   Returns:
     The trained parameters.
@@ -50,7 +52,9 @@ def fit(
   rows_TxB = shuffled_rows(
     order_key, len(examples.labels), num_steps, batch_size
   )
-  return descend(problem.loss, params, examples, optimizer, rows=rows_TxB)
+  return descend(
+    problem.loss, params, examples, optimizer, rows=rows_TxB, at_step=at_step
+  )
 
 
 def descend(
@@ -60,18 +64,21 @@ def descend(
   optimizer: optax.GradientTransformation,
   *,
   rows: jax.Array,
+  at_step: Callable[[data.Batch, jax.Array], data.Batch] | None = None,
 ) -> Params:
   """Returns `params` after one update for each of `rows` [T, B] of examples."""
 
-  def step(carry, rows_B):
-    params, state = carry
+  def step(carry, own):
+    (params, state), (rows_B, number) = carry, own
     batch = jax.tree.map(lambda x: x[rows_B], examples)
+    if at_step is not None:
+      batch = at_step(batch, number)
     grads = jax.grad(loss)(params, batch)
     updates, state = optimizer.update(grads, state, params)
     return (optax.apply_updates(params, updates), state), None
 
   carry = (params, optimizer.init(params))
-  return jax.lax.scan(step, carry, rows)[0][0]
+  return jax.lax.scan(step, carry, (rows, jnp.arange(len(rows))))[0][0]
 
 
 def count_correct(
