@@ -143,14 +143,14 @@ class Table:
     sets: synthetic.SyntheticSet,
     label: str,
     at_once: int = 0,
+    by_group: bool = False,
   ) -> evaluate.Measurement:
-    """Measures one row, and says its accuracy."""
+    """Measures one row, and says its accuracy; by group too if asked."""
+    splits = self._splits if by_group else self._splits._replace(groups={})
     at_once = min(
       at_once or self._config.students_at_once, protocol.num_students
     )
-    found = evaluate.measure(
-      self._trainer(protocol, at_once), sets, self._splits
-    )
+    found = evaluate.measure(self._trainer(protocol, at_once), sets, splits)
     row = found.row()
     metrics.say(
       f"{label}: {100 * row['mean']:.1f} ± {100 * row['std']:.1f} "
@@ -243,7 +243,7 @@ class Table:
       corpus = self._setup.corpus
       batch = data.as_batch(corpus.train, self._num_classes)
       sets = evaluate.stacked(synthetic.SyntheticSet(batch))
-      found = self.measure(protocol, sets, "full", at_once=1)
+      found = self.measure(protocol, sets, "full", at_once=1, by_group=True)
       return {**found.row(), "seconds": found.seconds}
 
     return self._cached(["full", self._config.full.to_dict()], measured)

@@ -1,6 +1,7 @@
 """Rationales: slots, weights, schedules, losses, and sets that carry them."""
 
 import dataclasses
+import functools
 import pathlib
 
 import conftest
@@ -444,34 +445,34 @@ def test_a_set_s_rationales_are_saved_and_read_back(tmp_path):
   assert set(tensors) == {"embeddings", "mask", "labels"}
 
 
-@pytest.mark.parametrize("constant_memory", [False, True])
-def test_replayed_steps_teach_the_set_s_rationales(constant_memory):
+@pytest.mark.parametrize("how", ["mixed", "linearize", "constant"])
+def test_replayed_steps_teach_the_set_s_rationales(how):
   problem, stored, params = told_set()
   real = told_batch()
   start = jax.jit(problem.init)(jax.random.key(3))
-  replay = replays.replay
-  if constant_memory:
+  replay = functools.partial(replays.replay, rule=how)
+  if how == "constant":
     replay = replays.replay_in_constant_memory
 
-  def loss(params):
+  # The problem is an argument, as in a run: each step's gradient reads a table
+  # of the trace around it.
+  def loss(params, problem):
     syn = stored.decode(params)
     later = replay(problem, start, syn.batch, syn.steps)
     return problem.loss(later, real)
 
-  slopes = jax.jit(jax.grad(loss))(params)["base"]
+  slopes = jax.jit(jax.grad(loss))(params, problem)["base"]
   assert np.abs(slopes["rationale"]).max() > 0
   assert not np.any(slopes["rationale_weights"])
-  way = jax.random.normal(jax.random.key(9), slopes["rationale"].shape)
-  if constant_memory:
+  if how == "constant":
     return  # it leaves out how earlier steps move later ones
-
+  way = jax.random.normal(jax.random.key(9), slopes["rationale"].shape)
   value = jax.jit(loss)
 
   def along(t):
     moved = params["base"]["rationale"] + t * way
-    return float(
-      value({**params, "base": {**params["base"], "rationale": moved}})
-    )
+    base = {**params["base"], "rationale": moved}
+    return float(value({**params, "base": base}, problem))
 
   slope = (along(0.05) - along(-0.05)) / 0.1
   np.testing.assert_allclose((slopes["rationale"] * way).sum(), slope, rtol=0.1)
