@@ -52,6 +52,11 @@ class Batch:
   # The share of the training that is over, from 0 to 1, where a loss depends
   # on it; None: outside of training.
   progress: Array | None = None
+  # What the student's slots should say, as `inputs` are: [B, R] token ids, or
+  # [B, R, D] queries whose products with the table are logits. None: nothing
+  rationale: Array | None = None
+  rationale_weights: Array | None = None  # [B, R], a row's sum to 1, or are 0
+  rationale_steps: Array | None = None  # [B, R] int; -1: no token
 
 
 class Examples(NamedTuple):
@@ -62,6 +67,12 @@ class Examples(NamedTuple):
   labels: np.ndarray  # [N] int32
   soft: np.ndarray | None = None  # [N, C], what a teacher says; None: nothing
   teacher_logits: np.ndarray | None = None  # [N, K, C] of K teachers
+  # Where the data have rationales: their tokens, the step that each belongs to
+  # (-1: none), and what each counts; None: they are not learned.
+  rationale: np.ndarray | None = None  # [N, R] int32
+  rationale_steps: np.ndarray | None = None  # [N, R] int32
+  rationale_weights: np.ndarray | None = None  # [N, R] float32
+  groups: np.ndarray | None = None  # [N] int32, by which accuracies are told
 
 
 class Corpus(NamedTuple):
@@ -95,6 +106,11 @@ class DataOptions:
     max_length: tokens a row, special tokens included.
     train_length: tokens a row of the training part; 0: `max_length`. The
       selection part is cut at `max_length`, as the reported one is.
+    rationale_key: a text that says why a row has its label; empty: none is
+      read, and rows have no slots.
+    rationale_length: tokens R of a rationale, its end included, and slots that
+      every row has for them, beside its `max_length` tokens.
+    group_key: an integer by which the reported accuracy is told too.
   """
 
   name: str = "docstrings"
@@ -105,6 +121,9 @@ class DataOptions:
   vocab_size: int = 4096
   max_length: int = 64
   train_length: int = 0
+  rationale_key: str = ""
+  rationale_length: int = 16
+  group_key: str = ""
 
   def __post_init__(self) -> None:
     """Checks the numbers, and takes lists and single names for `text_keys`."""
@@ -122,6 +141,16 @@ class DataOptions:
         f"config.data.train_length={self.train_length} is too small; use 0 for "
         "max_length, or at least 4"
       )
+    if self.rationale_length < 2:
+      raise errors.InputError(
+        f"config.data.rationale_length={self.rationale_length} is too small; "
+        "it must be at least 2"
+      )
+
+  @property
+  def slots(self) -> int:
+    """Positions R of each row at which a rationale is to be said."""
+    return self.rationale_length if self.rationale_key else 0
 
   @property
   def lengths(self) -> dict[str, int]:
@@ -167,6 +196,8 @@ def load(options: DataOptions, tokenizer_file: str = "") -> Corpus:
     embedded_dir=cache / "tfds",
     text_keys=options.text_keys,
     label_key=options.label_key,
+    rationale_key=options.rationale_key,
+    group_key=options.group_key,
   )
   given = None
   if tokenizer_file:
@@ -199,6 +230,10 @@ def _cache_key(
     "lengths": options.lengths,
     "tokenizer": given.fingerprint if given else trained,
   }
+  if options.slots:
+    decisive["rationale"] = [options.rationale_key, options.slots]
+  if options.group_key:
+    decisive["groups"] = options.group_key
   text = json.dumps(decisive, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()
 
@@ -218,21 +253,22 @@ def _build(
   _, reported = sources.read_reported(source, options.reported_split)
   kept, held_out = selection_split(whole.labels)
   parts = {
-    "train": ([whole.texts[row] for row in kept], whole.labels[kept]),
-    "selection": (
-      [whole.texts[row] for row in held_out],
-      whole.labels[held_out],
-    ),
-    "reported": (reported.texts, reported.labels),
+    "train": whole.take(kept),
+    "selection": whole.take(held_out),
+    "reported": reported,
   }
-  train_texts = list(_flat(parts["train"][0]))
+  train_texts = list(_flat(parts["train"].texts))
   tokenizer = given or tokenizing.train(train_texts, options.vocab_size)
   examples = {
-    part: Examples(
-      *tokenizer.encode(cast(Any, texts), options.lengths[part]), labels
-    )
-    for part, (texts, labels) in parts.items()
+    part: _encoded(rows, options, tokenizer, options.lengths[part])
+    for part, rows in parts.items()
   }
+  found = examples["train"].rationale_steps
+  if found is not None and not (found >= 0).any():
+    raise errors.InputError(
+      f"config.data.rationale_key={options.rationale_key!r} has no text in any "
+      f"training row of {source.name}; name another feature, or none"
+    )
   corpus = Corpus(
     **examples,
     label_names=source.label_names,
@@ -244,6 +280,48 @@ def _build(
     fingerprint="",
   )
   return corpus._replace(fingerprint=_fingerprint(corpus))
+
+
+def _encoded(
+  rows: "sources.Rows",
+  options: DataOptions,
+  tokenizer: tokenizing.Tokenizer,
+  length: int,
+) -> Examples:
+  ids, mask = tokenizer.encode(cast(Any, rows.texts), length)
+  examples = Examples(ids, mask, rows.labels, groups=rows.groups)
+  if not options.slots:
+    return examples
+  told, steps = tokenizer.encode_steps(rows.rationales, options.slots)
+  examples = with_slots(examples, options.slots, tokenizer.special_id("mask"))
+  return examples._replace(rationale=told, rationale_steps=steps)
+
+
+def with_slots(examples: Examples, slots: int, mask_id: int) -> Examples:
+  """Returns rows with R slots after the first token: [CLS] [MASK]*R text.
+
+  The slots stand in front, so that they have the same positions in every row,
+  and a row stays masked after its last token alone. Every split has them: what
+  a student should say there is not known where it is used.
+  """
+  ids_NxL, mask_NxL = examples.token_ids, examples.mask
+  blanks_NxR = np.full((len(ids_NxL), slots), mask_id, ids_NxL.dtype)
+  join = lambda x, middle: np.concatenate([x[:, :1], middle, x[:, 1:]], axis=1)  # noqa: E731
+  return examples._replace(
+    token_ids=join(ids_NxL, blanks_NxR),
+    mask=join(mask_NxL, np.ones(blanks_NxR.shape, bool)),
+  )
+
+
+def without_slots(examples: Examples) -> Examples:
+  """Returns the rows' text alone; rows without slots as they are."""
+  if examples.rationale is None:
+    return examples
+  slots = np.s_[1 : 1 + examples.rationale.shape[1]]
+  return examples._replace(
+    token_ids=np.delete(examples.token_ids, slots, axis=1),
+    mask=np.delete(examples.mask, slots, axis=1),
+  )
 
 
 def _facts(corpus: Corpus) -> dict[str, Any]:
@@ -258,10 +336,22 @@ def _fingerprint(corpus: Corpus) -> str:
   digest = hashlib.sha256(json.dumps(_facts(corpus), sort_keys=True).encode())
   digest.update(corpus.tokenizer.to_json().encode())
   for part in _PARTS:
-    for array in getattr(corpus, part)[:3]:  # no teacher is a part of the data
+    for array in _stored(getattr(corpus, part)).values():
       digest.update(f"{array.shape} {array.dtype}".encode())
       digest.update(np.ascontiguousarray(array).data)
   return digest.hexdigest()
+
+
+def _stored(examples: Examples) -> dict[str, np.ndarray]:
+  """Returns the arrays that are part of the data, by their names.
+
+  No teacher is, nor what is made of a rationale.
+  """
+  return {
+    name: array
+    for name, array in examples._asdict().items()
+    if array is not None and name not in ("soft", "rationale_weights")
+  }
 
 
 def _flat(texts: Iterable[str | tuple[str, str]]) -> Iterable[str]:
@@ -310,9 +400,8 @@ def _to_cache(path: epath.Path, corpus: Corpus) -> None:
     "tokenizer": np.array(corpus.tokenizer.to_json()),
   }
   for part in _PARTS:
-    for field, array in getattr(corpus, part)._asdict().items():
-      if array is not None:
-        arrays[f"{part}/{field}"] = array
+    for field, array in _stored(getattr(corpus, part)).items():
+      arrays[f"{part}/{field}"] = array
   save_arrays(path, arrays)
 
 
@@ -353,7 +442,11 @@ def _from_cache(path: epath.Path) -> Corpus | None:
       tokenizer = tokenizing.Tokenizer.from_json(str(arrays["tokenizer"]))
       examples = {
         part: Examples(
-          *(arrays[f"{part}/{key}"] for key in Examples._fields[:3])
+          **{
+            name: arrays[f"{part}/{name}"]
+            for name in Examples._fields
+            if f"{part}/{name}" in arrays
+          }
         )
         for part in _PARTS
       }
@@ -369,6 +462,16 @@ def take(examples: Examples, rows: np.ndarray | Sequence[int]) -> Examples:
   """Returns the chosen rows, in the order chosen."""
   chosen = np.asarray(rows, np.int64)
   return Examples._make(x if x is None else x[chosen] for x in examples)
+
+
+def by_group(examples: Examples) -> dict[str, Examples]:
+  """Returns the rows of each group by its number; {} where there are none."""
+  if examples.groups is None:
+    return {}
+  return {
+    str(group): take(examples, np.flatnonzero(examples.groups == group))
+    for group in np.unique(examples.groups)
+  }
 
 
 def sharing(examples: Examples, others: Examples, length: int) -> np.ndarray:
@@ -411,11 +514,19 @@ def as_batch(examples: Examples, num_classes: int) -> Batch:
   if labels is None:
     labels = np.eye(num_classes, dtype=np.float32)[examples.labels]
   # Host arrays: where they go on the device is decided by who uses them.
-  return Batch(
+  batch = Batch(
     inputs=examples.token_ids,
     mask=examples.mask,
     labels=labels,
     teacher_logits=examples.teacher_logits,
+  )
+  if examples.rationale_weights is None:
+    return batch
+  return dataclasses.replace(
+    batch,
+    rationale=examples.rationale,
+    rationale_weights=examples.rationale_weights,
+    rationale_steps=examples.rationale_steps,
   )
 
 

@@ -66,7 +66,7 @@ def select(grads: Params, matched: str) -> list[Tensor]:
 
   Args:
     grads: A tree like a student's parameters.
-    matched: `head`; `last_K`, the head, the pooler and the last K scanned
+    matched: `head`; `last_K`, both heads, the pooler and the last K scanned
       layers; `all`. Embedding tables and key biases (whose gradient is zero in
       exact arithmetic: softmax ignores a shift of the scores) are never in.
 
@@ -87,7 +87,7 @@ def select(grads: Params, matched: str) -> list[Tensor]:
     if matched == "head" and top != "head":
       continue
     if matched.startswith("last_"):
-      if top not in ("layers", "pooler", "head"):
+      if top not in ("layers", "pooler", "head", "rationale_head"):
         continue
       if stacked:
         array = array[-int(last) :]

@@ -20,6 +20,7 @@ from gmdistill import (
   distances,
   errors,
   objectives,
+  rationales,
   replays,
   synthetic,
   training,
@@ -57,6 +58,7 @@ class Splits(NamedTuple):
 
   selection: list[data.Batch]
   reported: list[data.Batch]
+  groups: Mapping[str, list[data.Batch]] = {}  # parts of the reported one
 
 
 def fine_tuning(
@@ -69,6 +71,7 @@ def fine_tuning(
   num_students: int = 10,
   teaching: str = "none",
   decay: float = 0.99,
+  curriculum: float = 0.0,
 ) -> Protocol:
   """AdamW, linear warm-up, cosine decay, clip 1.0.
 
@@ -76,6 +79,8 @@ def fine_tuning(
   `scratch` of a student from random initialisation with larger rates. With
   `teaching`, a teacher that changes with the student joins in, and a criterion
   says what the student loses to it: `moving_average`, by `decay`, or `peer`.
+  Over the share `curriculum` of the steps, real rationales count from their end
+  on.
 
   Raises:
     ValueError: an unknown teaching, or a decay that is not from 0 to below 1.
@@ -107,6 +112,7 @@ def fine_tuning(
       batch_size=batch_size,
       key=key,
       teaching=changing,
+      seen=rationales.curriculum(curriculum),
     )
 
   return Protocol(train, tuple(rates), num_students)
@@ -231,15 +237,18 @@ class Measurement(NamedTuple):
   rate: Rate  # the chosen learning rate
   seconds: float  # to train one student, compilation aside
   beside: Mapping[str, np.ndarray]  # [n] each, what `measure` also looked at
+  by_group: Mapping[str, float] = {}  # the mean on each part of that split
 
-  def row(self) -> dict[str, float | int]:
+  def row(self) -> dict[str, Any]:
     """Returns what `summary.json` holds of it."""
     spread = self.accuracies.std(ddof=1) if len(self.accuracies) > 1 else 0.0
+    groups = {"by_group": dict(self.by_group)} if self.by_group else {}
     return {
       "mean": float(self.accuracies.mean()),
       "std": float(spread),
       "n": len(self.accuracies),
       **{name: float(x.mean()) for name, x in self.beside.items()},
+      **groups,
     }
 
 
@@ -377,6 +386,7 @@ def measure(
     rate=best,
     num_students=trainer.protocol.num_students,
     look=lambda students: beside(trainer, students, splits),
+    groups=splits.groups,
   )
 
 
@@ -411,27 +421,39 @@ def best_rate(
 
 
 def _measure_at(
-  trainer, sets, split, *, key, rate, num_students, look=lambda students: {}
+  trainer,
+  sets,
+  split,
+  *,
+  key,
+  rate,
+  num_students,
+  groups=None,
+  look=lambda students: {},
 ):
   """Returns the `Measurement` of students of `key`, trained in chunks."""
   chunk = trainer.chunk
   keys = jax.random.split(key, -(-num_students // chunk) * chunk)
+  count = functools.partial(
+    training.accuracies, trainer.problem, reading=trainer.protocol.logits
+  )
   found, seconds, beside = [], [], []
+  by_group: dict[str, list[np.ndarray]] = {name: [] for name in groups or {}}
   for first in range(0, len(keys), chunk):
     students, spent = trainer(sets, keys[first : first + chunk], rate, first)
     seconds.append(spent / trainer.at_once)  # on one device
-    found.append(
-      training.accuracies(
-        trainer.problem, students, split, trainer.protocol.logits
-      )
-    )
+    found.append(count(students, split))
     beside.append(look(students))
-  accuracies = np.concatenate(found)[:num_students]
-  looked = {
-    name: np.concatenate([x[name] for x in beside])[:num_students]
-    for name in beside[0]
-  }
-  return Measurement(accuracies, rate, float(np.median(seconds)), looked)
+    for name, buckets in (groups or {}).items():
+      by_group[name].append(count(students, buckets))
+  whole = lambda each: np.concatenate(each)[:num_students]  # noqa: E731
+  return Measurement(
+    whole(found),
+    rate,
+    float(np.median(seconds)),
+    {name: whole([x[name] for x in beside]) for name in beside[0]},
+    {name: float(whole(own).mean()) for name, own in by_group.items()},
+  )
 
 
 def gradient_cosines(

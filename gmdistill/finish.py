@@ -159,6 +159,10 @@ class Table:
     self._splits = evaluate.Splits(
       cut(recipe.selection_rows(setup.corpus, config)),
       cut(setup.corpus.reported),
+      {
+        name: cut(part)
+        for name, part in data.by_group(setup.corpus.reported).items()
+      },
     )
 
   def measure(
@@ -167,15 +171,17 @@ class Table:
     sets: synthetic.SyntheticSet,
     label: str,
     at_once: int = 0,
+    by_group: bool = False,
   ) -> evaluate.Measurement:
-    """Measures one row, and says its accuracy."""
+    """Measures one row, and says its accuracy; by group too if asked."""
+    splits = self._splits if by_group else self._splits._replace(groups={})
     at_once = min(
       at_once or self._config.students_at_once, protocol.num_students
     )
     found = evaluate.measure(
       self._trainer(protocol, at_once),
       sets,
-      self._splits,
+      splits,
       beside=evaluate.calibration if self._calibrated else evaluate.nothing,
     )
     row = found.row()
@@ -183,7 +189,15 @@ class Table:
       f"{label}: {100 * row['mean']:.1f} ± {100 * row['std']:.1f} "
       f"({row['n']} students)"
     )
+    self._say_groups(label, found.by_group)
     return found
+
+  def _say_groups(self, label, by_group):
+    if by_group:
+      each = [f"{name}: {100 * x:.1f}" for name, x in by_group.items()]
+      metrics.say(
+        f"{label}, by {self._config.data.group_key}: {', '.join(each)}"
+      )
 
   def student(
     self, protocol: evaluate.Protocol, sets: synthetic.SyntheticSet
@@ -198,6 +212,11 @@ class Table:
       sets, jax.random.split(key, trainer.chunk), rate, 0
     )
     found = training.accuracies(trainer.problem, params, self._splits.reported)
+    by_group = {
+      name: training.accuracies(trainer.problem, params, part)[0]
+      for name, part in self._splits.groups.items()
+    }
+    self._say_groups("accuracy, %", by_group)
     return jax.tree.map(lambda x: x[0], params), seconds, float(found[0])
 
   def _trainer(self, protocol, at_once):
@@ -259,7 +278,7 @@ class Table:
       corpus = self._setup.corpus
       batch = data.as_batch(corpus.train, self._num_classes)
       sets = evaluate.stacked(synthetic.SyntheticSet(batch))
-      found = self.measure(protocol, sets, "full", at_once=1)
+      found = self.measure(protocol, sets, "full", at_once=1, by_group=True)
       return {**found.row(), "seconds": found.seconds}
 
     return self._cached(["full", self._config.full.to_dict()], measured)
@@ -273,6 +292,7 @@ class Table:
     if self._calibrated:
       decides = [*decides, "calibrated"]
     identity = [
+      *recipe.rationale_facts(self._config),
       _VERSION,
       setup.corpus.fingerprint,
       setup.space_id,

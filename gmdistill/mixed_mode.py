@@ -51,14 +51,43 @@ def grad(
   if rule == "reverse":
     return jax.grad(loss)
 
-  @jax.custom_vjp
-  def gradient(params, *args):
-    return jax.grad(loss)(params, *args)
+  def hoisted(params, *args):
+    loss_of, held = _hoist(loss, params, args)
+    return _rule(loss_of, rule)(held, params, *args)
 
-  def forward(params, *args):
+  return hoisted
+
+
+def _hoist(loss, params, args):
+  """Returns `loss_of(held) -> loss`, and what of an outer trace it closes over.
+
+  The backward pass of a step in a scan may not close over it (the table, where
+  the loss of embeddings reads one); `custom_vjp` can carry it there.
+  """
+  closed = jax.make_jaxpr(loss)(params, *args)
+  if not any(isinstance(x, jax.core.Tracer) for x in closed.consts):
+    return lambda held: loss, []
+
+  def loss_of(held):
+    fun = jax.extend.core.jaxpr_as_fun(
+      jax.extend.core.ClosedJaxpr(closed.jaxpr, held)
+    )
+    return lambda *inputs: fun(*jax.tree.leaves(inputs))[0]
+
+  return loss_of, closed.consts
+
+
+def _rule(loss_of, rule):
+  """Returns `gradient(held, params, *args)`; `held` gets no gradient."""
+
+  @jax.custom_vjp
+  def gradient(held, params, *args):
+    return jax.grad(loss_of(held))(params, *args)
+
+  def forward(held, params, *args):
     if rule == "mixed":
-      return gradient(params, *args), (params, args)
-    both, other, rebuild = _gradient_in_all(loss, args)
+      return gradient(held, params, *args), (held, params, args)
+    both, other, rebuild = _gradient_in_all(loss_of(held), args)
     (grads, _), linear = jax.linearize(both, params)
     # The linear map closes over the arrays of the forward pass: hoist them, so
     # that custom_vjp can carry them to the backward pass.
@@ -70,15 +99,15 @@ def grad(
 
   def backward(residuals, covector):
     if rule == "mixed":
-      params, args = residuals
-      both, other, rebuild = _gradient_in_all(loss, args)
+      held, params, args = residuals
+      both, other, rebuild = _gradient_in_all(loss_of(held), args)
       _, (params_bar, floats_bar) = jax.jvp(both, (params,), (covector,))
     else:
-      linear, hoisted, other, rebuild = residuals
-      params_bar, floats_bar = linear(hoisted, covector)
+      linear, consts, other, rebuild = residuals
+      params_bar, floats_bar = linear(consts, covector)
     remaining = iter(floats_bar)
     args_bar = [next(remaining) if x is None else _no_tangent(x) for x in other]
-    return params_bar, *rebuild(args_bar)
+    return None, params_bar, *rebuild(args_bar)
 
   gradient.defvjp(forward, backward)
   return gradient

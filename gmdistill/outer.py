@@ -1,5 +1,6 @@
 """The outer loop's inside: the state of a run, and its outer step."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,15 @@ import ml_collections
 import numpy as np
 import optax
 
-from gmdistill import coresets, data, recipe, schedule, spaces, synthetic
+from gmdistill import (
+  coresets,
+  data,
+  rationales,
+  recipe,
+  schedule,
+  spaces,
+  synthetic,
+)
 from gmdistill import mesh as meshes
 from gmdistill import problem as problems
 
@@ -58,12 +67,16 @@ def first_params(
   )
   ids_MxL = _filled(setup.corpus.train, rows, config)
   chosen = data.take(recipe.taught(setup.corpus, config), rows)
-  labels_MxC = data.as_batch(chosen, len(setup.corpus.label_names)).labels
-  batch = data.Batch(
+  real = data.as_batch(chosen, len(setup.corpus.label_names))
+  batch = dataclasses.replace(
+    jax.tree.map(jnp.asarray, real),
     inputs=setup.problem.embeddings[ids_MxL],
     mask=jnp.ones(ids_MxL.shape, bool),
-    labels=jnp.asarray(labels_MxC),
   )
+  if real.rationale is not None:
+    # Of the same kind as the inputs: points in the embeddings' space.
+    start = rationales.queries(setup.problem, real.rationale)
+    batch = dataclasses.replace(batch, rationale=start, rationale_steps=None)
   # Inside jit: leaves that alias the seed data would be donated with it.
   return jax.jit(parameterization.init)(batch)
 

@@ -19,6 +19,8 @@ from etils import epath
 from gmdistill import errors, paths, students
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
+# For what BERT has no place.
+BESIDE = ("classifier.safetensors", "rationale_head.safetensors")
 
 # Our name under a layer -> Hugging Face's. Kernels are transposed: Flax keeps
 # (in, out), PyTorch (out, in).
@@ -148,7 +150,9 @@ def save(
   With `first` pooling, `BertForSequenceClassification` loads it and gives the
   same logits. That class knows no other pooling: with `mean`, the directory
   holds a `BertModel`, and `classifier.safetensors` beside it the `weight` and
-  `bias` that read the mean of its last hidden states over unmasked tokens.
+  `bias` that read the mean of its last hidden states over unmasked tokens. A
+  student with slots has its second head in `rationale_head.safetensors`, and
+  `config.json` says how many `rationale_slots` ([MASK] after [CLS]) it reads.
 
   Args:
     folder: Made if absent; files of the same names are replaced.
@@ -185,6 +189,10 @@ def save(
     "id2label": {str(i): name for i, name in enumerate(label_names)},
     "label2id": {name: i for i, name in enumerate(label_names)},
   }
+  beside = {}
+  if "rationale_head" in params:
+    config["rationale_slots"] = student.rationale_slots
+    beside["rationale_head.safetensors"] = _rationale_head(params)
   tensors = _from_flax(params)
   tensors["embeddings.word_embeddings.weight"] = np.asarray(embeddings)
   head = {
@@ -194,6 +202,8 @@ def save(
   if is_classifier:
     tensors = {f"bert.{name}": x for name, x in tensors.items()}
     tensors |= {f"classifier.{name}": x for name, x in head.items()}
+  else:
+    beside["classifier.safetensors"] = head
   known = {t["content"] for t in json.loads(tokenizer_json)["added_tokens"]}
   special = {f"{name}_token": f"[{name.upper()}]" for name in _SPECIAL_TOKENS}
   tokenizer_config = {
@@ -208,13 +218,23 @@ def save(
     "tokenizer.json": tokenizer_json.encode(),
     "tokenizer_config.json": _as_json(tokenizer_config),
     "model.safetensors": _as_bytes(tensors),
+    **{name: _as_bytes(own) for name, own in beside.items()},
   }
-  if not is_classifier:
-    files["classifier.safetensors"] = _as_bytes(head)
   paths.write_files(folder, files)
-  if is_classifier:  # one that an earlier student left there
-    (folder / "classifier.safetensors").unlink(missing_ok=True)
+  for name in set(BESIDE) - set(files):  # of an earlier student there
+    (folder / name).unlink(missing_ok=True)
   return folder
+
+
+def _rationale_head(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """Returns the second head as PyTorch keeps such layers."""
+  head = jax.tree.map(np.asarray, dict(params["rationale_head"]))
+  return {
+    "dense.weight": head["dense"]["kernel"].T,
+    "dense.bias": head["dense"]["bias"],
+    "LayerNorm.weight": head["norm"]["scale"],
+    "LayerNorm.bias": head["norm"]["bias"],
+  }
 
 
 def check_exportable(student: Any) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from gmdistill import criteria, data, students
 
 Params = Any  # a pytree of arrays
+FRESH = ("head", "rationale_head")  # drawn anew for every student
 
 
 @flax.struct.dataclass
@@ -29,6 +30,8 @@ class Problem:
   criterion: criteria.Criterion | None = flax.struct.field(
     pytree_node=False, default=None
   )
+  # Of the labels in the loss, where a batch has rationales; they have the rest.
+  label_share: float = flax.struct.field(pytree_node=False, default=1.0)
 
   @property
   def weights_id(self) -> str:
@@ -50,7 +53,8 @@ class Problem:
     drawn = jax.tree.map(lambda x: x.astype(self.embeddings.dtype), drawn)
     if self.initial is None:
       return drawn
-    return {**self.initial, "head": drawn["head"]}
+    fresh = {name: drawn[name] for name in FRESH if name in drawn}
+    return {**self.initial, **fresh}
 
   def apply(self, params: Params, batch: data.Batch) -> students.Outputs:
     """Returns logits [B, C] and features [B, F] of ids or of embeddings."""
@@ -70,7 +74,9 @@ class Problem:
     -1/B sum_b sum_c y_bc log softmax(logits)_bc. The labels need not be a
     distribution: synthetic labels may be unrestricted. Where the batch has
     attention labels, their divergence from the student's attention is added;
-    then comes what the criterion makes of it.
+    then comes what the criterion makes of it. Where it has rationales, all that
+    has the weight `label_share`, and `rationale_loss` the rest (Hsieh et al.
+    2023).
     """
     return self.loss_and_logits(params, batch)[0]
 
@@ -85,6 +91,10 @@ class Problem:
       value += _attention_gap(batch.attention, outputs.attention)
     if self.criterion is not None:
       value = self.criterion.loss(value, params, outputs, batch)
+    if batch.rationale is not None and outputs.rationale is not None:
+      share = self.label_share
+      said = self.rationale_loss(outputs.rationale, batch)
+      value = share * value + (1 - share) * said
     return value, outputs.logits
 
   def with_criterion_params(
@@ -95,6 +105,38 @@ class Problem:
       return params
     outputs = jax.eval_shape(self.apply, params, batch)
     return {**params, **self.criterion.init(key, outputs, batch)}
+
+  def token_logits(self, queries: data.Array) -> jax.Array:
+    """Returns the table's logits [..., V] of queries [..., D].
+
+    The products with the table over the length of its rows: a query of unit
+    entries, as a LayerNorm starts with, is then sure of a token whatever the
+    table's scale. Products with a table of small entries stay near zero for
+    the thousands of steps in which the LayerNorm grows.
+    """
+    squares_V = jnp.square(self.embeddings).sum(axis=1)
+    length = jnp.sqrt(squares_V.mean())
+    return jnp.asarray(queries) @ self.embeddings.T / length
+
+  def rationale_loss(
+    self, said_BxRxD: jax.Array, batch: data.Batch
+  ) -> jax.Array:
+    """Returns the cross-entropy of the rationales' tokens (nats).
+
+    -1/B sum_b sum_r w_br sum_v p_brv log q_brv, with q the softmax of what
+    the slots say, and p the token, or the softmax of a synthetic example's
+    queries.
+    """
+    logs_BxRxV = jax.nn.log_softmax(self.token_logits(said_BxRxD))
+    target, weights_BxR = batch.rationale, batch.rationale_weights
+    assert target is not None and weights_BxR is not None
+    if jnp.issubdtype(target.dtype, jnp.integer):
+      ids_BxRx1 = jnp.asarray(target)[..., None]
+      values_BxR = -jnp.take_along_axis(logs_BxRxV, ids_BxRx1, axis=-1)[..., 0]
+    else:
+      p_BxRxV = jax.nn.softmax(self.token_logits(target))
+      values_BxR = -(p_BxRxV * logs_BxRxV).sum(axis=-1)
+    return (weights_BxR * values_BxR).sum(axis=-1).mean()
 
 
 def _attention_gap(labels: data.Array, attention: Any) -> jax.Array:

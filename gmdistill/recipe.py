@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import ml_collections
@@ -24,6 +25,7 @@ from gmdistill import (
   losses,
   metrics,
   objectives,
+  rationales,
   replays,
   schedule,
   set_files,
@@ -46,7 +48,7 @@ def setup(config: ml_collections.ConfigDict) -> spaces.Setup:
     config.student.to_dict(), config.table.to_dict(), data_options(config)
   )
   own = dataclasses.replace(built.problem, criterion=criterion(config))
-  built = built._replace(problem=own)
+  built = with_rationales(built._replace(problem=own), config)
   data.require_rows(
     built.corpus.train, config.data_per_class, built.corpus.label_names
   )
@@ -77,6 +79,56 @@ def setup(config: ml_collections.ConfigDict) -> spaces.Setup:
       lambda: jax.eval_shape(tensors, jax.random.key(0)),
     )
   return built
+
+
+def with_rationales(
+  built: spaces.Setup, config: ml_collections.ConfigDict
+) -> spaces.Setup:
+  """Returns the setup in which rationales count as the config says.
+
+  Raises:
+    InputError: a share out of 0 to 1, an unknown way to weigh tokens, or a set
+      too short for the slots.
+  """
+  options = config.rationales
+  for field in ("label_share", "curriculum"):
+    if not 0 <= options[field] <= 1:
+      raise errors.InputError(
+        f"rationales.{field}={options[field]} must be from 0 to 1."
+      )
+  train = built.corpus.train
+  if train.rationale is None or train.rationale_steps is None:
+    return built
+  slots = train.rationale.shape[1]
+  if config.sequence_length < slots + 2:
+    raise errors.InputError(
+      f"sequence_length={config.sequence_length} has no room for {slots} slots "
+      f"(data.rationale_length) and a text; use {slots + 2} or more."
+    )
+  told = (train.rationale, train.rationale_steps >= 0, options.weights)
+  weights_NxR = schedule.named(
+    "rationales", lambda: rationales.token_weights(*told)
+  )
+  train = train._replace(rationale_weights=weights_NxR)
+  problem = dataclasses.replace(built.problem, label_share=options.label_share)
+  return built._replace(
+    corpus=built.corpus._replace(train=train), problem=problem
+  )
+
+
+def rationale_facts(config: ml_collections.ConfigDict) -> list[Any]:
+  """Returns what decides a student's training beside data and protocol.
+
+  Nothing where there are no rationales: what was kept before stays valid.
+  """
+  groups = [config.data.group_key] if config.data.group_key else []
+  if not config.data.rationale_key:
+    return groups
+  fields = config.rationales.to_dict()
+  return [
+    *groups,
+    [fields[name] for name in ("label_share", "weights", "curriculum")],
+  ]
 
 
 def training_rows(
@@ -347,6 +399,8 @@ def parameterization(
     stored = synthetic.with_attention_labels(
       stored, functools.partial(_attention, problem)
     )
+  if config.data.rationale_key and config.rationales.learned:
+    stored = synthetic.with_rationales(stored)
   # Step sizes that no objective learns are chosen like any learning rate.
   learns = any(name in config.objective for name in schedule.STEPPING)
   learned = config.replay_steps if learns else 0
@@ -437,7 +491,10 @@ def protocol(config: ml_collections.ConfigDict, name: str) -> evaluate.Protocol:
     return schedule.named(
       "kd",
       lambda: evaluate.fine_tuning(
-        **config[name].to_dict(), teaching=kd.teaching, decay=kd.decay
+        **config[name].to_dict(),
+        teaching=kd.teaching,
+        decay=kd.decay,
+        curriculum=config.rationales.curriculum,
       ),
     )
   if name == "bayes":

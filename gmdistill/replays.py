@@ -77,8 +77,12 @@ def _step(params, grads, own):
     )
   rate = own.head_learning_rates
   rate = own.learning_rates if rate is None else rate
-  head = jax.tree.map(down(rate), params["head"], grads["head"])
-  return {**moved, "head": head}
+  fresh = {
+    name: jax.tree.map(down(rate), params[name], grads[name])
+    for name in problems.FRESH
+    if name in params
+  }
+  return {**moved, **fresh}
 
 
 def _normalised_step(params, grads, distances_K):
@@ -127,7 +131,9 @@ def even_shares(params: Params) -> np.ndarray:
 def _num_movable(path, x):
   name = "/".join(str(part.key) for part in path)
   top = name.split("/")[0]
-  if top in ("head", "position", "token_type") or name.endswith("key/bias"):
+  if top in (*problems.FRESH, "position", "token_type"):
+    return 0
+  if name.endswith("key/bias"):
     return 0
   return x.shape[0] if _is_stacked(path) else 1
 
@@ -200,6 +206,7 @@ def replay_in_constant_memory(
 
   run.defvjp(forward, backward)
   floats = {
-    name: getattr(batch, name) for name in ("inputs", "labels", "attention")
+    name: getattr(batch, name)
+    for name in ("inputs", "labels", "attention", "rationale")
   }
   return run(params, floats, sizes)

@@ -15,7 +15,13 @@ from gmdistill import data, errors, paths, synthetic
 FORMAT = "gmdistill-set-1"
 PRECISIONS = ("float32", "bfloat16", "int8")
 # What its examples may bring beside embeddings, mask and labels.
-_OF_EXAMPLES = ("attention", "teacher_logits", "teacher_features")
+_OF_EXAMPLES = (
+  "attention",
+  "teacher_logits",
+  "teacher_features",
+  "rationale",
+  "rationale_weights",
+)
 # What a set may bring beside its batch, by the names of file and dataclass.
 _TRAVELLING = (
   "learning_rates",

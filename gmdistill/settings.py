@@ -22,6 +22,17 @@ def defaults() -> ml_collections.ConfigDict:
         vocab_size=4096,  # of the tokenizer trained where there is none
         max_length=64,  # tokens of a real row
         train_length=0,  # the same in the training part; 0: max_length
+        rationale_key="",  # a text that says why; empty: rows have no slots
+        rationale_length=16,  # its tokens, and slots of every row for them
+        group_key="",  # an integer: accuracies are told by it too
+      ),
+      # Of rationales, where data.rationale_key names some. label_share: of the
+      # label in a student's loss, beside its rationale. weights: uniform, or
+      # rare, tokens by how few rationales say them. curriculum: the share of
+      # training on real rows over which earlier and earlier steps count.
+      # learned: the set learns rationales too.
+      rationales=dict(
+        label_share=0.5, weights="uniform", curriculum=0.0, learned=True
       ),
       student=dict(
         pretrained="",  # a Hugging Face directory or hub id

@@ -5,6 +5,7 @@ Every student of a run, and every reader of its synthetic set, shares it; its id
 is a hash of table and tokenizer.
 """
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -81,7 +82,7 @@ def _pretrained(
   common = {name: student[name] for name in names if name in student}
   _check_length(options, read.student["max_positions"])
   corpus = data.load(options, read.tokenizer_file)
-  module = students.Transformer(
+  module = _transformer(options)(
     len(corpus.label_names), **read.student, **common
   )
   problem = problems.Problem(read.embeddings, read.params, module)
@@ -103,6 +104,11 @@ def _from_scratch(
   # One config serves every kind: each takes the fields that it has.
   names = students.KINDS[kind].__dataclass_fields__
   fields = {name: value for name, value in student.items() if name in names}
+  if options.slots and kind != "transformer":
+    raise errors.InputError(
+      f"data.rationale_key={options.rationale_key}, but a student of kind "
+      f"{kind} has no slots for rationales; use student.kind=transformer."
+    )
   if kind == "transformer":
     _check_transformer(fields)
     _check_length(options, fields.get("max_positions", 128))
@@ -111,7 +117,10 @@ def _from_scratch(
     read = pretrained.load(source, 1, "mean")  # for its table
     tokenizer_file = read.tokenizer_file
   corpus = data.load(options, tokenizer_file)
-  module = students.KINDS[kind](len(corpus.label_names), **fields)
+  of_kind = students.KINDS[kind]
+  if kind == "transformer":
+    of_kind = _transformer(options)
+  module = of_kind(len(corpus.label_names), **fields)
   if source:
     embeddings = read.embeddings
   elif space:
@@ -126,6 +135,15 @@ def _from_scratch(
   problem = problems.Problem(embeddings, None, module)
   depth = f", {module.num_layers} layers" if kind == "transformer" else ""
   return problem, corpus, f"{kind} of width {module.width}{depth}"
+
+
+def _transformer(options: data.DataOptions) -> Any:
+  """Returns the Transformer that has as many slots as the rows."""
+  if not options.slots:
+    return students.Transformer
+  return functools.partial(
+    students.RationaleTransformer, rationale_slots=options.slots
+  )
 
 
 def _check_transformer(fields: Mapping[str, Any]) -> None:
@@ -171,6 +189,7 @@ def learn_table(
     window: Neighbours on either side.
   """
   vocab_size, width = shape
+  examples = data.without_slots(examples)
   ids, mask = examples.token_ids, examples.mask
   counts = sparse.csr_matrix((vocab_size, vocab_size))
   for shift in range(1, min(window, ids.shape[1] - 1) + 1):
@@ -245,9 +264,13 @@ def _cached_table(
 
 def _check_length(options: data.DataOptions, positions: int) -> None:
   longest = max(options.max_length, options.train_length)
-  if longest > positions:
+  left = positions - options.slots
+  if longest > left:
     field = "max" if longest == options.max_length else "train"
+    slots = (
+      f" and data.rationale_length={options.slots}" if options.slots else ""
+    )
     raise errors.InputError(
-      f"data.{field}_length={longest}, but the student has {positions} "
-      f"positions; use at most {positions}."
+      f"data.{field}_length={longest}{slots}, but the student has {positions} "
+      f"positions; use at most {max(left, 0)}."
     )

@@ -32,6 +32,9 @@ class Outputs(NamedTuple):
   attention: jax.Array | None = None
   # [B, layers, F], each layer's own, pooled as the last one's; None: no layers
   layers: jax.Array | None = None
+  # [B, R, D], whose products with the table are the logits of the rationale's
+  # tokens; None: no such head
+  rationale: jax.Array | None = None
 
 
 def _dense(
@@ -179,7 +182,8 @@ class Transformer(nn.Module):
     if self.compute != "float32":
       x_BxLxD = x_BxLxD.astype(self.compute)
     x_BxLxD, (first_NxBxHxL, pooled_NxBxD) = self.layers(x_BxLxD, mask_BxL)
-    features_BxD = pool(x_BxLxD.astype(precision), mask_BxL, self.pooling)
+    hidden_BxLxD = x_BxLxD.astype(precision)
+    features_BxD = pool(hidden_BxLxD, mask_BxL, self.pooling)
     layers_BxNxD = jnp.moveaxis(pooled_NxBxD, 0, 1).astype(precision)
     if self.pooling == "first":
       features_BxD = jnp.tanh(self.pooler(features_BxD))
@@ -189,7 +193,47 @@ class Transformer(nn.Module):
       features_BxD,
       jnp.moveaxis(first_NxBxHxL, 0, 1),
       layers_BxNxD,
+      self.say(hidden_BxLxD),
     )
+
+  def say(self, hidden_BxLxD: jax.Array) -> jax.Array | None:
+    """Returns `Outputs.rationale`, of a student that has a head for it."""
+    del hidden_BxLxD
+    return None
+
+
+class RationaleHead(nn.Module):
+  """BERT's token head, without its last product: that takes the table."""
+
+  activation: str
+  epsilon: float
+
+  @nn.compact
+  def __call__(self, x_BxRxD: jax.Array) -> jax.Array:
+    """Returns the queries [B, R, D] of the slots' hidden states."""
+    x_BxRxD = _dense(x_BxRxD.shape[-1], "dense")(x_BxRxD)
+    x_BxRxD = ACTIVATIONS[self.activation](x_BxRxD)
+    return nn.LayerNorm(epsilon=self.epsilon, name="norm")(x_BxRxD)
+
+
+class RationaleTransformer(Transformer):
+  """A Transformer that says a token at each of R slots too.
+
+  The slots are the positions 1 to R, right after the first token; see
+  `data.with_slots`. Every layer may read them, and so may the head.
+  """
+
+  rationale_slots: int = 16  # R
+
+  def setup(self) -> None:
+    """Adds the second head."""
+    super().setup()
+    self.rationale_head = RationaleHead(self.activation, self.epsilon)
+
+  def say(self, hidden_BxLxD: jax.Array) -> jax.Array | None:
+    """Returns what the second head says of the slots."""
+    slots_BxRxD = hidden_BxLxD[:, 1 : 1 + self.rationale_slots]
+    return self.rationale_head(slots_BxRxD)
 
 
 class BiLSTM(nn.Module):

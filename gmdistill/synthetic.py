@@ -322,6 +322,35 @@ def _inverse_softplus(x: jax.Array) -> jax.Array:
   return x + jnp.log(-jnp.expm1(-x))
 
 
+def with_rationales(base: Parameterization) -> Parameterization:
+  """Learns what a student's slots should say (after Hsieh et al. 2023).
+
+  The target of a slot is a distribution over all tokens, by the table's
+  products with a query, so that it lives in the embeddings' space and has
+  their size. `init` takes a batch of queries [M, R, D]; what each slot counts
+  stays as it is there.
+  """
+
+  def init(batch: data.Batch) -> PyTree:
+    return {
+      "base": base.init(batch),
+      "rationale": batch.rationale,
+      "rationale_weights": batch.rationale_weights,
+    }
+
+  def decode(params: PyTree) -> SyntheticSet:
+    decoded = base.decode(params["base"])
+    batch = dataclasses.replace(
+      decoded.batch,
+      rationale=params["rationale"],
+      # Parameters only so that they travel with the set.
+      rationale_weights=jax.lax.stop_gradient(params["rationale_weights"]),
+    )
+    return dataclasses.replace(decoded, batch=batch)
+
+  return Parameterization(init, decode)
+
+
 def space_id(embeddings: Any, tokenizer_fingerprint: str) -> str:
   """Returns the id of an embedding space: a hash of table and tokenizer."""
   digest = hashlib.sha256(np.ascontiguousarray(embeddings).tobytes())

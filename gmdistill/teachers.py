@@ -35,6 +35,7 @@ class Teacher(NamedTuple):
   params: Any
   tokenizer_file: str
   label_names: tuple[str, ...]
+  slots: int = 0  # R [MASK] after [CLS], which its rows have
 
 
 def load(source: str) -> Teacher:
@@ -62,7 +63,8 @@ def load(source: str) -> Teacher:
     )
   read = pretrained.load(source, 0, pooling)
   weight_CxD = tensors["classifier.weight"]
-  names = pretrained.read_config(folder).get("id2label", {})
+  config = pretrained.read_config(folder)
+  names = config.get("id2label", {})
   labels = tuple(
     names.get(str(i), f"LABEL_{i}") for i in range(len(weight_CxD))
   )
@@ -76,6 +78,7 @@ def load(source: str) -> Teacher:
     params,
     read.tokenizer_file,
     labels,
+    config.get("rationale_slots", 0),
   )
 
 
@@ -151,8 +154,22 @@ def as_read(
     InputError: other classes, or rows too long for the teacher.
   """
   require_labels(teacher, corpus.label_names)
-  require_length(teacher, options.max_length, "config.data.max_length")
-  own = data.load(_whole(options), teacher.tokenizer_file)
+  if teacher.slots not in (0, options.slots):
+    raise errors.InputError(
+      f"the teacher {teacher.name} reads {teacher.slots} slots for rationales; "
+      "set data.rationale_key, and data.rationale_length to that."
+    )
+  longest = options.max_length + teacher.slots
+  require_length(teacher, longest, "config.data.max_length and its slots")
+  # The same texts: without the rationale's key, it would look like one of them.
+  fields = {
+    **options.__dict__,
+    "train_length": 0,
+    "text_keys": corpus.text_keys,
+  }
+  if not teacher.slots:
+    fields["rationale_key"] = ""
+  own = data.load(data.DataOptions(**fields), teacher.tokenizer_file)
   if not np.array_equal(own.train.labels, corpus.train.labels):
     raise errors.InputError(
       f"the rows that the teacher {teacher.name} reads are not the student's; "
@@ -179,11 +196,6 @@ def space_id(teacher: Teacher) -> str:
   """Returns the id of the embedding space that a teacher reads."""
   own = tokenizing.Tokenizer.from_file(teacher.tokenizer_file)
   return synthetic.space_id(teacher.problem.embeddings, own.fingerprint)
-
-
-def _whole(options):
-  fields = {**options.__dict__, "train_length": 0}
-  return data.DataOptions(**fields)
 
 
 def _cached(path, corpus):

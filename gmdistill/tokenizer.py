@@ -4,6 +4,7 @@ import functools
 import hashlib
 import itertools
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -26,6 +27,8 @@ LIBRARY_VERSION = tokenizers.__version__
 
 _SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _ALPHABET = 1000  # characters at most; rarer ones are unknown
+# A step of a rationale is a sentence or a line; "3.5 m" is none.
+_NEXT_STEP = re.compile(r"(?<=[.!?;])\s+|\s*\n\s*")
 
 
 class Tokenizer:
@@ -125,6 +128,53 @@ class Tokenizer:
         ids[row] = encoding.ids
         mask[row] = encoding.attention_mask
     return ids, mask
+
+  def special_id(self, name: str) -> int:
+    """Returns the id of BERT's token `name`, such as "mask".
+
+    Raises:
+      errors.InputError: the tokenizer has none.
+    """
+    token = f"[{name.upper()}]"
+    if token not in self.tokens:
+      raise errors.InputError(
+        f"The tokenizer has no {token}, which rationales need; use one of the "
+        "BERT family, or leave config.data.rationale_key empty"
+      )
+    return self.tokens.index(token)
+
+  def encode_steps(
+    self, texts: Sequence[str], length: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Encodes rationales, token by token, in rows of `length` tokens.
+
+    Without special tokens but the [SEP] that ends each, the last of its tokens
+    even where the text is cut; then padding. A text without tokens is padding
+    alone.
+
+    Returns:
+      Token ids [N, length] int32, and steps [N, length] int32: of which
+      sentence or line each token is, from 0; -1 of padding.
+    """
+    ids = np.full((len(texts), length), self.pad_id, np.int32)
+    steps = np.full((len(texts), length), -1, np.int32)
+    end = self.special_id("sep")
+    encodings = self._tokenizer.encode_batch(
+      list(texts), add_special_tokens=False
+    )
+    for row, (text, found) in enumerate(zip(texts, encodings, strict=True)):
+      count = min(len(found.ids), length - 1)
+      if not count:
+        continue
+      begins = [match.end() for match in _NEXT_STEP.finditer(text)]
+      first = [start for start, _ in found.offsets[:count]]
+      steps[row, :count] = np.searchsorted(begins, first, side="right")
+      steps[row, count] = steps[row, count - 1]
+      # An empty line, or a sentence of no known token, is no step.
+      own = steps[row, : count + 1]
+      own[:] = np.unique(own, return_inverse=True)[1]
+      ids[row, :count], ids[row, count] = found.ids[:count], end
+    return ids, steps
 
 
 def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:

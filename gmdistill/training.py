@@ -84,6 +84,7 @@ def fit(
   key: jax.Array,
   params: Params | None = None,
   teaching: Teaching | None = None,
+  seen: Callable[[data.Batch], data.Batch] | None = None,
 ) -> Params:
   """Trains one student on a set that lies on the device.
 
@@ -101,6 +102,8 @@ def fit(
     params: Where to start; a fresh student of `key` where left out.
     teaching: A teacher that changes with the student, beside those that the
       examples bring.
+    seen: What an update sees of its batch, which says how far the training is;
+      None: all.
 
   Returns:
     The trained parameters, without what the problem's criterion learned.
@@ -118,7 +121,9 @@ def fit(
     order_key, len(examples.labels), num_steps, batch_size
   )
   if problem.criterion is None:
-    return descend(problem.loss, params, examples, optimizer, rows=rows_TxB)
+    return descend(
+      problem.loss, params, examples, optimizer, rows=rows_TxB, seen=seen
+    )
   own_names = frozenset(params)
   first = jax.tree.map(lambda x: x[rows_TxB[0]], examples)
   if teaching is not None:
@@ -126,7 +131,9 @@ def fit(
   criterion_key, peer_key = jax.random.split(jax.random.fold_in(key, 2))
   params = problem.with_criterion_params(params, first, criterion_key)
   if teaching is None:
-    params = descend(problem.loss, params, examples, optimizer, rows=rows_TxB)
+    params = descend(
+      problem.loss, params, examples, optimizer, rows=rows_TxB, seen=seen
+    )
   else:
     params = _descend_taught(
       problem,
@@ -134,6 +141,7 @@ def fit(
       examples,
       optimizer,
       rows=rows_TxB,
+      seen=seen,
       teaching=teaching,
       key=peer_key,
     )
@@ -147,12 +155,13 @@ def descend(
   optimizer: optax.GradientTransformation,
   *,
   rows: jax.Array,
+  seen: Callable[[data.Batch], data.Batch] | None = None,
 ) -> Params:
   """Returns `params` after one update for each of `rows` [T, B] of examples."""
 
   def step(carry, progress_rows_B):
     params, state = carry
-    batch = _drawn(examples, *progress_rows_B)
+    batch = _drawn(examples, seen, *progress_rows_B)
     grads = jax.grad(loss)(params, batch)
     updates, state = optimizer.update(grads, state, params)
     return (optax.apply_updates(params, updates), state), None
@@ -162,13 +171,13 @@ def descend(
 
 
 def _descend_taught(
-  problem, params, examples, optimizer, *, rows, teaching, key
+  problem, params, examples, optimizer, *, rows, seen, teaching, key
 ):
   """As `descend`, with a teacher that changes."""
 
   def step(carry, progress_rows_B):
     params, state, teacher = carry
-    batch = _drawn(examples, *progress_rows_B)
+    batch = _drawn(examples, seen, *progress_rows_B)
     said_BxC = teaching.logits(problem, teacher, batch)
     grads = jax.grad(problem.loss)(params, _with_teacher(batch, said_BxC))
     updates, state = optimizer.update(grads, state, params)
@@ -185,9 +194,10 @@ def _in_order(rows_TxB):
   return jnp.arange(len(rows_TxB)) / len(rows_TxB), rows_TxB
 
 
-def _drawn(examples, progress, rows_B):
+def _drawn(examples, seen, progress, rows_B):
   batch = jax.tree.map(lambda x: x[rows_B], examples)
-  return dataclasses.replace(batch, progress=progress)
+  batch = dataclasses.replace(batch, progress=progress)
+  return batch if seen is None else seen(batch)
 
 
 def _with_teacher(batch, said_BxC):

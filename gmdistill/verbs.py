@@ -287,6 +287,13 @@ def _for_student(
       metrics.say("the set's attention labels are left out: another student's")
       batch = dataclasses.replace(syn.batch, attention=None)
       syn = dataclasses.replace(syn, batch=batch)
+  told, slots = syn.batch.rationale, outputs.rationale
+  if told is not None and (slots is None or slots.shape != told.shape):
+    metrics.say("the set's rationales are left out: another student's slots")
+    batch = dataclasses.replace(
+      syn.batch, rationale=None, rationale_weights=None
+    )
+    syn = dataclasses.replace(syn, batch=batch)
   shares = syn.tensor_shares
   if shares is not None and shares.shape[1] != len(replays.movable(shapes)):
     metrics.say(

@@ -8,7 +8,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "gmdistill"
 # A file imports only files above it.
 ORDER = """
 errors paths processes mesh tokenizer losses ensembles data students criteria
-mixed_mode checkpoint metrics interrupts pretrained problem training
+mixed_mode checkpoint metrics interrupts pretrained problem rationales training
 uncertainty replays synthetic set_files spaces distances objectives matching
 unrolled teachers coresets evaluate projection workdirs privacy bank experts
 settings schedule recipe relabel results figures comparison report finish outer

@@ -23,6 +23,7 @@ import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import tensorflow_datasets as tfds
 
@@ -287,8 +288,8 @@ class Docstrings(tfds.core.GeneratorBasedBuilder):
           yield _digest(text), {"text": text, "label": label}
 
 
-def prepare(data_dir: str | os.PathLike[str]) -> Docstrings:
-  """Returns the builder of the corpus, prepared under `data_dir`.
+def prepare(data_dir: str | os.PathLike[str], corpus: Any = Docstrings) -> Any:
+  """Returns the builder of a corpus of our own, prepared under `data_dir`.
 
   Prepares on first use, into a temporary folder that is renamed when complete:
   of two processes that prepare at once, one wins and both read its files.
@@ -296,7 +297,7 @@ def prepare(data_dir: str | os.PathLike[str]) -> Docstrings:
   Raises:
     errors.InputError: a labelled package is not installed.
   """
-  builder = Docstrings(data_dir=data_dir)
+  builder = corpus(data_dir=data_dir)
   if builder.is_prepared():
     return builder
   with (
@@ -310,7 +311,7 @@ def prepare(data_dir: str | os.PathLike[str]) -> Docstrings:
       )
     except OSError:
       # The rename fails where another process has finished first.
-      builder = Docstrings(data_dir=data_dir)
+      builder = corpus(data_dir=data_dir)
       if not builder.is_prepared():
         raise
   return builder

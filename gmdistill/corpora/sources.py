@@ -22,7 +22,7 @@ from gmdistill import errors, paths
 
 Texts = list[str] | list[tuple[str, str]]
 
-EMBEDDED = "docstrings"
+EMBEDDED = ("docstrings", "chains")  # prepared on the spot, of our own
 CHUNK = 4096  # Rows per read; many at once are four times faster a row.
 
 # The text that opens a pair; all others go by the alphabet, which is the
@@ -41,6 +41,8 @@ class Source(NamedTuple):
   label_key: str
   label_names: tuple[str, ...]
   folder: pathlib.Path
+  rationale_key: str = ""  # A text that says why; empty: none.
+  group_key: str = ""  # An integer; empty: none.
 
 
 class Rows(NamedTuple):
@@ -49,6 +51,18 @@ class Rows(NamedTuple):
   texts: Texts  # [N]
   labels: np.ndarray  # [N] int32
   dropped: int  # rows without a label, not among the N
+  rationales: list[str]  # [N], or none
+  groups: np.ndarray | None = None  # [N] int32
+
+  def take(self, chosen: np.ndarray) -> "Rows":
+    """Returns the chosen rows, in the order chosen."""
+    pick = lambda texts: [texts[row] for row in chosen]  # noqa: E731
+    return self._replace(
+      texts=pick(self.texts),
+      labels=self.labels[chosen],
+      rationales=pick(self.rationales) if self.rationales else [],
+      groups=None if self.groups is None else self.groups[chosen],
+    )
 
 
 def open_source(
@@ -58,6 +72,8 @@ def open_source(
   embedded_dir: epath.PathLike,
   text_keys: tuple[str, ...] = (),
   label_key: str = "",
+  rationale_key: str = "",
+  group_key: str = "",
 ) -> Source:
   """Finds a data set on disk and decides which features are read.
 
@@ -71,6 +87,8 @@ def open_source(
     text_keys: the text features to read; empty means all, where there are one
       or two.
     label_key: the label feature; empty means `label`, or else the only one.
+    rationale_key: a text feature that says why; empty: none is read.
+    group_key: an integer feature; empty: none is read.
 
   Raises:
     errors.InputError: the set is unknown, not prepared, or its features do not
@@ -81,34 +99,44 @@ def open_source(
       f"config.data.name={name!r} is not the name of a TFDS data set; give "
       "NAME or NAME/CONFIG, such as 'glue/sst2'"
     )
-  if name == EMBEDDED:
-    builder = _embedded(paths.path(data_dir or embedded_dir))
+  if name in EMBEDDED:
+    builder = _embedded(name, paths.path(data_dir or embedded_dir))
   else:
     builder = _copied(_prepared(name, data_dir), paths.path(embedded_dir))
   features = builder.info.features
   if not isinstance(features, dict | tfds.features.FeaturesDict):
     raise errors.InputError(f"{name} has no named features to read texts from")
   label = _label_key(name, features, label_key)
+  _check_kind(name, features, "rationale_key", rationale_key)
+  _check_kind(name, features, "group_key", group_key)
+  if rationale_key in text_keys and rationale_key:
+    raise errors.InputError(
+      f"config.data.rationale_key={rationale_key!r} is among "
+      "config.data.text_keys; a student must not read what it is to say"
+    )
   return Source(
     name=name,
     builder=builder,
-    text_keys=_text_keys(name, features, text_keys),
+    text_keys=_text_keys(name, features, text_keys, rationale_key),
     label_key=label,
     label_names=tuple(features[label].names),
     folder=pathlib.Path(os.fspath(builder.data_path)),
+    rationale_key=rationale_key,
+    group_key=group_key,
   )
 
 
-def _embedded(folder: epath.Path) -> Any:
-  from gmdistill.corpora import docstrings
+def _embedded(name: str, folder: epath.Path) -> Any:
+  from gmdistill.corpora import chains, docstrings
 
   if not paths.is_local(folder):
     raise errors.InputError(
-      f"{EMBEDDED} is prepared on this machine, not in {folder}; leave "
+      f"{name} is prepared on this machine, not in {folder}; leave "
       "config.data.dir empty."
     )
+  prepare = {"docstrings": docstrings.prepare, "chains": chains.prepare}[name]
   with _quiet():
-    return docstrings.prepare(folder)
+    return prepare(folder)
 
 
 @contextlib.contextmanager
@@ -179,7 +207,7 @@ def _random_access() -> tuple[Any, ...]:
 
 
 def _unknown(name: str, folder: epath.Path) -> str:
-  known = sorted({EMBEDDED, *names_on_disk(folder)})
+  known = sorted({*EMBEDDED, *names_on_disk(folder)})
   close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
   names = ", ".join(close or known)
   return (
@@ -200,14 +228,16 @@ def names_on_disk(folder: epath.Path) -> set[str]:
 
 
 def _text_keys(
-  name: str, features: Any, wanted: tuple[str, ...]
+  name: str, features: Any, wanted: tuple[str, ...], rationale_key: str
 ) -> tuple[str, ...]:
   texts = [
-    key for key in features if isinstance(features[key], tfds.features.Text)
+    key
+    for key in features
+    if isinstance(features[key], tfds.features.Text) and key != rationale_key
   ]
   found = f"{name} has the features {_listed(features)}"
   for key in wanted:
-    if key not in texts:
+    if key not in texts and not _is_list(features, key):
       raise errors.InputError(
         f"config.data.text_keys names {key!r}, which is no text; {found}"
       )
@@ -219,6 +249,30 @@ def _text_keys(
   return wanted or tuple(
     sorted(texts, key=lambda key: (key not in _OPENING_TEXTS, key))
   )
+
+
+def _is_list(features: Any, key: str) -> bool:
+  """Whether a feature is a list of texts, such as the choices of a question."""
+  found = features[key] if key in features else None
+  return isinstance(found, tfds.features.Sequence) and isinstance(
+    found.feature, tfds.features.Text
+  )
+
+
+def _check_kind(name: str, features: Any, field: str, key: str) -> None:
+  """Refuses a rationale that is no text, and a group that is no integer."""
+  found = features[key] if key in features else None
+  is_text = isinstance(found, tfds.features.Text)
+  is_integer = (
+    isinstance(found, tfds.features.Scalar | tfds.features.ClassLabel)
+    and np.dtype(found.np_dtype).kind in "iu"
+  )
+  if key and not (is_text if field == "rationale_key" else is_integer):
+    wanted = "text" if field == "rationale_key" else "integer"
+    raise errors.InputError(
+      f"config.data.{field} names {key!r}, which is no {wanted}; {name} has "
+      f"the features {_listed(features)}"
+    )
 
 
 def _label_key(name: str, features: Any, wanted: str) -> str:
@@ -309,6 +363,8 @@ def read(source: Source, split: str) -> Rows:
     ) from error
   texts: list[Any] = []
   labels: list[int] = []
+  rationales: list[str] = []
+  groups: list[int] = []
   for start in range(0, len(records), CHUNK):
     chunk = range(start, min(start + CHUNK, len(records)))
     for row in records.__getitems__(list(chunk)):
@@ -317,10 +373,23 @@ def read(source: Source, split: str) -> Rows:
         labels.append(label)
         found = [_decoded(row[key]) for key in source.text_keys]
         texts.append(found[0] if len(found) == 1 else tuple(found))
-  return Rows(texts, np.array(labels, np.int32), len(records) - len(labels))
+        if source.rationale_key:
+          rationales.append(_decoded(row[source.rationale_key]))
+        if source.group_key:
+          groups.append(int(row[source.group_key]))
+  return Rows(
+    texts,
+    np.array(labels, np.int32),
+    len(records) - len(labels),
+    rationales,
+    np.array(groups, np.int32) if source.group_key else None,
+  )
 
 
-def _decoded(value: bytes | str) -> str:
+def _decoded(value: Any) -> str:
+  """Returns a text; of a list of texts, all of them, with " ; " between."""
+  if not isinstance(value, bytes | str):
+    return " ; ".join(_decoded(text) for text in value)
   if isinstance(value, str):
     return value
   # One bad byte among a million rows should cost a letter, not the run.

@@ -1,0 +1,48 @@
+"""Rationales: chains of operations, whose every step a student is told.
+
+gmdistill evaluate --row=full --config=configs/chains.py
+gmdistill evaluate --row=full --config=configs/chains.py \
+  --config.rationales.label_share=1.0
+gmdistill teach --config=configs/chains.py --workdir=teachers/chains
+gmdistill distill --config=configs/chains.py --workdir=runs/chains
+"""
+
+import ml_collections
+
+from gmdistill import settings
+
+
+def get_config(mode: str = "") -> ml_collections.ConfigDict:
+  config = settings.defaults()
+  config.data.update(
+    name="chains",
+    text_keys=("text",),
+    vocab_size=200,
+    max_length=10,
+    rationale_key="rationale",
+    rationale_length=7,
+    group_key="length",
+  )
+  config.student.update(
+    num_layers=3, width=64, hidden=128, max_positions=20, unroll=3
+  )
+  config.data_per_class = 10
+  config.sequence_length = 17
+  config.replay_steps = 10
+  config.objective = "look_ahead"
+  config.num_steps = 200
+  config.rows_per_class = 16
+  config.eval_every = config.checkpoint_every = 50
+  config.selection.update(num_students=5)
+  config.students_at_once = 5
+  config.replay.update(rates=(0.03, 0.1, 0.3), num_students=10)
+  config.full.update(num_steps=2000, rates=(1e-3,), num_students=5)
+  if mode == "tiny":
+    text, slots = config.data.to_dict(), 7
+    settings.tiny(config)
+    config.data.update(text)
+    config.sequence_length = slots + 4
+    return config
+  if mode:
+    raise ValueError(f"mode {mode!r} is none of '', 'tiny'.")
+  return config
