@@ -55,7 +55,7 @@ def run(
   """
   processes.require_agreement("the config", workdirs.digest(config))
   with processes.together():
-    protocols = recipe.protocols(config)
+    protocols = recipe.reported_protocols(config)
     folder = workdirs.check(workdir, config)
     job = prepare(config, command)
     _, cost = _program(job, 0)

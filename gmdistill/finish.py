@@ -18,9 +18,11 @@ from gmdistill import (
   coresets,
   data,
   evaluate,
+  labelling,
   metrics,
   processes,
   projection,
+  protocols,
   recipe,
   replays,
   report,
@@ -42,7 +44,7 @@ def finish(
   config: ml_collections.ConfigDict,
   folder: epath.Path,
   setup: spaces.Setup,
-  protocols: Mapping[str, evaluate.Protocol],
+  protocols: Mapping[str, protocols.Protocol],
   best: synthetic.SyntheticSet,
   chosen: dict[str, Any],
   distill_seconds: float,
@@ -59,7 +61,7 @@ def finish(
     distill_seconds: How long the outer loop took.
   """
   card = first_card(setup, config)
-  named = recipe.teacher_names(config)
+  named = labelling.teacher_names(config)
   if named and (config.teachers.alpha or config.kd.loss):
     card["teachers"] = teachers.names_and_ids(named)
   first = processes.is_first()  # the process that writes
@@ -167,7 +169,7 @@ class Table:
 
   def measure(
     self,
-    protocol: evaluate.Protocol,
+    protocol: protocols.Protocol,
     sets: synthetic.SyntheticSet,
     label: str,
     at_once: int = 0,
@@ -200,7 +202,7 @@ class Table:
       )
 
   def student(
-    self, protocol: evaluate.Protocol, sets: synthetic.SyntheticSet
+    self, protocol: protocols.Protocol, sets: synthetic.SyntheticSet
   ) -> tuple[Any, float, float]:
     """Returns one trained student, the seconds it took, and its accuracy."""
     key, select_key = jax.random.split(jax.random.key(self._config.seed))
@@ -228,7 +230,7 @@ class Table:
     return self._trainers[key]
 
   def coreset(
-    self, name: str, protocol: evaluate.Protocol, method: str
+    self, name: str, protocol: protocols.Protocol, method: str
   ) -> dict[str, Any]:
     """Returns the row of a coreset under a protocol, cached."""
     config = self._config
@@ -292,7 +294,7 @@ class Table:
     if self._calibrated:
       decides = [*decides, "calibrated"]
     identity = [
-      *recipe.rationale_facts(self._config),
+      *labelling.rationale_facts(self._config),
       _VERSION,
       setup.corpus.fingerprint,
       setup.space_id,

@@ -15,6 +15,7 @@ import optax
 from gmdistill import (
   coresets,
   data,
+  labelling,
   rationales,
   recipe,
   schedule,
@@ -66,7 +67,7 @@ def first_params(
     shortest=config.sequence_length,
   )
   ids_MxL = _filled(setup.corpus.train, rows, config)
-  chosen = data.take(recipe.taught(setup.corpus, config), rows)
+  chosen = data.take(labelling.taught(setup.corpus, config), rows)
   real = data.as_batch(chosen, len(setup.corpus.label_names))
   batch = dataclasses.replace(
     jax.tree.map(jnp.asarray, real),

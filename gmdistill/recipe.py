@@ -5,10 +5,7 @@ Below this file nobody sees a ConfigDict.
 
 import dataclasses
 import functools
-import hashlib
-import json
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import ml_collections
@@ -21,34 +18,31 @@ from gmdistill import (
   data,
   distances,
   errors,
-  evaluate,
-  losses,
+  labelling,
   metrics,
   objectives,
-  rationales,
+  protocols,
   replays,
   schedule,
   set_files,
+  settings,
   spaces,
   synthetic,
-  teachers,
 )
 from gmdistill import problem as problems
-
-
-def data_options(config: ml_collections.ConfigDict) -> data.DataOptions:
-  """Returns which data a config reads, and how."""
-  fields = config.data.to_dict()
-  return data.DataOptions(**{"data_dir": fields.pop("dir"), **fields})
 
 
 def setup(config: ml_collections.ConfigDict) -> spaces.Setup:
   """Loads the data and the student that a config names."""
   built = spaces.build(
-    config.student.to_dict(), config.table.to_dict(), data_options(config)
+    config.student.to_dict(),
+    config.table.to_dict(),
+    settings.data_options(config),
   )
-  own = dataclasses.replace(built.problem, criterion=criterion(config))
-  built = with_rationales(built._replace(problem=own), config)
+  own = dataclasses.replace(
+    built.problem, criterion=labelling.criterion(config)
+  )
+  built = labelling.with_rationales(built._replace(problem=own), config)
   data.require_rows(
     built.corpus.train, config.data_per_class, built.corpus.label_names
   )
@@ -81,56 +75,6 @@ def setup(config: ml_collections.ConfigDict) -> spaces.Setup:
   return built
 
 
-def with_rationales(
-  built: spaces.Setup, config: ml_collections.ConfigDict
-) -> spaces.Setup:
-  """Returns the setup in which rationales count as the config says.
-
-  Raises:
-    InputError: a share out of 0 to 1, an unknown way to weigh tokens, or a set
-      too short for the slots.
-  """
-  options = config.rationales
-  for field in ("label_share", "curriculum"):
-    if not 0 <= options[field] <= 1:
-      raise errors.InputError(
-        f"rationales.{field}={options[field]} must be from 0 to 1."
-      )
-  train = built.corpus.train
-  if train.rationale is None or train.rationale_steps is None:
-    return built
-  slots = train.rationale.shape[1]
-  if config.sequence_length < slots + 2:
-    raise errors.InputError(
-      f"sequence_length={config.sequence_length} has no room for {slots} slots "
-      f"(data.rationale_length) and a text; use {slots + 2} or more."
-    )
-  told = (train.rationale, train.rationale_steps >= 0, options.weights)
-  weights_NxR = schedule.named(
-    "rationales", lambda: rationales.token_weights(*told)
-  )
-  train = train._replace(rationale_weights=weights_NxR)
-  problem = dataclasses.replace(built.problem, label_share=options.label_share)
-  return built._replace(
-    corpus=built.corpus._replace(train=train), problem=problem
-  )
-
-
-def rationale_facts(config: ml_collections.ConfigDict) -> list[Any]:
-  """Returns what decides a student's training beside data and protocol.
-
-  Nothing where there are no rationales: what was kept before stays valid.
-  """
-  groups = [config.data.group_key] if config.data.group_key else []
-  if not config.data.rationale_key:
-    return groups
-  fields = config.rationales.to_dict()
-  return [
-    *groups,
-    [fields[name] for name in ("label_share", "weights", "curriculum")],
-  ]
-
-
 def training_rows(
   corpus: data.Corpus, config: ml_collections.ConfigDict
 ) -> data.Examples:
@@ -143,7 +87,7 @@ def training_rows(
   Raises:
     InputError: a class has none long enough, or none apart.
   """
-  train, apart = taught(corpus, config), config.selection.apart
+  train, apart = labelling.taught(corpus, config), config.selection.apart
   if apart:
     shared = data.sharing(train, selection_rows(corpus, config), apart)
     train = data.take(train, np.flatnonzero(~shared))
@@ -157,118 +101,6 @@ def training_rows(
       "split and are left out of the outer loop"
     )
   return _long_rows(train, config.min_tokens, "min_tokens", corpus.label_names)
-
-
-def taught(
-  corpus: data.Corpus, config: ml_collections.ConfigDict
-) -> data.Examples:
-  """Returns the training part with its teachers' labels mixed in.
-
-  Where students lose to their teachers (`kd.loss`), with their logits too.
-  Without teachers, or where `teachers.alpha` is 0 and nothing is lost to them,
-  as it is.
-
-  Raises:
-    InputError: a teacher that cannot be read, or knows other classes.
-  """
-  names, options = teacher_names(config), label_options(config)
-  if not names or not (options.alpha or config.kd.loss):
-    return corpus.train
-  read = data_options(config)
-  said_KxNxC = np.stack(
-    [teachers.logits(teachers.load(name), corpus, read) for name in names]
-  )
-  found = corpus.train
-  if options.alpha:
-    truth_NxC = np.eye(len(corpus.label_names))[corpus.train.labels]
-    soft_NxC = schedule.named(
-      "teachers", lambda: teachers.soft_labels(said_KxNxC, truth_NxC, options)
-    )
-    found = found._replace(soft=soft_NxC)
-  if config.kd.loss:
-    found = found._replace(teacher_logits=np.moveaxis(said_KxNxC, 0, 1))
-  return found
-
-
-def with_taught_rows(
-  setup: spaces.Setup, config: ml_collections.ConfigDict
-) -> spaces.Setup:
-  """Returns the setup with its teachers' labels in the training part.
-
-  Raises:
-    InputError: a teacher that cannot be read, or in a private bank.
-  """
-  labels = labels_id(config)
-  if labels != setup.labels and config.bank.noise:
-    raise errors.InputError(
-      f"bank.noise={config.bank.noise} hides a row's own gradient, and "
-      "teachers.dirs labels it by teachers that may know it; use "
-      "teachers.dirs=() or bank.noise=0.0."
-    )
-  train = taught(setup.corpus, config)
-  return setup._replace(
-    corpus=setup.corpus._replace(train=train), labels=labels
-  )
-
-
-def labels_id(config: ml_collections.ConfigDict) -> str:
-  """Returns whose labels the outer loop's rows carry: `true`, or a hash."""
-  names, options = teacher_names(config), label_options(config)
-  if not names or not (options.alpha or config.kd.loss):
-    return "true"
-  ids = [one["id"] for one in teachers.names_and_ids(names)]
-  told = [ids, dataclasses.asdict(options), config.kd.to_dict()]
-  text = json.dumps(told, sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def teacher_names(config: ml_collections.ConfigDict) -> list[str]:
-  """Returns the teachers' directories or hub ids."""
-  names = config.teachers.dirs
-  return [names] if isinstance(names, str) and names else list(names)
-
-
-def label_options(config: ml_collections.ConfigDict) -> teachers.Options:
-  """Returns how the teachers' labels are joined and mixed with the truth."""
-  fields = config.teachers.to_dict()
-  fields.pop("dirs")
-  return schedule.named("teachers", lambda: teachers.Options(**fields))
-
-
-def criterion(config: ml_collections.ConfigDict) -> criteria.Criterion | None:
-  """Returns what the config's students lose beside their labels, if anything.
-
-  Raises:
-    InputError: an unknown name, or a number out of its range.
-  """
-  kd = config.kd
-  if (
-    not 0 <= min(kd.weight, kd.weight_end) <= max(kd.weight, kd.weight_end) <= 1
-    or min(kd.temperature, kd.temperature_end) <= 0
-  ):
-    raise errors.InputError(
-      f"kd.weight={kd.weight} and kd.weight_end={kd.weight_end} must be 0 to "
-      f"1, kd.temperature={kd.temperature} and kd.temperature_end="
-      f"{kd.temperature_end} above 0."
-    )
-
-  def parts():
-    over = lambda a, b: losses.schedule(kd.schedule, a, b, 1)  # noqa: E731
-    if kd.loss:
-      yield criteria.to_teachers(
-        kd.loss,
-        weight=over(kd.weight, kd.weight_end),
-        temperature=over(kd.temperature, kd.temperature_end),
-        join=kd.join,
-        weights=kd.weights,
-      )
-    if kd.features:
-      yield criteria.to_features(kd.features, weight=kd.feature_weight)
-    if kd.shallow_weight:
-      yield criteria.to_deepest(weight=kd.shallow_weight)
-
-  found = schedule.named("kd", lambda: list(parts()))
-  return criteria.in_turn(found) if found else None
 
 
 def selection_rows(
@@ -330,7 +162,7 @@ def experts(
       "gmdistill bank --config=... --workdir=DIR, and give "
       "--config.bank.dir=DIR."
     )
-  labels = labels_id(config)
+  labels = labelling.labels_id(config)
   opened = bank.Bank(config.bank.dir, setup._replace(labels=labels))
   if "targets" in objective.reads:
     opened.require(config.gradient_matching.matched)
@@ -461,21 +293,23 @@ def starting_set(
   return syn
 
 
-def protocols(
+def reported_protocols(
   config: ml_collections.ConfigDict,
-) -> dict[str, evaluate.Protocol]:
+) -> dict[str, protocols.Protocol]:
   """Returns the protocols that the config reports, in its order."""
   return {name: protocol(config, name) for name in config.protocols}
 
 
-def protocol(config: ml_collections.ConfigDict, name: str) -> evaluate.Protocol:
+def protocol(
+  config: ml_collections.ConfigDict, name: str
+) -> protocols.Protocol:
   """Returns one protocol.
 
   Raises:
     InputError: an unknown name.
   """
   if name == "replay":
-    return evaluate.replaying(
+    return protocols.replaying(
       num_steps=max(config.replay_steps, 1),
       normalised=config.normalised_steps,
       **config.replay.to_dict(),
@@ -490,7 +324,7 @@ def protocol(config: ml_collections.ConfigDict, name: str) -> evaluate.Protocol:
       )
     return schedule.named(
       "kd",
-      lambda: evaluate.fine_tuning(
+      lambda: protocols.fine_tuning(
         **config[name].to_dict(),
         teaching=kd.teaching,
         decay=kd.decay,
@@ -504,7 +338,7 @@ def protocol(config: ml_collections.ConfigDict, name: str) -> evaluate.Protocol:
       raise errors.InputError(
         f"bayes.start={start} is none of replay, finetune, scratch."
       )
-    build = functools.partial(evaluate.bayesian, protocol(config, start))
+    build = functools.partial(protocols.bayesian, protocol(config, start))
     return schedule.named("bayes", lambda: build(**fields))
   raise errors.InputError(
     f"protocol {name} is none of replay, finetune, scratch, bayes."

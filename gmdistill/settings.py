@@ -4,7 +4,7 @@ import operator
 
 import ml_collections
 
-from gmdistill import errors
+from gmdistill import data, errors
 
 
 def defaults() -> ml_collections.ConfigDict:
@@ -200,6 +200,12 @@ def defaults() -> ml_collections.ConfigDict:
       ),
     )
   ).lock()
+
+
+def data_options(config: ml_collections.ConfigDict) -> data.DataOptions:
+  """Returns which data a config reads, and how."""
+  fields = config.data.to_dict()
+  return data.DataOptions(**{"data_dir": fields.pop("dir"), **fields})
 
 
 def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

@@ -8,10 +8,12 @@ from gmdistill import (
   data,
   errors,
   finish,
+  labelling,
   paths,
   pretrained,
   recipe,
   set_files,
+  settings,
   synthetic,
   teachers,
   verbs,
@@ -34,7 +36,7 @@ def teach(flags: Any, rest: list[str], command: str) -> None:
   folder = verbs.student_folder(flags.workdir, "teacher")
   setup = recipe.setup(config)
   pretrained.check_exportable(setup.problem.student)
-  train = recipe.taught(setup.corpus, config)
+  train = labelling.taught(setup.corpus, config)
   whole = data.as_batch(train, len(setup.corpus.label_names))
   params, seconds, accuracy = finish.Table(setup, config).student(
     recipe.protocol(config, "full"),
@@ -75,7 +77,7 @@ def relabel(flags: Any, rest: list[str], command: str) -> None:
   named = [teachers.load(name) for name in flags.teacher]
   for teacher in named:
     teachers.require_labels(teacher, setup.corpus.label_names)
-  read, card = recipe.data_options(config), finish.first_card(setup, config)
+  read, card = settings.data_options(config), finish.first_card(setup, config)
   if texts:
     rows = relabelling.of_texts(setup, source, read)
   elif is_set:
@@ -95,7 +97,7 @@ def relabel(flags: Any, rest: list[str], command: str) -> None:
   labelled = relabelling.label(
     rows,
     named,
-    recipe.label_options(config),
+    labelling.label_options(config),
     features=bool(config.kd.features),
   )
   card = {

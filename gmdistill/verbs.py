@@ -16,6 +16,7 @@ from gmdistill import (
   errors,
   experts,
   finish,
+  labelling,
   metrics,
   paths,
   pretrained,
@@ -110,7 +111,7 @@ def bank(flags: Any, rest: list[str], command: str) -> None:
       "bank needs --config=configs/NAME.py and --workdir=DIR."
     )
   options = recipe.bank_options(flags.config)
-  setup = recipe.with_taught_rows(recipe.setup(flags.config), flags.config)
+  setup = labelling.with_taught_rows(recipe.setup(flags.config), flags.config)
   folder = experts.build(flags.workdir, setup, options)
   print(
     f"next: gmdistill distill ... --config.bank.dir={shlex.quote(str(folder))}"
@@ -242,7 +243,7 @@ def _fitting_set(
 def _say_stale(card, folder, config):
   """Says so where the set's teachers are other ones by now."""
   before = {one["name"]: one["id"] for one in card.get("teachers", [])}
-  for source in recipe.teacher_names(config):
+  for source in labelling.teacher_names(config):
     path = paths.absolute(source)
     if path.is_dir() and before.get(path.name, "") not in (
       "",

@@ -22,10 +22,12 @@ from gmdistill import (
   main,
   objectives,
   pretrained,
+  protocols,
   rationales,
   recipe,
   replays,
   set_files,
+  settings,
   students,
   synthetic,
   teachers,
@@ -387,7 +389,7 @@ def test_the_mean_over_groups_is_the_accuracy():
   cut = lambda rows: training.length_buckets(rows, conftest.CLASSES)  # noqa: E731
   parts = {name: cut(p) for name, p in data.by_group(examples).items()}
   trainer = evaluate.Trainer(
-    make_problem(), evaluate.fine_tuning(num_steps=2, num_students=2), 1
+    make_problem(), protocols.fine_tuning(num_steps=2, num_students=2), 1
   )
   batch = data.as_batch(examples, conftest.CLASSES)
   sets = evaluate.stacked(synthetic.SyntheticSet(batch))
@@ -557,11 +559,11 @@ def test_a_taught_student_keeps_its_slots_and_its_second_head(tmp_path, capsys):
   teacher = teachers.load(str(tmp_path))
   config = tiny_chains()
   corpus = recipe.setup(config).corpus
-  said = teachers.logits(teacher, corpus, recipe.data_options(config))
+  said = teachers.logits(teacher, corpus, settings.data_options(config))
   batch = data.as_batch(data.take(corpus.train, [3]), 10)
   direct = teacher.problem.apply(teacher.params, jax.device_put(batch)).logits
   np.testing.assert_allclose(said[3], direct[0], atol=1e-5)
-  options = dataclasses.replace(recipe.data_options(config), rationale_key="")
+  options = dataclasses.replace(settings.data_options(config), rationale_key="")
   with pytest.raises(errors.InputError, match="reads 7 slots"):
     teachers.logits(teacher, corpus, options)
 

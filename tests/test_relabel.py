@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 import tiny_config
 
-from gmdistill import errors, main, recipe, relabel, set_files, teachers
+from gmdistill import (
+  errors,
+  main,
+  recipe,
+  relabel,
+  set_files,
+  settings,
+  teachers,
+)
 
 HERE = pathlib.Path(__file__).parent
 CONFIG = f"--config={HERE}/tiny_config.py"
@@ -141,7 +149,7 @@ def test_lines_that_are_no_texts_are_refused(tmp_path, line, said):
   path = tmp_path / "texts.jsonl"
   path.write_text(line)
   config = tiny_config.get_config()
-  setup, read = recipe.setup(config), recipe.data_options(config)
+  setup, read = recipe.setup(config), settings.data_options(config)
   with pytest.raises(errors.InputError, match=said):
     relabel.of_texts(setup, path, read)
 

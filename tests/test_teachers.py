@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 import tiny_config
 
-from gmdistill import bank, data, distill, errors, main, recipe, teachers
+from gmdistill import (
+  bank,
+  data,
+  distill,
+  errors,
+  labelling,
+  main,
+  recipe,
+  settings,
+  teachers,
+)
 
 HERE = pathlib.Path(__file__).parent
 CONFIG = f"--config={HERE}/tiny_config.py"
@@ -45,13 +55,13 @@ def test_a_teacher_says_in_order_what_its_network_does(
   teacher = teachers.load(str(folder))
   config = tiny_config.get_config()
   corpus = recipe.setup(config).corpus
-  said = teachers.logits(teacher, corpus, recipe.data_options(config))
+  said = teachers.logits(teacher, corpus, settings.data_options(config))
   assert said.shape == (len(corpus.train.labels), 4)
   rows = np.array([0, 7, 311])
   batch = data.as_batch(data.take(corpus.train, rows), 4)
   direct = teacher.problem.apply(teacher.params, jax.device_put(batch)).logits
   np.testing.assert_allclose(said[rows], direct, atol=1e-5)
-  again = teachers.logits(teacher, corpus, recipe.data_options(config))
+  again = teachers.logits(teacher, corpus, settings.data_options(config))
   np.testing.assert_array_equal(said, again)  # from the cache
 
 
@@ -130,7 +140,7 @@ def test_cached_labels_of_other_data_are_refused(folder, monkeypatch, tmp_path):
   monkeypatch.setenv("GMDISTILL_CACHE", str(tmp_path))
   config = tiny_config.get_config()
   corpus = recipe.setup(config).corpus
-  teacher, options = teachers.load(str(folder)), recipe.data_options(config)
+  teacher, options = teachers.load(str(folder)), settings.data_options(config)
   said = teachers.logits(teacher, corpus, options)
   (path,) = (tmp_path / "teachers").iterdir()
   np.savez(path, logits=said, data=np.array("another"))
@@ -167,7 +177,7 @@ def test_a_bank_is_of_its_teachers_labels(folder, tmp_path):
       config.teachers.dirs = (str(folder),)
     if name == "kd":
       config.kd.update(loss="reverse_kl", temperature=2.0)
-    setup = recipe.setup(config)._replace(labels=recipe.labels_id(config))
+    setup = recipe.setup(config)._replace(labels=labelling.labels_id(config))
     entry = bank.Bank(tmp_path / name, setup)
     sample = entry.sampler(("targets",), seed=0, max_age=9, span=1)
     targets[name] = np.concatenate(

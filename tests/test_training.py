@@ -9,7 +9,15 @@ import optax
 import pytest
 from conftest import as_float64, make_examples, make_problem, make_synthetic
 
-from gmdistill import data, evaluate, replays, results, synthetic, training
+from gmdistill import (
+  data,
+  evaluate,
+  protocols,
+  replays,
+  results,
+  synthetic,
+  training,
+)
 
 NUM_STEPS = 5
 
@@ -76,10 +84,10 @@ def test_length_buckets_count_every_row_once(rows):
 
 
 PROTOCOLS = {
-  "scratch": evaluate.fine_tuning(
+  "scratch": protocols.fine_tuning(
     num_steps=4, batch_size=3, rates=(1e-2, 1e-1), num_students=5
   ),
-  "replay": evaluate.replaying(num_steps=3, rates=(0.1, 1.0), num_students=5),
+  "replay": protocols.replaying(num_steps=3, rates=(0.1, 1.0), num_students=5),
 }
 
 
@@ -136,7 +144,7 @@ def test_the_selection_split_chooses_the_rate():
   buckets = training.length_buckets(examples, 2)
   batch = jax.tree.map(jnp.asarray, data.as_batch(examples, 2))
   sets = evaluate.stacked(synthetic.SyntheticSet(batch))
-  protocol = evaluate.fine_tuning(
+  protocol = protocols.fine_tuning(
     num_steps=60, batch_size=16, rates=(1e-9, 3e-2), num_students=2
   )
   found = evaluate.measure(

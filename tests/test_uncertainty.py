@@ -17,6 +17,7 @@ from gmdistill import (
   evaluate,
   finish,
   main,
+  protocols,
   recipe,
   set_files,
   synthetic,
@@ -322,7 +323,7 @@ def test_values_hold_every_row_of_every_student_once(rows):
   np.testing.assert_allclose(by_row(found[1]), by_row(expected), atol=1e-5)
 
 
-START = evaluate.fine_tuning(
+START = protocols.fine_tuning(
   num_steps=20, batch_size=8, rates=(1e-2,), num_students=2
 )
 FIELDS = dict(
@@ -339,7 +340,7 @@ FIELDS = dict(
 def test_a_chain_without_steps_to_speak_of_is_the_student_it_started_from():
   problem = make_problem("textcnn")
   syn = synthetic.SyntheticSet(make_synthetic(per_class=4))
-  protocol = evaluate.bayesian(START, **FIELDS | {"step_size": 1e-16})
+  protocol = protocols.bayesian(START, **FIELDS | {"step_size": 1e-16})
   key = jax.random.key(0)
   samples = jax.jit(protocol.train)(problem, syn, key, 1e-2)
   start = jax.jit(START.train)(problem, syn, jax.random.split(key)[0], 1e-2)
@@ -368,7 +369,7 @@ def test_bayes_is_measured_like_any_protocol_and_says_its_calibration():
   fields = FIELDS | {"strength": 0.5}
   found = []
   for at_once in (1, 2):
-    protocol = evaluate.bayesian(start, **fields)
+    protocol = protocols.bayesian(start, **fields)
     trainer = evaluate.Trainer(problem, protocol, at_once)
     row = evaluate.measure(
       trainer, sets, splits, beside=evaluate.calibration
@@ -387,7 +388,7 @@ def test_bayes_is_measured_like_any_protocol_and_says_its_calibration():
 def test_what_is_not_finite_is_said_and_not_reported():
   problem = make_problem("textcnn")
   buckets = training.length_buckets(make_examples(30), 2)
-  protocol = evaluate.bayesian(START, **FIELDS | {"step_size": 1e30})
+  protocol = protocols.bayesian(START, **FIELDS | {"step_size": 1e30})
   sets = evaluate.stacked(synthetic.SyntheticSet(make_synthetic()))
   with pytest.raises(errors.NotFinite, match="smaller steps"):
     evaluate.measure(

@@ -14,8 +14,8 @@ from conftest import (
 )
 
 from gmdistill import (
-  evaluate,
   objectives,
+  protocols,
   replays,
   synthetic,
   training,
@@ -246,7 +246,7 @@ def test_finetuning_ahead_ends_where_the_protocol_does():
   objective = unrolled.finetune_ahead(window=6, skip=0, rate=1e-2, **options)
   syn, key = synthetic.SyntheticSet(batch), jax.random.key(3)
   real = objectives.Real(make_real(1))
-  protocol = evaluate.fine_tuning(**options)
+  protocol = protocols.fine_tuning(**options)
   trained = jax.jit(protocol.train)(problem, syn, key, jnp.float32(1e-2))
   # A protocol's student is drawn from the first half of its key.
   student = objective.init(problem, jax.random.split(key)[0], jnp.float32(0))

@@ -30,6 +30,7 @@ from gmdistill import (
   objectives,
   outer,
   plan,
+  protocols,
   schedule,
   students,
   synthetic,
@@ -141,7 +142,7 @@ def our_evaluation(problem, num_students, num_steps, num_rows):
     jnp.ones(rows.shape, bool),
     jnp.repeat(jnp.eye(2), PER_CLASS, axis=0),
   )
-  protocol = evaluate.fine_tuning(
+  protocol = protocols.fine_tuning(
     num_steps=num_steps, num_students=num_students
   )
   on_cpu = jax.default_backend() == "cpu"
