@@ -109,8 +109,8 @@ def gradient_matching(
     sum_weight: w, the weight of the sum over classes beside class by class.
     class_chunk: How many classes at most are computed side by side. Fewer
       than there are: memory holds the gradients of so many alone, which are
-      computed again where they are differentiated. All: faster than 0, which
-      takes one class after the other and keeps the gradients of all.
+      computed again where they are differentiated. All: one pass of larger
+      products. 0: one class after the other, the gradients of all kept.
     rule: A rule of `mixed_mode.grad`.
 
   Raises:
@@ -231,8 +231,6 @@ def _gap(
     size = max(n for n in range(1, class_chunk + 1) if num_classes % n == 0)
     gaps_C, cosines_C, sums = _in_chunks(one_class, pairs, size)
   else:
-    # Side by side, products are larger, and the compiler sees that forward and
-    # backward pass compute the same gradient; in a loop it does not.
     over_classes = jax.vmap(one_class) if class_chunk else one_by_one
     gaps_C, cosines_C, grads = over_classes(pairs)
     sums = jax.tree.map(lambda x: x.sum(axis=0), grads)

@@ -84,6 +84,7 @@ def seconds_to(
     wanted: The accuracy at which the run is stopped.
     limit: Seconds after which it is stopped anyway; then None is returned.
   """
+  log.parent.mkdir(exist_ok=True)
   begun, best = time.perf_counter(), 0.0
   with log.with_suffix(".out").open("w") as out:
     streams = {"stdout": out, "stderr": subprocess.STDOUT}
