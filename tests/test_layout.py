@@ -9,11 +9,10 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "gmdistill"
 ORDER = """
 errors processes mesh tokenizer losses ensembles data students mixed_mode
 checkpoint metrics interrupts pretrained problem rationales training replays
-synthetic
-set_files spaces distances objectives matching unrolled teachers coresets
-evaluate projection workdirs privacy bank experts settings schedule recipe
-results figures comparison report finish outer plan range_test distill sweep
-verbs main __main__
+synthetic set_files spaces distances objectives matching unrolled teachers
+coresets evaluate projection workdirs privacy bank experts settings schedule
+recipe results figures comparison report finish outer plan range_test distill
+sweep verbs main __main__
 """.split()
 
 
