@@ -5,6 +5,11 @@ gmdistill evaluate --row=full --config=configs/chains.py \
   --config.rationales.label_share=1.0
 gmdistill teach --config=configs/chains.py --workdir=teachers/chains
 gmdistill distill --config=configs/chains.py --workdir=runs/chains
+
+One CPU core, shared: a minute a student. Expected, five students on all real
+rows: 21.0 ± 1.1 % with rationales, 14.1 ± 0.6 % with labels alone; by length in
+the README. What `distill` reaches here is not measured. `:tiny` ends in a minute
+or two.
 """
 
 import ml_collections

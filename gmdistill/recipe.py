@@ -89,7 +89,8 @@ def training_rows(
   """
   train, apart = labelling.taught(corpus, config), config.selection.apart
   if apart:
-    shared = data.sharing(train, selection_rows(corpus, config), apart)
+    texts = (train, selection_rows(corpus, config))
+    shared = data.sharing(*map(data.without_slots, texts), apart)
     train = data.take(train, np.flatnonzero(~shared))
     if not len(train.labels):
       raise errors.InputError(
@@ -124,9 +125,8 @@ def selection_rows(
 
 def _long_rows(examples, min_tokens, field, label_names):
   """Returns the rows of at least `min_tokens` tokens."""
-  found = data.take(
-    examples, np.flatnonzero(examples.mask.sum(axis=1) >= min_tokens)
-  )
+  lengths_N = data.without_slots(examples).mask.sum(axis=1)
+  found = data.take(examples, np.flatnonzero(lengths_N >= min_tokens))
   counts = np.bincount(found.labels, minlength=len(label_names))
   # A class too rare for the split is no fault of the lengths.
   had = np.bincount(examples.labels, minlength=len(label_names)) > 0

@@ -293,6 +293,18 @@ def test_slots_stand_after_the_first_token_and_rows_end_in_padding():
   np.testing.assert_array_equal(bare.mask, examples.mask)
 
 
+def test_slots_are_not_counted_as_text():
+  config = tiny_chains()
+  corpus = recipe.setup(config).corpus
+  # start, a digit and four words, between [CLS] and [SEP]
+  config.min_tokens, config.selection.min_tokens = 8, 8
+  rows = recipe.training_rows(corpus, config)
+  assert (rows.rationale_steps.max(axis=1) == 3).all()
+  # All rows share their slots, and few share seven tokens of text.
+  config.min_tokens, config.selection.apart = 0, 7
+  assert len(recipe.training_rows(corpus, config).labels) > 1000
+
+
 def test_rationales_go_where_their_rows_go():
   told = told_examples()
   taken = data.take(told, [4, 1])
