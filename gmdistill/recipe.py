@@ -89,8 +89,8 @@ def training_rows(
   """
   train, apart = labelling.taught(corpus, config), config.selection.apart
   if apart:
-    texts = (train, selection_rows(corpus, config))
-    shared = data.sharing(*map(data.without_slots, texts), apart)
+    chosen_on = data.without_slots(selection_rows(corpus, config))
+    shared = data.sharing(data.without_slots(train), chosen_on, apart)
     train = data.take(train, np.flatnonzero(~shared))
     if not len(train.labels):
       raise errors.InputError(
