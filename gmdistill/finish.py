@@ -20,6 +20,7 @@ from gmdistill import (
   evaluate,
   labelling,
   metrics,
+  paths,
   processes,
   projection,
   protocols,
@@ -306,7 +307,7 @@ class Table:
     if setup.problem.criterion is not None:
       identity.append(self._config.kd.to_dict())
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:20]
-    path = data.cache_folder() / "baselines" / f"{digest}.json"
+    path = paths.cache_folder() / "baselines" / f"{digest}.json"
     row = json.loads(path.read_text()) if path.is_file() else None
     # Measuring takes all processes, whatever each of them has in its cache.
     row = processes.of_first(row)

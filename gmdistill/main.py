@@ -62,8 +62,8 @@ def main(argv: list[str]) -> int:
   verb = argv[1]
   if verb not in VERBS:
     return _refuse(f"unknown verb {verb!r}; use one of {', '.join(VERBS)}.")
-  # Slow imports wait until there is something to do.
-  from gmdistill import errors
+    # Slow imports wait until there is something to do.
+    from gmdistill import errors
 
   try:
     flags, rest = _parse([argv[0], *argv[2:]])
@@ -128,11 +128,11 @@ def _keep_programs() -> None:
   same run compiles nothing. JAX's own setting goes before."""
   import jax
 
-  from gmdistill import data
+  from gmdistill import paths
 
   if not jax.config.values["jax_compilation_cache_dir"]:
     jax.config.update(
-      "jax_compilation_cache_dir", str(data.cache_folder() / "programs")
+      "jax_compilation_cache_dir", str(paths.cache_folder() / "programs")
     )
 
 

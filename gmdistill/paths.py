@@ -9,7 +9,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Mapping
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 import safetensors.numpy
@@ -54,6 +54,18 @@ def path(text: epath.PathLike) -> epath.Path:
       "credentials."
     ) from error
   return found
+
+
+def cache_folder() -> epath.Path:
+  """Returns the folder for what can be computed again; it may not exist yet.
+
+  $GMDISTILL_CACHE, $XDG_CACHE_HOME/gmdistill or ~/.cache/gmdistill.
+  """
+  chosen = os.environ.get("GMDISTILL_CACHE", "")
+  if chosen:
+    return path(chosen).expanduser()
+  base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+  return path(base).expanduser() / "gmdistill"
 
 
 def absolute(text: epath.PathLike) -> epath.Path:
@@ -104,6 +116,30 @@ def write_files(folder: epath.Path, files: Mapping[str, bytes]) -> None:
       (partial / name).write_bytes(content)
     for name in files:
       (partial / name).replace(folder / name)
+
+
+def save_arrays(place: epath.Path, arrays: dict[str, Any]) -> None:
+  """Writes an npz file of the cache folder, whole or not at all.
+
+  Raises:
+    errors.InputError: the folder cannot be written.
+  """
+  try:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    handle, unfinished = tempfile.mkstemp(
+      dir=place.parent, suffix=".unfinished"
+    )
+  except OSError as error:
+    raise errors.InputError(
+      f"Cannot write to the cache folder {place.parent} ({error.strerror}); "
+      "set $GMDISTILL_CACHE to a folder you can write to"
+    ) from error
+  try:
+    with os.fdopen(handle, "wb") as file:
+      np.savez(file, **cast(Any, arrays))
+    os.replace(unfinished, place)
+  finally:
+    epath.Path(unfinished).unlink(missing_ok=True)
 
 
 def read_tensors(place: epath.Path) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ from etils import epath
 from gmdistill import (
   data,
   errors,
+  loading,
   schedule,
   spaces,
   synthetic,
@@ -47,7 +48,7 @@ def of_set(setup: spaces.Setup, syn: synthetic.SyntheticSet) -> Rows:
 
 
 def of_coreset(
-  setup: spaces.Setup, rows: np.ndarray, options: data.DataOptions
+  setup: spaces.Setup, rows: np.ndarray, options: loading.Options
 ) -> Rows:
   """Returns real rows; every teacher reads their text by its own tokenizer."""
   num_classes = len(setup.corpus.label_names)
@@ -63,7 +64,7 @@ def of_coreset(
 
 
 def of_texts(
-  setup: spaces.Setup, path: epath.Path, options: data.DataOptions
+  setup: spaces.Setup, path: epath.Path, options: loading.Options
 ) -> Rows:
   """Returns the texts of a file of JSON lines {"text": ..., "label": ...}.
 

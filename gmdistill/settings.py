@@ -4,7 +4,7 @@ import operator
 
 import ml_collections
 
-from gmdistill import data, errors
+from gmdistill import errors, loading
 
 
 def defaults() -> ml_collections.ConfigDict:
@@ -202,10 +202,10 @@ def defaults() -> ml_collections.ConfigDict:
   ).lock()
 
 
-def data_options(config: ml_collections.ConfigDict) -> data.DataOptions:
+def data_options(config: ml_collections.ConfigDict) -> loading.Options:
   """Returns which data a config reads, and how."""
   fields = config.data.to_dict()
-  return data.DataOptions(**{"data_dir": fields.pop("dir"), **fields})
+  return loading.Options(**{"data_dir": fields.pop("dir"), **fields})
 
 
 def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

@@ -20,7 +20,15 @@ from etils import epath
 from scipy import sparse
 from sklearn.utils import extmath
 
-from gmdistill import data, errors, paths, pretrained, students, synthetic
+from gmdistill import (
+  data,
+  errors,
+  loading,
+  paths,
+  pretrained,
+  students,
+  synthetic,
+)
 from gmdistill import problem as problems
 from gmdistill import tokenizer as tokenizing
 
@@ -38,7 +46,7 @@ class Setup(NamedTuple):
 def build(
   student: Mapping[str, Any],
   table: Mapping[str, Any],
-  options: data.DataOptions,
+  options: loading.Options,
 ) -> Setup:
   """Loads the corpus and builds the problem that a config describes.
 
@@ -71,7 +79,7 @@ def build(
 
 
 def _pretrained(
-  student: Mapping[str, Any], options: data.DataOptions
+  student: Mapping[str, Any], options: loading.Options
 ) -> tuple[problems.Problem, data.Corpus, str]:
   source = student["pretrained"]
   read = pretrained.load(
@@ -81,7 +89,7 @@ def _pretrained(
   names = ("remat", "unroll", "compute")
   common = {name: student[name] for name in names if name in student}
   _check_length(options, read.student["max_positions"])
-  corpus = data.load(options, read.tokenizer_file)
+  corpus = loading.load(options, read.tokenizer_file)
   module = _transformer(options)(
     len(corpus.label_names), **read.student, **common
   )
@@ -93,7 +101,7 @@ def _pretrained(
 def _from_scratch(
   student: Mapping[str, Any],
   table: Mapping[str, Any],
-  options: data.DataOptions,
+  options: loading.Options,
 ) -> tuple[problems.Problem, data.Corpus, str]:
   kind = student.get("kind", "transformer")
   source, space = student.get("pretrained", ""), student.get("space", "")
@@ -116,7 +124,7 @@ def _from_scratch(
   if source:
     read = pretrained.load(source, 1, "mean")  # for its table
     tokenizer_file = read.tokenizer_file
-  corpus = data.load(options, tokenizer_file)
+  corpus = loading.load(options, tokenizer_file)
   of_kind = students.KINDS[kind]
   if kind == "transformer":
     of_kind = _transformer(options)
@@ -137,7 +145,7 @@ def _from_scratch(
   return problem, corpus, f"{kind} of width {module.width}{depth}"
 
 
-def _transformer(options: data.DataOptions) -> Any:
+def _transformer(options: loading.Options) -> Any:
   """Returns the Transformer that has as many slots as the rows."""
   if not options.slots:
     return students.Transformer
@@ -254,7 +262,7 @@ def _cached_table(
 ) -> jax.Array:
   identity = json.dumps([corpus.fingerprint, module.width, table, 2])
   digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
-  folder = paths.path(data.cache_folder() / "spaces" / digest)
+  folder = paths.path(paths.cache_folder() / "spaces" / digest)
   if not is_written(folder):
     shape = (corpus.tokenizer.vocab_size, module.width)
     learned = learn_table(corpus.train, shape=shape, **table)
@@ -262,7 +270,7 @@ def _cached_table(
   return read_table(folder)
 
 
-def _check_length(options: data.DataOptions, positions: int) -> None:
+def _check_length(options: loading.Options, positions: int) -> None:
   longest = max(options.max_length, options.train_length)
   left = positions - options.slots
   if longest > left:

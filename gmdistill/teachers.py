@@ -15,7 +15,9 @@ from gmdistill import (
   data,
   ensembles,
   errors,
+  loading,
   metrics,
+  paths,
   pretrained,
   students,
   synthetic,
@@ -116,7 +118,7 @@ def require_labels(teacher: Teacher, label_names: Sequence[str]) -> None:
 
 
 def logits(
-  teacher: Teacher, corpus: data.Corpus, options: data.DataOptions
+  teacher: Teacher, corpus: data.Corpus, options: loading.Options
 ) -> np.ndarray:
   """Returns a teacher's logits [N, C] of the training part, in its order.
 
@@ -134,19 +136,21 @@ def logits(
   own = as_read(teacher, corpus, options)
   identity = json.dumps([teacher.id, own.fingerprint, 1])
   name = hashlib.sha256(identity.encode()).hexdigest()[:20]
-  path = data.cache_folder() / "teachers" / f"{name}.npz"
+  path = paths.cache_folder() / "teachers" / f"{name}.npz"
   found = _cached(path, own)
   if found is None:
     metrics.say(
       f"the teacher {teacher.name} labels {len(own.train.labels)} rows"
     )
     found = _label(teacher, own.train)
-    data.save_arrays(path, {"logits": found, "data": np.array(own.fingerprint)})
+    paths.save_arrays(
+      path, {"logits": found, "data": np.array(own.fingerprint)}
+    )
   return found
 
 
 def as_read(
-  teacher: Teacher, corpus: data.Corpus, options: data.DataOptions
+  teacher: Teacher, corpus: data.Corpus, options: loading.Options
 ) -> data.Corpus:
   """Returns the data as a teacher reads it, in the corpus's order.
 
@@ -169,7 +173,7 @@ def as_read(
   }
   if not teacher.slots:
     fields["rationale_key"] = ""
-  own = data.load(data.DataOptions(**fields), teacher.tokenizer_file)
+  own = loading.load(loading.Options(**fields), teacher.tokenizer_file)
   if not np.array_equal(own.train.labels, corpus.train.labels):
     raise errors.InputError(
       f"the rows that the teacher {teacher.name} reads are not the student's; "

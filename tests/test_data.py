@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from gmdistill import data, errors
+from gmdistill import data, errors, loading, paths
 from gmdistill import tokenizer as tokenizing
 from gmdistill.corpora import sources
 
@@ -67,7 +67,7 @@ def folder(tmp_path, monkeypatch):
 
 def options(folder, **fields):
   fields = {"name": "tiny", "vocab_size": 128, "max_length": 12} | fields
-  return data.DataOptions(data_dir=str(folder), **fields)
+  return loading.Options(data_dir=str(folder), **fields)
 
 
 def cache_files(folder):
@@ -96,7 +96,7 @@ def one_line(error):
 
 def test_a_data_set_becomes_three_parts_of_fixed_length(folder):
   build(folder)
-  corpus = data.load(options(folder, train_length=6))
+  corpus = loading.load(options(folder, train_length=6))
   assert corpus.train.token_ids.shape == (95, 6)
   assert corpus.selection.token_ids.shape == (5, 12)
   assert corpus.reported.token_ids.shape == (20, 12)
@@ -109,7 +109,7 @@ def test_a_data_set_becomes_three_parts_of_fixed_length(folder):
 
 def test_the_mask_is_false_exactly_at_the_padding(folder):
   build(folder)
-  corpus = data.load(options(folder))
+  corpus = loading.load(options(folder))
   pads = corpus.train.token_ids == corpus.tokenizer.pad_id
   assert pads.any()
   np.testing.assert_array_equal(corpus.train.mask, ~pads)
@@ -119,7 +119,7 @@ def test_train_bytes_count_the_training_part_alone(folder):
   rows = labelled()
   rows["train"] = [{"text": "né", "label": i % 3} for i in range(100)]
   build(folder, rows=rows)
-  assert data.load(options(folder)).train_bytes == 3 * 95
+  assert loading.load(options(folder)).train_bytes == 3 * 95
 
 
 def test_a_pair_is_one_row_with_two_separators(folder):
@@ -131,11 +131,11 @@ def test_a_pair_is_one_row_with_two_separators(folder):
     for split, count in (("train", 40), ("test", 4))
   }
   build(folder, texts=("hypothesis", "premise"), rows=rows)
-  corpus = data.load(options(folder))
+  corpus = loading.load(options(folder))
   assert corpus.text_keys == ("premise", "hypothesis")
   row = [corpus.tokenizer.tokens[i] for i in corpus.reported.token_ids[0]]
   assert row[:7] == ["[CLS]", "red", "green", "[SEP]", "teal", "[SEP]", "[PAD]"]
-  one = data.load(options(folder, text_keys=["hypothesis"]))
+  one = loading.load(options(folder, text_keys=["hypothesis"]))
   row = [one.tokenizer.tokens[i] for i in one.reported.token_ids[0]]
   assert row[:4] == ["[CLS]", "teal", "[SEP]", "[PAD]"]
 
@@ -145,7 +145,7 @@ def test_unlabelled_rows_are_dropped_and_counted(folder):
   rows["train"] += [{"text": "lime", "label": -1}] * 7
   rows["test"] += [{"text": "lime", "label": -1}] * 2
   build(folder, rows=rows)
-  corpus = data.load(options(folder))
+  corpus = loading.load(options(folder))
   assert corpus.dropped == 9
   assert len(corpus.train.labels) + len(corpus.selection.labels) == 60
   assert len(corpus.reported.labels) == 20
@@ -156,7 +156,7 @@ def test_an_unlabelled_test_split_gives_way_to_validation(folder):
   rows["validation"] = rows.pop("test")
   rows["test"] = [{"text": "lime", "label": -1}] * 5
   build(folder, rows=rows)
-  corpus = data.load(options(folder))
+  corpus = loading.load(options(folder))
   assert len(corpus.reported.labels) == 9
   assert corpus.dropped == 0
 
@@ -165,7 +165,7 @@ def test_the_reported_split_can_be_named(folder):
   rows = labelled(test=9)
   rows["extra"] = rows["test"][:4]
   build(folder, rows=rows)
-  corpus = data.load(options(folder, reported_split="extra"))
+  corpus = loading.load(options(folder, reported_split="extra"))
   assert len(corpus.reported.labels) == 4
 
 
@@ -173,7 +173,7 @@ def test_an_empty_text_is_a_row_of_special_tokens(folder):
   rows = labelled()
   rows["test"] = [{"text": "", "label": 0}]
   build(folder, rows=rows)
-  corpus = data.load(options(folder))
+  corpus = loading.load(options(folder))
   assert corpus.reported.mask.sum() == 2
   assert corpus.tokenizer.tokens[corpus.reported.token_ids[0, 1]] == "[SEP]"
 
@@ -183,21 +183,21 @@ def test_an_empty_text_is_a_row_of_special_tokens(folder):
 
 def test_a_cache_hit_reads_no_rows_and_equals_a_cold_load(folder, monkeypatch):
   build(folder)
-  cold = data.load(options(folder))
+  cold = loading.load(options(folder))
   monkeypatch.setattr(sources, "read", None)
-  assert_same(cold, data.load(options(folder)))
+  assert_same(cold, loading.load(options(folder)))
 
 
 def test_a_cold_load_leaves_one_file_and_nothing_unfinished(folder):
   build(folder)
-  data.load(options(folder))
+  loading.load(options(folder))
   assert [path.suffix for path in cache_files(folder)] == [".npz"]
 
 
 @pytest.mark.parametrize("where", [0.0, 0.3, 0.5, 0.9, "cut", "empty"])
 def test_a_damaged_cache_file_is_rebuilt(folder, where):
   build(folder)
-  cold = data.load(options(folder))
+  cold = loading.load(options(folder))
   (path,) = cache_files(folder)
   content = bytearray(path.read_bytes())
   if where == "cut":
@@ -208,8 +208,8 @@ def test_a_damaged_cache_file_is_rebuilt(folder, where):
     start = int(where * len(content))
     content[start : start + 40] = bytes(40 * [0x5A])
   path.write_bytes(content)
-  assert_same(cold, data.load(options(folder)))
-  assert_same(cold, data._from_cache(path))
+  assert_same(cold, loading.load(options(folder)))
+  assert_same(cold, loading._from_cache(path))
 
 
 def test_every_option_that_decides_the_arrays_changes_the_hash(folder):
@@ -230,7 +230,7 @@ def test_every_option_that_decides_the_arrays_changes_the_hash(folder):
     {"train_length": 9},
   ]
   found = {
-    data.load(options(folder, **(base | change))).fingerprint
+    loading.load(options(folder, **(base | change))).fingerprint
     for change in changes
   }
   assert len(found) == len(cache_files(folder)) == len(changes)
@@ -238,30 +238,30 @@ def test_every_option_that_decides_the_arrays_changes_the_hash(folder):
 
 def test_other_rows_under_the_same_name_are_not_taken_from_the_cache(folder):
   build(folder)
-  first = data.load(options(folder))
+  first = loading.load(options(folder))
   other = folder.parent / "other"
   rows = labelled()
   rows["train"][3]["label"] = 1
   build(other, rows=rows)
-  assert data.load(options(other)).fingerprint != first.fingerprint
+  assert loading.load(options(other)).fingerprint != first.fingerprint
 
 
 def test_the_same_rows_in_another_folder_have_the_same_hash(folder):
   build(folder)
-  first = data.load(options(folder))
+  first = loading.load(options(folder))
   moved = folder.rename(folder.parent / "moved")
-  assert_same(first, data.load(options(moved)))
+  assert_same(first, loading.load(options(moved)))
 
 
 def test_the_cache_folder_is_the_option_then_the_environment(monkeypatch):
   monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
   monkeypatch.delenv("GMDISTILL_CACHE", raising=False)
-  assert data.cache_folder() == pathlib.Path("/xdg/gmdistill")
+  assert paths.cache_folder() == pathlib.Path("/xdg/gmdistill")
   monkeypatch.setenv("GMDISTILL_CACHE", "/own")
-  assert data.cache_folder() == pathlib.Path("/own")
+  assert paths.cache_folder() == pathlib.Path("/own")
   monkeypatch.delenv("GMDISTILL_CACHE")
   monkeypatch.delenv("XDG_CACHE_HOME")
-  assert data.cache_folder() == pathlib.Path.home() / ".cache/gmdistill"
+  assert paths.cache_folder() == pathlib.Path.home() / ".cache/gmdistill"
 
 
 def test_a_cache_folder_that_is_a_file_is_an_input_error(folder, monkeypatch):
@@ -269,7 +269,7 @@ def test_a_cache_folder_that_is_a_file_is_an_input_error(folder, monkeypatch):
   (folder.parent / "file").write_text("")
   monkeypatch.setenv("GMDISTILL_CACHE", str(folder.parent / "file"))
   with pytest.raises(errors.InputError, match="GMDISTILL_CACHE") as error:
-    data.load(options(folder))
+    loading.load(options(folder))
   assert one_line(error)
 
 
@@ -279,18 +279,18 @@ def test_a_cache_folder_that_is_a_file_is_an_input_error(folder, monkeypatch):
 def test_an_unknown_name_suggests_one_on_disk(folder):
   build(folder)
   with pytest.raises(errors.InputError, match="did you mean tiny") as error:
-    data.load(options(folder, name="tinny"))
+    loading.load(options(folder, name="tinny"))
   assert one_line(error)
   with pytest.raises(errors.InputError, match="docstrings, tiny"):
-    data.load(options(folder, name="qqqqqq"))
+    loading.load(options(folder, name="qqqqqq"))
   with pytest.raises(errors.InputError, match="not the name of a TFDS"):
-    data.load(options(folder, name="../x"))
+    loading.load(options(folder, name="../x"))
 
 
 def test_an_unprepared_set_says_how_to_prepare_it(folder):
   message = "set config.data.dir to .*download_and_prepare"
   with pytest.raises(errors.InputError, match=message) as error:
-    data.load(options(folder, name="imdb_reviews"))
+    loading.load(options(folder, name="imdb_reviews"))
   assert one_line(error)
   assert str(folder) in str(error.value)
   assert not list(folder.iterdir())
@@ -300,7 +300,7 @@ def test_a_set_that_needs_tensorflow_to_read_is_refused(folder, monkeypatch):
   build(folder)
   monkeypatch.setattr(sources, "_random_access", lambda: ())
   with pytest.raises(errors.InputError, match="file_format='array_record'"):
-    data.load(options(folder))
+    loading.load(options(folder))
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,7 @@ def test_features_that_do_not_fit_are_listed(
     row |= dict.fromkeys(attributes.get("texts", Fixture.texts), "red")
   build(folder, rows=rows, **attributes)
   with pytest.raises(errors.InputError, match=message) as error:
-    data.load(options(folder, **fields))
+    loading.load(options(folder, **fields))
   assert one_line(error)
 
 
@@ -346,7 +346,7 @@ def test_splits_that_cannot_serve_are_refused(folder, splits, message):
   }
   build(folder, rows=rows)
   with pytest.raises(errors.InputError, match=message) as error:
-    data.load(options(folder))
+    loading.load(options(folder))
   assert one_line(error)
 
 
@@ -355,7 +355,7 @@ def test_splits_that_cannot_serve_are_refused(folder, splits, message):
 )
 def test_lengths_and_sizes_are_checked(fields):
   with pytest.raises(errors.InputError, match=next(iter(fields))):
-    data.DataOptions(**fields)
+    loading.Options(**fields)
 
 
 def test_too_few_rows_name_the_class_and_what_would_do():
@@ -401,9 +401,9 @@ def test_a_saved_tokenizer_is_the_same_tokenizer(tmp_path, folder):
   found = tokenizing.Tokenizer.from_file(tmp_path / "tokenizer.json")
   assert found.fingerprint == tokenizer.fingerprint
   build(folder)
-  corpus = data.load(options(folder), str(tmp_path / "tokenizer.json"))
+  corpus = loading.load(options(folder), str(tmp_path / "tokenizer.json"))
   assert corpus.tokenizer.fingerprint == tokenizer.fingerprint
-  assert corpus.fingerprint != data.load(options(folder)).fingerprint
+  assert corpus.fingerprint != loading.load(options(folder)).fingerprint
 
 
 def test_a_pair_loses_tokens_of_its_longer_text():
@@ -440,14 +440,14 @@ def examples(counts, length=3):
 )
 def test_the_selection_split_is_stratified_disjoint_and_capped(counts, wanted):
   labels = examples(counts).labels
-  train, selection = data.selection_split(labels)
+  train, selection = loading.selection_split(labels)
   assert len(selection) == wanted
   everything = np.sort(np.concatenate([train, selection]))
   np.testing.assert_array_equal(everything, np.arange(len(labels)))
   share = np.array(counts) * wanted / sum(counts)
   found = np.bincount(labels[selection], minlength=len(counts))
   assert (np.abs(found - share) < 1).all()
-  np.testing.assert_array_equal(selection, data.selection_split(labels)[1])
+  np.testing.assert_array_equal(selection, loading.selection_split(labels)[1])
 
 
 def test_balanced_batches_come_class_by_class_with_one_hot_labels():
@@ -526,7 +526,7 @@ def test_loading_imports_no_tensorflow_and_importing_no_tfds(folder):
   program = (
     "import sys; from gmdistill import data; "
     "assert 'tensorflow_datasets' not in sys.modules; "
-    "data.load(data.DataOptions(name='tiny', data_dir=sys.argv[1])); "
+    "loading.load(loading.Options(name='tiny', data_dir=sys.argv[1])); "
     "assert 'tensorflow' not in sys.modules"
   )
   subprocess.run([sys.executable, "-c", program, str(folder)], check=True)
@@ -543,7 +543,7 @@ def test_sst2_and_rte_have_their_published_sizes(folder):
   assert sst2.label_names == ("negative", "positive")
   assert sources.reported_candidates(sst2) == ("validation",)
   assert len(sources.read(sst2, "validation").labels) == 872
-  rte = data.load(options(SHARED, name="glue/rte", max_length=64))
+  rte = loading.load(options(SHARED, name="glue/rte", max_length=64))
   assert rte.text_keys == ("sentence1", "sentence2")
   assert len(rte.train.labels) + len(rte.selection.labels) == 2490
   assert len(rte.reported.labels) == 277

@@ -14,9 +14,9 @@ from conftest import make_problem, make_synthetic
 from orbax.checkpoint import v1 as ocp
 
 from gmdistill import (
-  data,
   main,
   metrics,
+  paths,
   replays,
   set_files,
   synthetic,
@@ -61,7 +61,7 @@ def test_compiled_programs_are_kept_in_the_cache_folder():
     assert jax.config.values[name] == before
     jax.config.update(name, None)
     main._keep_programs()
-    assert jax.config.values[name] == str(data.cache_folder() / "programs")
+    assert jax.config.values[name] == str(paths.cache_folder() / "programs")
   finally:
     jax.config.update(name, before)
 

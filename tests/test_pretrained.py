@@ -13,7 +13,7 @@ import pytest
 import safetensors.numpy
 import tokenizers
 
-from gmdistill import data, errors, pretrained, spaces, students
+from gmdistill import data, errors, loading, pretrained, spaces, students
 from gmdistill import problem as problems
 from gmdistill import tokenizer as tokenizing
 
@@ -488,7 +488,7 @@ def test_rows_longer_than_the_positions_are_refused(monkeypatch, fields):
 
   monkeypatch.setattr(data, "load", load)
   message = refusal(
-    spaces.build, {"pretrained": str(TINY)}, {}, data.DataOptions(**fields)
+    spaces.build, {"pretrained": str(TINY)}, {}, loading.Options(**fields)
   )
   assert str(max(fields.values())) in message and "32 positions" in message
 
@@ -502,11 +502,11 @@ def test_rows_as_long_as_the_positions_are_not(monkeypatch):
 
   monkeypatch.setattr(data, "load", load)
   with pytest.raises(Read, match="tokenizer.json"):
-    spaces.build({"pretrained": str(TINY)}, {}, data.DataOptions(max_length=32))
+    spaces.build({"pretrained": str(TINY)}, {}, loading.Options(max_length=32))
 
 
 def test_other_students_live_in_a_pretrained_encoders_space():
-  options = data.DataOptions(max_length=32)
+  options = loading.Options(max_length=32)
   fields = {"pretrained": str(TINY), "pooling": "mean"}
   encoder = spaces.build(fields, {}, options)
   other = spaces.build(fields | {"kind": "bilstm", "width": 8}, {}, options)

@@ -19,6 +19,7 @@ from gmdistill import (
   data,
   errors,
   evaluate,
+  loading,
   main,
   objectives,
   pretrained,
@@ -332,7 +333,7 @@ def test_neither_teachers_nor_weights_are_part_of_the_data():
 
 
 def chain_options(**fields):
-  return data.DataOptions(
+  return loading.Options(
     **dict(
       name="chains",
       text_keys=("text",),
@@ -348,7 +349,7 @@ def chain_options(**fields):
 
 @pytest.fixture(scope="module")
 def chain_corpus():
-  return data.load(chain_options())
+  return loading.load(chain_options())
 
 
 def test_a_chain_s_rationale_is_its_partial_results_and_ends_in_its_label():
@@ -367,7 +368,7 @@ def test_a_chain_s_rationale_is_its_partial_results_and_ends_in_its_label():
 
 
 def test_a_corpus_with_rationales_comes_back_from_the_cache(chain_corpus):
-  again = data.load(chain_options())
+  again = loading.load(chain_options())
   assert again.fingerprint == chain_corpus.fingerprint
   jax.tree.map(np.testing.assert_array_equal, again.train, chain_corpus.train)
   tokens = chain_corpus.tokenizer.tokens
@@ -380,7 +381,7 @@ def test_a_corpus_with_rationales_comes_back_from_the_cache(chain_corpus):
 
 
 def test_a_corpus_s_text_is_the_same_without_its_rationales(chain_corpus):
-  bare = data.load(chain_options(rationale_key="", group_key=""))
+  bare = loading.load(chain_options(rationale_key="", group_key=""))
   assert bare.train.rationale is None and bare.train.groups is None
   assert bare.fingerprint != chain_corpus.fingerprint
   told = data.without_slots(chain_corpus.train)
@@ -615,4 +616,4 @@ def test_rationales_without_any_text_are_refused(monkeypatch):
   with pytest.raises(
     errors.InputError, match="has no text in any training row"
   ):
-    data.load(chain_options(vocab_size=101))
+    loading.load(chain_options(vocab_size=101))

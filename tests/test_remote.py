@@ -15,12 +15,12 @@ from conftest import make_synthetic
 from gmdistill import (
   bank,
   checkpoint,
-  data,
   distill,
   errors,
   experts,
   finish,
   interrupts,
+  loading,
   main,
   metrics,
   paths,
@@ -152,8 +152,8 @@ def test_a_data_set_in_a_bucket_is_read_as_one_on_a_disk(
   monkeypatch.setenv("GMDISTILL_CACHE", str(tmp_path / "cache"))
   test_data.build(tmp_path / "tfds")
   shutil.copytree(tmp_path / "tfds", root / "bucket" / "tfds")
-  load = lambda folder: data.load(  # noqa: E731
-    data.DataOptions(name="tiny", data_dir=folder, max_length=8, vocab_size=64)
+  load = lambda folder: loading.load(  # noqa: E731
+    loading.Options(name="tiny", data_dir=folder, max_length=8, vocab_size=64)
   )
   here, there = load(str(tmp_path / "tfds")), load(f"{remote}/tfds")
   assert there.fingerprint == here.fingerprint
