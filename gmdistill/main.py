@@ -62,8 +62,8 @@ def main(argv: list[str]) -> int:
   verb = argv[1]
   if verb not in VERBS:
     return _refuse(f"unknown verb {verb!r}; use one of {', '.join(VERBS)}.")
-    # Slow imports wait until there is something to do.
-    from gmdistill import errors
+  # Slow imports wait until there is something to do.
+  from gmdistill import errors
 
   try:
     flags, rest = _parse([argv[0], *argv[2:]])
