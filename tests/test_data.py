@@ -524,7 +524,7 @@ def test_taken_rows_keep_the_order_asked_for():
 def test_loading_imports_no_tensorflow_and_importing_no_tfds(folder):
   build(folder)
   program = (
-    "import sys; from gmdistill import data; "
+    "import sys; from gmdistill import data, loading; "
     "assert 'tensorflow_datasets' not in sys.modules; "
     "loading.load(loading.Options(name='tiny', data_dir=sys.argv[1])); "
     "assert 'tensorflow' not in sys.modules"

@@ -486,7 +486,7 @@ def test_rows_longer_than_the_positions_are_refused(monkeypatch, fields):
   def load(*args, **kwargs):
     raise AssertionError("the data are read before the lengths are checked")
 
-  monkeypatch.setattr(data, "load", load)
+  monkeypatch.setattr(loading, "load", load)
   message = refusal(
     spaces.build, {"pretrained": str(TINY)}, {}, loading.Options(**fields)
   )
@@ -500,7 +500,7 @@ def test_rows_as_long_as_the_positions_are_not(monkeypatch):
   def load(options, tokenizer_file):
     raise Read(tokenizer_file)
 
-  monkeypatch.setattr(data, "load", load)
+  monkeypatch.setattr(loading, "load", load)
   with pytest.raises(Read, match="tokenizer.json"):
     spaces.build({"pretrained": str(TINY)}, {}, loading.Options(max_length=32))
 
