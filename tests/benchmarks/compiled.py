@@ -31,7 +31,7 @@ from gmdistill import mesh as meshes
 from gmdistill import problem as problems
 
 BASE = dict(layers=6, length=32, classes=4, students=1)
-SWEEPS = dict(layers=(2, 12), length=(64, 128), classes=(2, 16), students=(4,))
+SWEEPS = dict(layers=(2, 12), length=(128,), classes=(16,), students=(4,))
 PER_CLASS = 2
 
 
