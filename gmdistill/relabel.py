@@ -36,8 +36,9 @@ def of_set(setup: spaces.Setup, syn: synthetic.SyntheticSet) -> Rows:
     theirs = teachers.space_id(teacher)
     if theirs != setup.space_id:
       raise errors.InputError(
-        f"the teacher {teacher.name} reads embedding space {theirs}, the set "
-        f"lives in {setup.space_id}; use a teacher over the set's table and "
+        f"the teacher {teacher.name} reads embedding space {theirs} of "
+        f"{_size(teacher.problem)}, the set lives in {setup.space_id} of "
+        f"{_size(setup.problem)}; use a teacher over the set's table and "
         "tokenizer."
       )
     length = syn.batch.mask.shape[1]
@@ -45,6 +46,11 @@ def of_set(setup: spaces.Setup, syn: synthetic.SyntheticSet) -> Rows:
     return syn.batch
 
   return Rows(syn, read)
+
+
+def _size(problem):
+  tokens, width = problem.embeddings.shape
+  return f"{tokens} tokens, {width} wide"
 
 
 def of_coreset(

@@ -1,6 +1,7 @@
 """Labelling sets after the fact, and distilling on for newer teachers."""
 
 import json
+import re
 import pathlib
 
 import numpy as np
@@ -197,7 +198,9 @@ def test_a_teacher_of_another_space_cannot_read_a_set(
     f"--teacher={other}",
     f"--workdir={tmp_path / 'never'}",
   )
+  sizes = re.findall(r"(\d+) tokens, 16 wide", said)
   assert "reads embedding space" in said and "the set lives in" in said
+  assert len(set(sizes)) == 2
   # It reads text, though: a coreset of the same data.
   syn, _ = relabelled(tmp_path / "read", POLISH, [other], "--row=random")
   assert np.isfinite(syn.batch.labels).all()
