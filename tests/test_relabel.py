@@ -1,8 +1,8 @@
 """Labelling sets after the fact, and distilling on for newer teachers."""
 
 import json
-import re
 import pathlib
+import re
 
 import numpy as np
 import pytest
