@@ -55,8 +55,9 @@ def first_params(
   """
   if config.start:
     syn = recipe.starting_set(setup, config)
-    assert parameterization.encode is not None  # all that configs name have it
-    return jax.jit(parameterization.encode)(syn)
+    encode = parameterization.encode
+    assert encode is not None  # all that a config names have one
+    return schedule.named("start", lambda: jax.jit(encode)(syn))
   rows = coresets.choose(
     config.initialise,
     setup.problem,

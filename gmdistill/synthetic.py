@@ -348,7 +348,16 @@ def with_rationales(base: Parameterization) -> Parameterization:
     )
     return dataclasses.replace(decoded, batch=batch)
 
-  return Parameterization(init, decode)
+  def encode(syn: SyntheticSet) -> PyTree:
+    if syn.batch.rationale is None:
+      raise ValueError("the set has no rationales to start from.")
+    return {
+      "base": _encode(base, syn),
+      "rationale": syn.batch.rationale,
+      "rationale_weights": syn.batch.rationale_weights,
+    }
+
+  return Parameterization(init, decode, encode)
 
 
 def space_id(embeddings: Any, tokenizer_fingerprint: str) -> str:

@@ -62,6 +62,20 @@ def test_a_set_that_is_there_is_encoded_to_what_decodes_to_it(kind, base):
   )
 
 
+def test_rationales_are_encoded_and_a_set_without_them_is_no_start():
+  stored = synthetic.with_rationales(synthetic.direct())
+  told = dataclasses.replace(
+    make_synthetic(),
+    rationale=jax.random.normal(jax.random.key(5), (4, 3, 8)),
+    rationale_weights=jnp.full((4, 3), 1 / 3),
+  )
+  syn = stored.decode(stored.init(told))
+  again = stored.decode(stored.encode(syn))
+  jax.tree.map(np.testing.assert_array_equal, syn, again)
+  with pytest.raises(ValueError, match="has no rationales"):
+    stored.encode(synthetic.SyntheticSet(make_synthetic()))
+
+
 def test_steps_that_a_set_does_not_bring_start_afresh():
   stored, _ = learned(steps=3)
   other, params = learned(steps=5)
