@@ -107,6 +107,8 @@ def relabel(flags: Any, rest: list[str], command: str) -> None:
   }
   folder.mkdir(parents=True, exist_ok=True)
   finish.write_set(folder, labelled, card, setup, config)
+  # Who reads the set by this config is told when a teacher has changed.
+  config.teachers.dirs = tuple(flags.teacher)
   workdirs.write_json(folder / "config.json", config.to_dict())
   print(
     f"{len(labelled.batch.labels)} examples labelled by "
