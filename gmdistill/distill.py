@@ -17,6 +17,7 @@ from gmdistill import (
   evaluate,
   finish,
   interrupts,
+  labelling,
   metrics,
   objectives,
   outer,
@@ -97,6 +98,7 @@ def prepare(config: ml_collections.ConfigDict, command: str = "") -> Job:
   stages = schedule.stages(config)
   mesh = meshes.build(config.num_students, **config.mesh.to_dict())
   setup = recipe.setup(config)
+  labelling.require_no_params(config)
   parameterization = recipe.parameterization(config, setup.problem)
   finished = synthetic.with_smoothed_labels(
     parameterization, config.label_smoothing

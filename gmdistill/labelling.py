@@ -63,6 +63,7 @@ def with_taught_rows(
   Raises:
     InputError: a teacher that cannot be read, or in a private bank.
   """
+  require_no_params(config)
   labels = labels_id(config)
   if labels != setup.labels and config.bank.noise:
     raise errors.InputError(
@@ -74,6 +75,22 @@ def with_taught_rows(
   return setup._replace(
     corpus=setup.corpus._replace(train=train), labels=labels
   )
+
+
+def require_no_params(config: ml_collections.ConfigDict) -> None:
+  """Checks that what real rows are lost by has no parameters of its own.
+
+  Raises:
+    InputError: a gate, or features, which are learned with a student.
+  """
+  kd = config.kd
+  gate = kd.loss and kd.weights == "gate"
+  if gate or kd.features:
+    field = "kd.weights=gate" if gate else f"kd.features={kd.features}"
+    raise errors.InputError(
+      f"{field} is learned with a student, by train, evaluate or teach; leave "
+      "it out of distill and bank."
+    )
 
 
 def labels_id(config: ml_collections.ConfigDict) -> str:

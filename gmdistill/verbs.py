@@ -237,6 +237,16 @@ def _fitting_set(
       f"the set in {folder} has sequences of {length}, but the student has "
       f"{most} positions; use a student with more student.max_positions."
     )
+  wanted = {
+    "teacher_logits": config.kd.loss,
+    "teacher_features": config.kd.features,
+  }
+  for name, loss in wanted.items():
+    if loss and getattr(syn.batch, name) is None:
+      metrics.say(
+        f"the set brings no {name}, so students lose no {loss} to them; "
+        "gmdistill relabel gives it some"
+      )
   return _for_student(setup.problem, syn)
 
 

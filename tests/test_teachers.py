@@ -110,12 +110,41 @@ def test_kept_classes_share_out_the_mass_of_the_others():
     ({"alpha": 2.0}, "alpha=2.0 must be 0 to 1"),
     ({"top_k": 9}, "top_k=9 from 0 to 4"),
     ({"join": "losses"}, "join='losses' is none of probabilities"),
+    ({"temperatures": (1.0, 2.0)}, "one for each of 1 teachers"),
     ({"weights": "votes"}, "weights='votes' is none of equal"),
   ],
 )
 def test_choices_that_mean_nothing_are_refused(folder, fields, said):
   with pytest.raises(errors.InputError, match=f"config.teachers: .*{said}"):
     distill.prepare(with_teacher(folder, **fields))
+
+
+@pytest.mark.parametrize(
+  "fields, said",
+  [
+    ({"loss": "kl"}, "config.kd: loss='kl' is none of forward_kl"),
+    ({"loss": "taid", "weight": 2.0}, "kd.weight=2.0 .* must be 0 to 1"),
+    ({"loss": "taid", "schedule": "steep"}, "kind='steep' is none of constant"),
+    ({"features": "l1"}, "kind='l1' is none of cosine, mse"),
+    ({"features": "mse"}, "kd.features=mse is learned with a student"),
+    ({"loss": "bild", "weights": "gate"}, "kd.weights=gate is learned with"),
+  ],
+)
+def test_losses_that_mean_nothing_are_refused(folder, fields, said):
+  config = with_teacher(folder)
+  config.kd.update(fields)
+  with pytest.raises(errors.InputError, match=said):
+    distill.prepare(config)
+
+
+def test_a_changing_teacher_needs_a_loss():
+  config = tiny_config.get_config()
+  config.kd.teaching = "peer"
+  with pytest.raises(errors.InputError, match="does not say what they lose"):
+    recipe.protocol(config, "scratch")
+  config.kd.update(loss="forward_kl", teaching="parent")
+  with pytest.raises(errors.InputError, match="none, moving_average, peer"):
+    recipe.protocol(config, "scratch")
 
 
 def test_a_directory_without_a_head_is_no_teacher():
