@@ -62,9 +62,8 @@ def finish(
     distill_seconds: How long the outer loop took.
   """
   card = first_card(setup, config)
-  named = labelling.teacher_names(config)
-  if named and (config.teachers.alpha or config.kd.loss):
-    card["teachers"] = teachers.names_and_ids(named)
+  if labelling.asks_teachers(config):
+    card["teachers"] = teachers.names_and_ids(labelling.teacher_names(config))
   first = processes.is_first()  # the process that writes
   if first:
     # Saved before it is measured, so that a kill from here on loses no set.

@@ -36,9 +36,9 @@ def taught(
   Raises:
     InputError: a teacher that cannot be read, or knows other classes.
   """
-  names, options = teacher_names(config), label_options(config)
-  if not names or not (options.alpha or config.kd.loss):
+  if not asks_teachers(config):
     return corpus.train
+  names, options = teacher_names(config), label_options(config)
   read = settings.data_options(config)
   said_KxNxC = np.stack(
     [teachers.logits(teachers.load(name), corpus, read) for name in names]
@@ -64,8 +64,7 @@ def with_taught_rows(
     InputError: a teacher that cannot be read, or in a private bank.
   """
   require_no_params(config)
-  labels = labels_id(config)
-  if labels != setup.labels and config.bank.noise:
+  if asks_teachers(config) and config.bank.noise:
     raise errors.InputError(
       f"bank.noise={config.bank.noise} hides a row's own gradient, and "
       "teachers.dirs labels it by teachers that may know it; use "
@@ -73,7 +72,7 @@ def with_taught_rows(
     )
   train = taught(setup.corpus, config)
   return setup._replace(
-    corpus=setup.corpus._replace(train=train), labels=labels
+    corpus=setup.corpus._replace(train=train), labels=labels_id(config)
   )
 
 
@@ -94,14 +93,27 @@ def require_no_params(config: ml_collections.ConfigDict) -> None:
 
 
 def labels_id(config: ml_collections.ConfigDict) -> str:
-  """Returns whose labels the outer loop's rows carry: `true`, or a hash."""
-  names, options = teacher_names(config), label_options(config)
-  if not names or not (options.alpha or config.kd.loss):
+  """Returns what the outer loop's rows say: `true`, or a hash of what else."""
+  told: list[Any] = []
+  if asks_teachers(config):
+    ids = [one["id"] for one in teachers.names_and_ids(teacher_names(config))]
+    options = dataclasses.asdict(label_options(config))
+    told += [ids, options]
+  if told or config.kd.shallow_weight:
+    told.append(config.kd.to_dict())
+  if config.data.rationale_key:
+    told += rationale_facts(config)
+  if not told:
     return "true"
-  ids = [one["id"] for one in teachers.names_and_ids(names)]
-  told = [ids, dataclasses.asdict(options), config.kd.to_dict()]
   text = json.dumps(told, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def asks_teachers(config: ml_collections.ConfigDict) -> bool:
+  """Whether teachers have a say in the outer loop's rows."""
+  return bool(teacher_names(config)) and bool(
+    config.teachers.alpha or config.kd.loss
+  )
 
 
 def teacher_names(config: ml_collections.ConfigDict) -> list[str]:

@@ -172,8 +172,12 @@ class Transformer(nn.Module):
       self.pooler = nn.Dense(self.width, kernel_init=normal)
     self.head = nn.Dense(self.num_classes, kernel_init=normal)
 
-  def __call__(self, x_BxLxD: jax.Array, mask_BxL: jax.Array) -> Outputs:
-    """Returns logits [B, C], features [B, D], attention and layers."""
+  def encode(
+    self, x_BxLxD: jax.Array, mask_BxL: jax.Array
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns the last hidden states [B, L, D], and of every layer the first
+    token's attention [B, layers, heads, L] and the pooled state [B, layers, D].
+    """
     length, precision = x_BxLxD.shape[1], x_BxLxD.dtype
     # Segment 0 throughout: a pair is told apart by its separator token.
     positions_1xLxD = self.position[None, :length]
@@ -182,16 +186,23 @@ class Transformer(nn.Module):
     if self.compute != "float32":
       x_BxLxD = x_BxLxD.astype(self.compute)
     x_BxLxD, (first_NxBxHxL, pooled_NxBxD) = self.layers(x_BxLxD, mask_BxL)
-    hidden_BxLxD = x_BxLxD.astype(precision)
+    return (
+      x_BxLxD.astype(precision),
+      jnp.moveaxis(first_NxBxHxL, 0, 1),
+      jnp.moveaxis(pooled_NxBxD, 0, 1).astype(precision),
+    )
+
+  def __call__(self, x_BxLxD: jax.Array, mask_BxL: jax.Array) -> Outputs:
+    """Returns logits [B, C], features [B, D], attention and layers."""
+    hidden_BxLxD, attention, layers_BxNxD = self.encode(x_BxLxD, mask_BxL)
     features_BxD = pool(hidden_BxLxD, mask_BxL, self.pooling)
-    layers_BxNxD = jnp.moveaxis(pooled_NxBxD, 0, 1).astype(precision)
     if self.pooling == "first":
       features_BxD = jnp.tanh(self.pooler(features_BxD))
       layers_BxNxD = jnp.tanh(self.pooler(layers_BxNxD))
     return Outputs(
       self.head(features_BxD),
       features_BxD,
-      jnp.moveaxis(first_NxBxHxL, 0, 1),
+      attention,
       layers_BxNxD,
       self.say(hidden_BxLxD),
     )
