@@ -210,15 +210,13 @@ def test_a_newer_teacher_makes_a_set_stale_and_update_starts_from_it(
   folder, taught, tmp_path, capsys
 ):
   first = tmp_path / "first"
-  fields = ["--config.num_steps=4", "--config.eval_every=2"]
-  assert not command(
-    "distill",
-    POLISH,
-    f"--workdir={first}",
-    f"--config.teachers.dirs={taught[0]}",
-    *fields,
-  )
-  syn, card = set_files.load(first / "set")
+  fields = [
+    "--config.num_steps=4",
+    "--config.eval_every=2",
+    "--config.sequence_length=12",
+    "--config.protocols=('replay',)",
+  ]
+  syn, card = relabelled(first, POLISH, taught[:1], "--row=random", *fields)
   assert card["teachers"][0]["id"] == teachers.identity(taught[0])
   same = refused(
     capsys,
