@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import optax
 
-from gmdistill import data, ensembles, recipe, teachers, training
+from gmdistill import coresets, data, ensembles, recipe, teachers, training
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "quickstart.py"
 
@@ -42,21 +42,29 @@ def main():
   parser = argparse.ArgumentParser()
   parser.add_argument("--students", type=int, default=5)
   parser.add_argument("--steps", type=int, default=1200)
+  parser.add_argument("--teacher_steps", type=int, default=1200)
+  parser.add_argument("--rows", type=int, default=0, help="a class; 0: all")
   options = parser.parse_args()
   config = runpy.run_path(str(CONFIG))["get_config"]()
   setup = recipe.setup(config)
   problem, train = setup.problem, setup.corpus.train
   classes = len(setup.corpus.label_names)
   batch = jax.device_put(data.as_batch(train, classes))
-  fit = lambda labels, seed: trained(  # noqa: E731
-    problem,
-    batch.replace(labels=jax.numpy.asarray(labels)),
-    jax.random.key(seed),
-    options.steps,
-  )
+
+  def fit(labels, seed, num_steps, rows=np.s_[:]):
+    own = batch.replace(labels=jax.numpy.asarray(labels))
+    own = jax.tree.map(lambda x: x[rows], own)
+    return trained(problem, own, jax.random.key(seed), num_steps)
+
   truth = np.eye(classes, dtype=np.float32)[train.labels]
   shuffled = np.random.default_rng(0).permutation(truth)
-  params = [fit(truth, 100), fit(truth, 101), fit(shuffled, 102)]
+  params = [
+    fit(labels, 100 + i, options.teacher_steps)
+    for i, labels in enumerate((truth, truth, shuffled))
+  ]
+  rows = np.s_[:]
+  if options.rows:
+    rows = coresets.random(train.labels, options.rows, 0)
   said = np.stack([np.asarray(logits_of(problem, p, batch)) for p in params])
   buckets = training.length_buckets(setup.corpus.reported, classes)
   for kind in ensembles.WEIGHTS:
@@ -65,7 +73,9 @@ def main():
     found = np.concatenate(
       [
         training.accuracies(
-          problem, jax.tree.map(lambda x: x[None], fit(soft, seed)), buckets
+          problem,
+          jax.tree.map(lambda x: x[None], fit(soft, seed, options.steps, rows)),
+          buckets,
         )
         for seed in range(options.students)
       ]
