@@ -5,7 +5,8 @@ python tests/benchmarks/shuffled_teacher.py
 On the embedded corpus, with the quickstart's student: the mean weight that each
 teacher gets, and the accuracy of students that train on all real rows with the
 labels that come of it. A few minutes on a CPU. With --teacher_steps=5000 the
-teachers know their labels by heart; with --rows=50 --steps=300 students see few.
+teachers know their labels by heart; with --rows=50 --steps=300 students see
+few.
 """
 
 import argparse
