@@ -99,7 +99,9 @@ def finish(
   analysis = _analysis(setup, read, config)
   if not first:
     return
-  write_set(folder, best, {**card, "results": rows}, setup, config)
+  # The space is there by now.
+  card["results"] = rows
+  set_files.save(folder / "set", best, card, config.stored_as)
   workdirs.write_json(folder / "analysis.json", analysis)
   workdirs.write_json(folder / "summary.json", summary)
   path = report.write([folder], folder / "report.html")

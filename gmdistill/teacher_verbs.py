@@ -102,7 +102,7 @@ def relabel(flags: Any, rest: list[str], command: str) -> None:
   )
   card = {
     **card,
-    "teachers": teachers.names_and_ids(flags.teacher),
+    "teachers": [{"name": one.name, "id": one.id} for one in named],
     "results": {},
   }
   folder.mkdir(parents=True, exist_ok=True)
@@ -127,8 +127,9 @@ def update(flags: Any, rest: list[str], command: str) -> None:
     )
   config, folder = verbs.config_and_set(flags)
   _, card = set_files.load(folder)
-  before = [one["id"] for one in card.get("teachers", [])]
-  if before == [teachers.load(name).id for name in flags.teacher]:
+  ids = lambda named: [one["id"] for one in named]  # noqa: E731
+  before = ids(card.get("teachers", []))
+  if before == ids(teachers.names_and_ids(flags.teacher)):
     raise errors.InputError(
       f"the set in {folder} has the labels of these teachers already; give a "
       "newer --teacher."
