@@ -1,7 +1,11 @@
 """Checkpoints: the only file that imports orbax."""
 
 import contextlib
+import functools
+import inspect
 import logging
+import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -69,6 +73,7 @@ class Checkpoints:
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
       like,
     )
+    _hush_readers()
     try:
       found = self._checkpointer.load(step, abstract)
     except Exception as error:  # orbax and tensorstore raise many kinds
@@ -121,6 +126,7 @@ def load_tree(folder: epath.Path, like: PyTree) -> PyTree:
   """
   _quiet()
   host = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
+  _hush_readers()
   try:
     return ocp.load(paths.absolute(folder), host)
   except Exception as error:  # orbax and tensorstore raise many kinds
@@ -134,6 +140,25 @@ def _quiet() -> None:
   logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every save
   # Of a damaged checkpoint every task of its reader tells, after we did.
   logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+
+@functools.cache
+def _hush_readers() -> None:
+  """Keeps silent what a load leaves that fails, until the process ends.
+
+  orbax closes its event loop at the first error. Reads that were under way end
+  later, at once or after minutes, and find nobody to tell; coroutines that were
+  not begun are collected. Python would print a line of each.
+  """
+  warnings.filterwarnings("ignore", "coroutine '.*' was never", RuntimeWarning)
+  before = sys.unraisablehook
+
+  def hook(unraisable):
+    left = inspect.iscoroutine(unraisable.object)
+    if not left and str(unraisable.exc_value) != "Event loop is closed":
+      before(unraisable)
+
+  sys.unraisablehook = hook
 
 
 def _first_words(error: Exception) -> str:
