@@ -1,13 +1,16 @@
 """What each part of the method is worth, on SST-2 with three layers.
 
-gmdistill sweep --config=configs/ablations.py --workdir=runs/ablations
+gmdistill sweep --config=configs/ablations.py --workdir=runs/ablations --config.only='replay-*'
+gmdistill bank --config=configs/sst2_finetune.py --workdir=banks/three --config.student.num_layers=3 --config.student.unroll=3
+gmdistill sweep --config=configs/ablations.py --workdir=runs/ablations --config.only='finetune-*' --config.each.bank.dir=banks/three
 
-One example a class, the encoder's first three layers, 300 outer steps: far from
-the best accuracy, and the same for every line. `replay-base` is the recipe of
-configs/sst2.py; the `finetune-` runs match gradients alone, without a bank, but
-for `finetune-ahead`.
+The encoder's first three layers, 300 outer steps: far from the best accuracy, and
+the same for every line. The `replay-` runs are of configs/sst2.py, one example a
+class; the `finetune-` runs of configs/sst2_finetune.py, five a class, gradient
+matching alone against a bank; the `real-` runs the same without a bank.
 `--config.each.student.pretrained=DIR` and `--config.each.data.dir=DIR` name
-local copies. Two CPU cores: about an hour. Expected: not measured.
+local copies. Two CPU cores: about two hours for the first two sweeps. Expected:
+README has the table.
 `:tiny` sweeps the first two of each kind on the embedded corpus, in seconds.
 """
 
@@ -36,36 +39,46 @@ MATCHING = {
   "flat": {"gradient_matching.distance_kind": "flat_cosine"},
   "l2": {"gradient_matching.distance_kind": "l2"},
   "no_sum": {"gradient_matching.sum_weight": 0.0},
+  "more_sum": {"gradient_matching.sum_weight": 4.0},
+  "young": {"experts.max_age": 12},
+  "no_smoothing": {"label_smoothing": 0.0},
+}
+WITHOUT_BANK = {
+  "base": {},
   "on_the_set": {"trajectory.train_on": "synthetic"},
   "ahead": {"objective": "finetune_ahead"},
+}
+KINDS = {
+  "replay": ("sst2", LOOK_AHEAD),
+  "finetune": ("sst2_finetune", MATCHING),
+  "real": ("sst2_finetune", WITHOUT_BANK),
 }
 
 
 def get_config(mode: str = "") -> ml_collections.ConfigDict:
-  path = pathlib.Path(__file__).with_name("sst2.py")
-  single = runpy.run_path(str(path))["get_config"]
   runs = ml_collections.ConfigDict()
   if not mode:
     runs.only = ""
     runs.each = dict(
       data=dict(dir=""),
       student=dict(pretrained="sentence-transformers/all-MiniLM-L6-v2"),
+      bank=dict(dir=""),
       seed=0,
     )
-  for kind, variants in (("replay", LOOK_AHEAD), ("finetune", MATCHING)):
-    for name, changes in list(variants.items())[: 2 if mode else None]:
+  for kind, (name, variants) in KINDS.items():
+    path = pathlib.Path(__file__).with_name(f"{name}.py")
+    single = runpy.run_path(str(path))["get_config"]
+    for variant, changes in list(variants.items())[: 2 if mode else None]:
       config = single(mode)
       if not mode:
         config.student.num_layers = config.student.unroll = 3
         config.num_steps = 300
         config.eval_every = config.checkpoint_every = 100
         config.replay.num_students = 10
-      if kind == "finetune":
-        config.objective = "gradient_matching"
-        config.gradient_matching.distance_kind = "tensor_cosine"
-        config.labels = "hard"
-        config.protocols = ("finetune",)
-        config.selection.protocol = "finetune"
+      if not mode and kind == "finetune":
+        config.rule = "linearize"
+        config.gradient_matching.class_chunk = 2
+        config.eval_every = config.checkpoint_every = 150
       config.update_from_flattened_dict(changes)
-      runs[f"{kind}-{name}"] = config
+      runs[f"{kind}-{variant}"] = config
   return runs

@@ -4,7 +4,6 @@ import functools
 
 import jax
 import numpy as np
-from sklearn import cluster
 
 from gmdistill import data, errors
 from gmdistill import problem as problems
@@ -79,6 +78,8 @@ def k_centers(
   """
 
   def choose(rows):
+    from sklearn import cluster  # slow to import
+
     features = features_NxF[rows]
     means = cluster.KMeans(per_class, n_init=5, random_state=seed).fit(features)
     chosen: list[int] = []

@@ -26,7 +26,6 @@ from gmdistill import (
   protocols,
   recipe,
   replays,
-  report,
   results,
   set_files,
   spaces,
@@ -104,6 +103,8 @@ def finish(
   set_files.save(folder / "set", best, card, config.stored_as)
   workdirs.write_json(folder / "analysis.json", analysis)
   workdirs.write_json(folder / "summary.json", summary)
+  from gmdistill import report  # matplotlib is slow to import, and needed last
+
   path = report.write([folder], folder / "report.html")
   print(results.as_text(results.results_table(results.load_run(folder))))
   print(f"report: {path}")

@@ -18,7 +18,6 @@ import safetensors
 import safetensors.numpy
 from etils import epath
 from scipy import sparse
-from sklearn.utils import extmath
 
 from gmdistill import (
   data,
@@ -213,6 +212,8 @@ def learn_table(
   positive = information > 0
   where = (counts.row[positive], counts.col[positive])
   matrix = sparse.csr_matrix((information[positive], where), counts.shape)
+  from sklearn.utils import extmath  # slow to import
+
   left, _, _ = extmath.randomized_svd(matrix, width, random_state=0)
   # Rows of one length, entries of about 0.05, as BERT's.
   left = left / (left.std(axis=1, keepdims=True) + 1e-6)

@@ -16,11 +16,9 @@ import ml_collections
 from etils import epath
 
 from gmdistill import (
-  comparison,
   distill,
   errors,
   metrics,
-  report,
   results,
   workdirs,
 )
@@ -66,6 +64,8 @@ def run(
     if name not in failed and (folder / name / "summary.json").is_file()
   ]
   if finished:
+    from gmdistill import comparison, report  # matplotlib is slow to import
+
     path = report.write(finished, folder / "report.html")
     rows = results.results_table([report.load_run(own) for own in finished])
     print(results.as_text(comparison.over_seeds(rows)))

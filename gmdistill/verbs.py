@@ -39,9 +39,6 @@ from gmdistill import (
   problem as problems,
 )
 from gmdistill import (
-  report as reporting,
-)
-from gmdistill import (
   sweep as sweeping,
 )
 
@@ -220,6 +217,8 @@ def report(flags: Any, rest: list[str], command: str) -> None:
   if not rest and not flags.workdir:
     raise errors.InputError("report needs workdirs: gmdistill report DIR ...")
   target = workdirs.writable(flags.workdir or rest[0])
+  from gmdistill import report as reporting  # matplotlib is slow to import
+
   path = reporting.write(runs, target / "report.html")
   metrics.say(f"report: {path}")
 

@@ -9,6 +9,7 @@ and is a pure function of what is installed.
 
 import ast
 import contextlib
+import gc
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -176,18 +177,45 @@ def _docstrings(folder: pathlib.Path) -> Iterator[str]:
   for relative in sorted(files, key=pathlib.PurePath.as_posix):
     if skipped & set(relative.parts):
       continue
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _without_collection():
       # Other people's invalid escapes are not the user's concern.
       warnings.simplefilter("ignore")
       try:
         tree = ast.parse(files[relative].read_bytes())
       except (SyntaxError, ValueError):
         continue  # A template, or code for another Python.
-    for node in ast.walk(tree):
+    for node in _statements(tree):
       if isinstance(node, documented):
         docstring = ast.get_docstring(node, clean=False)
         if docstring:
           yield docstring
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+  """Spares a tree's thousands of new objects the search for dead ones."""
+  was_on = gc.isenabled()
+  gc.disable()
+  try:
+    yield
+  finally:
+    if was_on:
+      gc.enable()
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+  """Yields a module and what holds its statements, without the expressions.
+
+  Those are most of a tree, and have no docstrings.
+  """
+  waiting: list[ast.AST] = [tree]
+  while waiting:
+    node = waiting.pop()
+    yield node
+    for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+      inner = getattr(node, field, None)
+      if isinstance(inner, list):  # a lambda's or a condition's is one node
+        waiting += inner
 
 
 def _texts(folder: pathlib.Path) -> list[str]:
