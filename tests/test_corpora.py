@@ -1,3 +1,4 @@
+import ast
 import multiprocessing
 import os
 import platform
@@ -198,3 +199,35 @@ def test_a_missing_package_is_named(monkeypatch):
 )
 def test_cleaning_keeps_prose(docstring, expected):
   assert docstrings.clean(docstring) == expected
+
+
+def test_docstrings_are_found_wherever_statements_nest(tmp_path):
+  lines = ['"""module"""', "import x"]
+  for i, opening in enumerate(
+    (
+      "if x:",
+      "for y in x:",
+      "while x:",
+      "with x:",
+      "try:",
+      "class A:",
+      "def f(z=lambda: 0):",
+      "async def g():",
+    )
+  ):
+    lines += [opening, f"  class C{i}:", f'    """{opening} {i}"""']
+    if opening == "try:":
+      lines += ["except x:", "  def h():", '    """handler"""']
+      lines += ["else:", "  def h():", '    """otherwise"""']
+      lines += ["finally:", "  def h():", '    """at last"""']
+  lines += ["match x:", "  case 1:", "    def h():", '      """case"""']
+  source = "\n".join(lines)
+  (tmp_path / "a.py").write_text(source)
+  kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+  expected = {
+    ast.get_docstring(node, clean=False)
+    for node in ast.walk(ast.parse(source))
+    if isinstance(node, kinds)
+  } - {None}
+  assert len(expected) == 13
+  assert set(docstrings._docstrings(tmp_path)) == expected
