@@ -55,6 +55,11 @@ class Options:
     noise: the noise multiplier of private gradients, see `privacy`; 0: none.
     delta: of the privacy guarantee.
     seed: of students and rows; noise is drawn from the system's randomness.
+    along: the folder of a set that the students train on instead of real rows,
+      as the protocol `finetune` does with `learning_rate`: real gradients where
+      students of the set come. A run that starts from the set and reads them
+      mends what the set says there.
+    along_steps: of that protocol.
   """
 
   num_trajectories: int = 8
@@ -69,6 +74,8 @@ class Options:
   noise: float = 0.0
   delta: float = 1e-5
   seed: int = 0
+  along: str = ""
+  along_steps: int = 200
 
   def __post_init__(self) -> None:
     """Checks the values.
@@ -103,6 +110,16 @@ class Options:
       raise errors.InputError(
         f"bank.clip={self.clip} and bank.noise={self.noise} must not be below "
         f"0, bank.delta={self.delta} must lie between 0 and 1."
+      )
+    if self.along and ages[-1] > self.along_steps:
+      raise errors.InputError(
+        f"bank.ages={ages} reaches beyond bank.along_steps={self.along_steps}, "
+        "where a student's training on the set ends."
+      )
+    if self.along and (self.clip or self.noise):
+      raise errors.InputError(
+        "bank.clip and bank.noise hide rows, and nothing says that the set of "
+        "bank.along hides them too; leave one of both out."
       )
     if self.noise and not self.clip:
       raise errors.InputError(
@@ -260,6 +277,12 @@ class Bank:
     """
     ages = self.options.ages
     last = len(ages) - (span if "later" in reads else 0)
+    if "later" in reads and self.options.along:
+      raise errors.InputError(
+        f"the bank in {self.folder} has students of a set "
+        f"({self.options.along}), which this objective would make it follow; "
+        "build one without bank.along."
+      )
     usable = [i for i in range(last) if ages[i] <= max_age]
     if span < 1 or not usable:
       raise errors.InputError(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -24,11 +25,15 @@ from gmdistill import (
   objectives,
   paths,
   privacy,
+  protocols,
+  set_files,
   spaces,
+  training,
   workdirs,
 )
 
 CHUNK = 32  # rows of a class whose gradient is taken at once
+SET_ROWS = 64  # examples of a set at most in a step: the protocol `finetune`'s
 
 
 def build(
@@ -58,6 +63,8 @@ def build(
   about = bank.identity(setup, private) | {"options": _plain(options)}
   if options.noise:
     about["privacy"] = guarantee(setup, options)
+  if options.along:
+    about["along"] = _digest(_set_of(setup, options))
   _refuse_another(folder, about)
   entries = folder / "entries"
   missing = [
@@ -84,6 +91,14 @@ def build(
     workdirs.write_json(folder / "bank.json", about)
     _compute(folder, setup, options, missing)
   return folder
+
+
+def _digest(tree):
+  """Returns a hash of a set's arrays: another set at the same place differs."""
+  digest = hashlib.sha256()
+  for leaf in jax.tree.leaves(tree):
+    digest.update(np.asarray(leaf).tobytes())
+  return digest.hexdigest()[:16]
 
 
 def _require_disk(folder, needed):
@@ -120,6 +135,20 @@ def _compute(folder, setup, options, missing):
   secret.unlink(missing_ok=True)
 
 
+def _set_of(setup, options):
+  """Returns the examples that the students train on; None: real rows."""
+  if not options.along:
+    return None
+  syn, card = set_files.load(options.along, setup.space_id)
+  names = list(setup.corpus.label_names)
+  if card.get("label_names") != names:
+    raise errors.InputError(
+      f"bank.along={options.along} is a set of {card.get('label_names')}, the "
+      f"data's classes are {names}; use a set of the same data."
+    )
+  return syn.batch
+
+
 class _Computer:
   """Walks trajectories and takes the gradients."""
 
@@ -141,7 +170,13 @@ class _Computer:
       rows_per_class=options.batch_rows_per_class, seed=seed
     )
     self._random = sampler(rows_per_class=options.rows_per_class, seed=seed + 1)
-    optimizer = optax.adamw(options.learning_rate)
+    self._along = _set_of(setup, options)
+    if self._along is None:
+      optimizer = optax.adamw(options.learning_rate)
+    else:
+      optimizer = protocols.fine_tuning_optimizer(
+        options.learning_rate, num_steps=options.along_steps
+      )
     self._optimizer = optimizer
 
     private = functools.partial(
@@ -179,14 +214,29 @@ class _Computer:
     params = problem.init(key)
     state = self._optimizer.init(params)
     longest = max(options.ages)
+    train = self._batches(trajectory, key)
     for age in range(max(ages) + 1):
       if age in ages:
         yield age, self._expert(params, trajectory, age)
       if age < max(ages):
         index = trajectory * longest + age
-        batch = self._training(index)
+        batch = train(age)
         key = jax.random.fold_in(self._noise_key, 2 * index)
         params, state = self._step(problem, params, state, batch, key)
+
+  def _batches(self, trajectory, key):
+    """Returns `batch(age)` of a trajectory: real rows, or the set's own."""
+    options, own = self._options, self._along
+    if own is None:
+      first = trajectory * max(options.ages)
+      return lambda age: self._training(first + age)
+    rows_TxB = training.shuffled_rows(
+      jax.random.fold_in(key, 1),
+      len(own.labels),
+      options.along_steps,
+      SET_ROWS,
+    )
+    return lambda age: jax.tree.map(lambda x: x[rows_TxB[age]], own)
 
   def _expert(self, params, trajectory, age):
     options = self._options

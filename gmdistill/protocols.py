@@ -73,12 +73,8 @@ def fine_tuning(
     )
 
   def train(problem, syn: SyntheticSet, key, rate):
-    schedule = optax.warmup_cosine_decay_schedule(
-      0.0, 1.0, max(1, int(warmup * num_steps)), num_steps
-    )
-    optimizer = optax.chain(
-      optax.clip_by_global_norm(1.0),
-      optax.adamw(lambda t: rate * schedule(t), weight_decay=weight_decay),
+    optimizer = fine_tuning_optimizer(
+      rate, num_steps=num_steps, weight_decay=weight_decay, warmup=warmup
     )
     changing = {
       "none": lambda: None,
@@ -97,6 +93,23 @@ def fine_tuning(
     )
 
   return Protocol(train, tuple(rates), num_students)
+
+
+def fine_tuning_optimizer(
+  rate: float | jax.Array,
+  *,
+  num_steps: int = 200,
+  weight_decay: float = 0.01,
+  warmup: float = 0.5,
+) -> optax.GradientTransformation:
+  """Returns the optimiser of `fine_tuning`, whose highest rate is `rate`."""
+  schedule = optax.warmup_cosine_decay_schedule(
+    0.0, 1.0, max(1, int(warmup * num_steps)), num_steps
+  )
+  return optax.chain(
+    optax.clip_by_global_norm(1.0),
+    optax.adamw(lambda t: rate * schedule(t), weight_decay=weight_decay),
+  )
 
 
 def replaying(

@@ -143,6 +143,8 @@ def defaults() -> ml_collections.ConfigDict:
         noise=0.0,
         delta=1e-5,
         seed=0,
+        along="",  # a set/ folder: real gradients where its students come
+        along_steps=200,
       ),
       # Which of the bank's states a run reads; curriculum: the share of the
       # steps over which older and older ones are let in.

@@ -1,5 +1,6 @@
 """The expert bank: what it holds, who may read it, how it survives a kill."""
 
+import dataclasses
 import gc
 import json
 import shutil
@@ -22,8 +23,11 @@ from gmdistill import (
   matching,
   objectives,
   outer,
+  protocols,
   recipe,
   schedule,
+  set_files,
+  training,
 )
 from gmdistill import mesh as meshes
 
@@ -337,6 +341,92 @@ def test_a_class_with_too_few_rows_is_refused(tmp_path, setup):
 def test_bad_options_are_refused(field, value, said):
   with pytest.raises(errors.InputError, match=said):
     bank.Options(**FIELDS | {field: value})
+
+
+@pytest.fixture(scope="module")
+def along(tmp_path_factory, finished_run, setup):
+  """A bank along a finished run's set, and its options."""
+  folder = tmp_path_factory.mktemp("banks") / "along"
+  own = str(finished_run[0] / "set")
+  fields = FIELDS | dict(along=own, along_steps=4, learning_rate=1e-2)
+  options = bank.Options(**fields)
+  experts.build(folder, setup, options)
+  return folder, options
+
+
+def test_a_bank_along_a_set_has_the_states_of_training_on_it(along, setup):
+  folder, options = along
+  syn, _ = set_files.load(options.along)
+  opened = bank.Bank(folder, setup)
+  optimizer = protocols.fine_tuning_optimizer(1e-2, num_steps=4)
+  for trajectory in range(2):
+    start = opened.expert(trajectory, 0, ("params",)).params
+    reached = training.descend(
+      setup.problem.loss,
+      start,
+      syn.batch,
+      optimizer,
+      rows=jnp.tile(jnp.arange(len(syn.batch.labels)), (3, 1)),
+    )
+    found = opened.expert(trajectory, 2, ("params",)).params
+    jax.tree.map(
+      lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6),
+      found,
+      reached,
+    )
+    assert any(
+      np.any(x != y)
+      for x, y in zip(
+        jax.tree.leaves(start), jax.tree.leaves(found), strict=True
+      )
+    )
+
+
+def test_a_bank_along_a_set_is_of_that_set(along, setup, tmp_path):
+  folder, options = along
+  copy = shutil.copytree(folder, tmp_path / "bank")
+  experts.build(copy, setup, options)  # whole: nothing to do
+  syn, card = set_files.load(options.along)
+  moved = shutil.copytree(options.along, tmp_path / "set")
+  batch = dataclasses.replace(syn.batch, inputs=syn.batch.inputs + 1)
+  set_files.save(moved, dataclasses.replace(syn, batch=batch), card)
+  about = json.loads((copy / "bank.json").read_text())
+  about["options"]["along"] = str(moved)
+  (copy / "bank.json").write_text(json.dumps(about))
+  changed = dataclasses.replace(options, along=str(moved))
+  with pytest.raises(errors.InputError, match="holds another bank: along is"):
+    experts.build(copy, setup, changed)
+
+
+def test_a_set_of_other_classes_is_refused(along, setup, tmp_path):
+  _, options = along
+  other = shutil.copytree(options.along, tmp_path / "set")
+  card = json.loads((other / "card.json").read_text())
+  card["label_names"] = ["a", "b", "c", "d"]
+  (other / "card.json").write_text(json.dumps(card))
+  with pytest.raises(errors.InputError, match="bank.along=.* the data's"):
+    experts.build(
+      tmp_path / "bank", setup, dataclasses.replace(options, along=str(other))
+    )
+
+
+def test_a_set_s_students_lead_no_trajectory(along, setup):
+  with pytest.raises(errors.InputError, match="build one without bank.along"):
+    bank.Bank(along[0], setup).sampler(
+      ("params", "later"), max_age=9, span=1, seed=0
+    )
+
+
+@pytest.mark.parametrize(
+  "fields, said",
+  [
+    (dict(along_steps=2), "beyond bank.along_steps=2"),
+    (dict(clip=1.0), "leave one of both out"),
+  ],
+)
+def test_what_does_not_go_with_a_set_is_refused(fields, said):
+  with pytest.raises(errors.InputError, match=said):
+    bank.Options(**FIELDS | dict(along="set") | fields)
 
 
 @pytest.mark.parametrize(
