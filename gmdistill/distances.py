@@ -7,7 +7,13 @@ import jax.numpy as jnp
 
 Params = Any
 
-KINDS = ("neuron_cosine", "tensor_cosine", "flat_cosine", "l2")
+KINDS = (
+  "neuron_cosine",
+  "tensor_cosine",
+  "flat_cosine",
+  "tensor_relative",
+  "l2",
+)
 _TABLES = ("position", "token_type")  # embedding tables, by name
 
 
@@ -23,7 +29,10 @@ def between(
       over all neurons (Zhao et al. 2021, eq. 10, divided by their number).
       `tensor_cosine`: 1 - cos for each tensor of each layer, the mean.
       `flat_cosine`: 1 - cos of everything as one vector. `l2`: the squared
-      Euclidean distance.
+      Euclidean distance. `tensor_relative`: for each tensor of each layer
+      |a - b|^2 / (|a|^2 + |b|^2), the mean. A cosine leaves open how long a
+      gradient is, and so how soon a student knows the examples by heart; this
+      asks for the real length too, and no tensor outweighs another.
     matched: Which tensors; see `select`.
   """
   pairs = list(
@@ -40,11 +49,12 @@ def between(
     square_a = sum(jnp.square(a.array).sum() for a, _ in pairs)
     square_b = sum(jnp.square(b.array).sum() for _, b in pairs)
     return _one_minus_cosine(dot, square_a, square_b)
+  gap = _relative if kind == "tensor_relative" else _one_minus_cosine
   gaps = []
   for a, b in pairs:
     axes = _reduced_axes(a, kind)
     gaps.append(
-      _one_minus_cosine(
+      gap(
         (a.array * b.array).sum(axes),
         jnp.square(a.array).sum(axes),
         jnp.square(b.array).sum(axes),
@@ -178,3 +188,9 @@ def _one_minus_cosine(dot, square_a, square_b):
   norm_b = jnp.sqrt(jnp.where(safe, square_b, 1.0))
   gap = 1.0 - jnp.where(safe, dot, 0.0) / norm_a / norm_b
   return jnp.where((square_a == 0) & (square_b == 0), 0.0, gap)
+
+
+def _relative(dot, square_a, square_b):
+  # Two zero vectors are equal; the division is guarded as above.
+  both = square_a + square_b
+  return 1.0 - 2.0 * dot / jnp.where(both > 0, both, 1.0) - (both == 0)
