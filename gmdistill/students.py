@@ -298,7 +298,12 @@ class TextCNN(nn.Module):
     x_BxLxD = jnp.where(mask_BxL[..., None], x_BxLxD, 0.0)
     pooled = []
     for window in self.windows:
-      conv = nn.Conv(self.width, (window,), name=f"conv_{window}")
+      conv = nn.Conv(
+        self.width,
+        (window,),
+        conv_general_dilated=_product_of_windows,
+        name=f"conv_{window}",
+      )
       out_BxLxF = nn.relu(conv(x_BxLxD))
       # relu is never negative, so 0 is the maximum over no tokens.
       out_BxLxF = jnp.where(mask_BxL[..., None], out_BxLxF, 0.0)
@@ -306,6 +311,18 @@ class TextCNN(nn.Module):
     features_BxF = jnp.concatenate(pooled, axis=-1)
     logits_BxC = _dense(self.num_classes, "head")(features_BxF)
     return Outputs(logits_BxC, features_BxF)
+
+
+def _product_of_windows(x_BxLxD, kernel_WxDxF, *_, **__):
+  """A convolution of padding SAME as one product: inside a loop, XLA's own is
+  twenty times slower on a CPU."""
+  window, length = len(kernel_WxDxF), x_BxLxD.shape[1]
+  left = (window - 1) // 2
+  around = ((0, 0), (left, window - 1 - left), (0, 0))
+  padded = jnp.pad(x_BxLxD, around)
+  shifted = [padded[:, i : i + length] for i in range(window)]
+  kernel = kernel_WxDxF.reshape(-1, kernel_WxDxF.shape[-1])
+  return jnp.concatenate(shifted, axis=-1) @ kernel
 
 
 KINDS: dict[str, Any] = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import LENGTH, make_examples, make_problem, make_synthetic
 
-from gmdistill import data, distances
+from gmdistill import data, distances, students
 from gmdistill import problem as problems
 
 KINDS = ["transformer", "bilstm", "textcnn"]
@@ -148,3 +148,15 @@ def test_half_precision_products_leave_gradients_in_single():
   assert outputs.logits.dtype == outputs.features.dtype == jnp.float32
   with pytest.raises(ValueError, match="compute='half' is none of"):
     make_problem(compute="half").init(jax.random.key(0))
+
+
+def test_textcnn_s_products_are_convolutions():
+  x = jax.random.normal(jax.random.key(0), (3, 7, 5))
+  for window in (1, 3, 4, 5):
+    kernel = jax.random.normal(jax.random.key(window), (window, 5, 2))
+    expected = jax.lax.conv_general_dilated(
+      x, kernel, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
+    )
+    np.testing.assert_allclose(
+      students._product_of_windows(x, kernel), expected, rtol=1e-4, atol=1e-5
+    )
