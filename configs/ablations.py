@@ -76,8 +76,6 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         config.eval_every = config.checkpoint_every = 100
         config.replay.num_students = 10
       if not mode and kind == "finetune":
-        config.rule = "linearize"
-        config.gradient_matching.class_chunk = 2
         config.eval_every = config.checkpoint_every = 150
       config.update_from_flattened_dict(changes)
       runs[f"{kind}-{variant}"] = config
