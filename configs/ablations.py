@@ -9,8 +9,8 @@ the same for every line. The `replay-` runs are of configs/sst2.py, one example 
 class; the `finetune-` runs of configs/sst2_finetune.py, five a class, gradient
 matching alone against a bank; the `real-` runs the same without a bank.
 `--config.each.student.pretrained=DIR` and `--config.each.data.dir=DIR` name
-local copies. Two CPU cores: about two hours for the first two sweeps. Expected:
-README has the table.
+local copies. Two CPU cores: about two hours for the first two sweeps. README has
+what was measured.
 `:tiny` sweeps the first two of each kind on the embedded corpus, in seconds.
 """
 

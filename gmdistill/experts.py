@@ -63,8 +63,9 @@ def build(
   about = bank.identity(setup, private) | {"options": _plain(options)}
   if options.noise:
     about["privacy"] = guarantee(setup, options)
-  if options.along:
-    about["along"] = _digest(_set_of(setup, options))
+  along = _set_of(setup, options)
+  if along is not None:
+    about["along"] = _digest(along)
   _refuse_another(folder, about)
   entries = folder / "entries"
   missing = [
@@ -89,7 +90,7 @@ def build(
   folder.mkdir(parents=True, exist_ok=True)
   with workdirs.held(folder):
     workdirs.write_json(folder / "bank.json", about)
-    _compute(folder, setup, options, missing)
+    _compute(folder, setup, options, missing, along)
   return folder
 
 
@@ -112,10 +113,10 @@ def _require_disk(folder, needed):
     )
 
 
-def _compute(folder, setup, options, missing):
+def _compute(folder, setup, options, missing, along):
   secret = folder / "noise_key"
   noise_key = privacy.secret_key(secret) if options.noise else None
-  compute = _Computer(setup, options, noise_key)
+  compute = _Computer(setup, options, noise_key, along)
   done = len(options.names) - len(missing)
   progress = metrics.Progress(len(options.names), done, 1)
   try:
@@ -157,6 +158,7 @@ class _Computer:
     setup: spaces.Setup,
     options: bank.Options,
     noise_key: jax.Array | None,
+    along: data.Batch | None,
   ):
     self._setup, self._options = setup, options
     self._num_classes = len(setup.corpus.label_names)
@@ -170,8 +172,8 @@ class _Computer:
       rows_per_class=options.batch_rows_per_class, seed=seed
     )
     self._random = sampler(rows_per_class=options.rows_per_class, seed=seed + 1)
-    self._along = _set_of(setup, options)
-    if self._along is None:
+    self._along = along
+    if along is None:
       optimizer = optax.adamw(options.learning_rate)
     else:
       optimizer = protocols.fine_tuning_optimizer(
