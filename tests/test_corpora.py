@@ -9,7 +9,7 @@ import time
 import pytest
 
 from gmdistill import errors
-from gmdistill.corpora import docstrings, sources
+from gmdistill.corpora import docstrings, prose, sources
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +76,8 @@ def test_no_text_names_its_package(splits):
 def test_texts_are_prose_of_bounded_length(splits):
   for rows in splits.values():
     for text in rows.texts:
-      assert len(text.split()) <= docstrings.MAX_WORDS
-      assert len(re.findall("[a-z]+", text.lower())) >= docstrings.MIN_WORDS
+      assert len(text.split()) <= prose.MAX_WORDS
+      assert len(re.findall("[a-z]+", text.lower())) >= prose.MIN_WORDS
       assert not re.search(r">>>|://|[_`\n]", text)
 
 
@@ -85,14 +85,14 @@ def test_no_text_or_near_duplicate_is_in_two_splits_or_classes(splits):
   seen = set()
   for rows in splits.values():
     for text in rows.texts:
-      keys = docstrings.near_duplicate_keys(text)
+      keys = prose.near_duplicate_keys(text)
       assert not seen.intersection(keys), text
       seen.update(keys)
 
 
 def test_rows_are_those_of_the_builder(splits):
   # Read anew: a pure function of what is installed.
-  texts = docstrings._texts(docstrings._folder("sklearn"))
+  texts = prose.texts(docstrings._folder("sklearn"))
   label = docstrings.label_names().index("sklearn")
   stored = {
     text
@@ -123,7 +123,7 @@ def test_the_standard_library_is_read_without_what_lies_beside_it(tmp_path):
     path = tmp_path / module
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f'"""The module {path.stem}."""')
-  found = list(docstrings._docstrings(tmp_path))
+  found = list(prose.docstrings(tmp_path))
   assert found == ["The module ast.", "The module policy."]
   assert (docstrings._folder("python") / "ast.py").is_file()
 
@@ -198,7 +198,7 @@ def test_a_missing_package_is_named(monkeypatch):
   ],
 )
 def test_cleaning_keeps_prose(docstring, expected):
-  assert docstrings.clean(docstring) == expected
+  assert prose.clean(docstring) == expected
 
 
 def test_docstrings_are_found_wherever_statements_nest(tmp_path):
@@ -230,4 +230,4 @@ def test_docstrings_are_found_wherever_statements_nest(tmp_path):
     if isinstance(node, kinds)
   } - {None}
   assert len(expected) == 13
-  assert set(docstrings._docstrings(tmp_path)) == expected
+  assert set(prose.docstrings(tmp_path)) == expected
