@@ -44,23 +44,28 @@ def between(
   )
   if kind == "l2":
     return sum(jnp.square(a.array - b.array).sum() for a, b in pairs)  # type: ignore[return-value]
-  if kind == "flat_cosine":
-    dot = sum((a.array * b.array).sum() for a, b in pairs)
-    square_a = sum(jnp.square(a.array).sum() for a, _ in pairs)
-    square_b = sum(jnp.square(b.array).sum() for _, b in pairs)
-    return _one_minus_cosine(dot, square_a, square_b)
-  gap = _relative if kind == "tensor_relative" else _one_minus_cosine
-  gaps = []
+  sums = []  # of each pair: dot, square a, square b
   for a, b in pairs:
     axes = _reduced_axes(a, kind)
-    gaps.append(
-      gap(
+    sums.append(
+      (
         (a.array * b.array).sum(axes),
         jnp.square(a.array).sum(axes),
         jnp.square(b.array).sum(axes),
-      ).reshape(-1)
+      )
     )
-  return jnp.concatenate(gaps).mean()
+  flat = tuple(
+    jnp.concatenate([x.reshape(-1) for x in xs])
+    for xs in zip(*sums, strict=True)
+  )
+  if kind == "flat_cosine":
+    # Where `tensor_cosine` is asked for too, the gradients are to be read once
+    # for both. Without a barrier XLA would sum them again, and write their
+    # products down to do so.
+    flat = jax.lax.optimization_barrier(flat)
+    return _one_minus_cosine(*(x.sum() for x in flat))
+  gap = _relative if kind == "tensor_relative" else _one_minus_cosine
+  return gap(*flat).mean()
 
 
 class Tensor(NamedTuple):
