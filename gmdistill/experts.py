@@ -141,12 +141,7 @@ def _set_of(setup, options):
   if not options.along:
     return None
   syn, card = set_files.load(options.along, setup.space_id)
-  names = list(setup.corpus.label_names)
-  if card.get("label_names") != names:
-    raise errors.InputError(
-      f"bank.along={options.along} is a set of {card.get('label_names')}, the "
-      f"data's classes are {names}; use a set of the same data."
-    )
+  set_files.require_classes(syn, card, options.along, setup.corpus.label_names)
   return syn.batch
 
 

@@ -277,18 +277,18 @@ def starting_set(
     InputError: it cannot be read, or is of another shape, space or classes.
   """
   syn, card = set_files.load(config.start, setup.space_id)
-  names = list(setup.corpus.label_names)
+  names = setup.corpus.label_names
+  set_files.require_classes(syn, card, config.start, names)
   wanted = (
     len(names) * config.data_per_class,
     config.sequence_length,
     setup.problem.embeddings.shape[1],
   )
-  if card.get("label_names") != names or syn.batch.inputs.shape != wanted:
+  if syn.batch.inputs.shape != wanted:
     raise errors.InputError(
-      f"start={config.start} is a set of shape {syn.batch.inputs.shape} and "
-      f"classes {card.get('label_names')}, the run's is of {wanted} and "
-      f"{names}; "
-      "use the data_per_class and sequence_length of the set."
+      f"start={config.start} is a set of shape {syn.batch.inputs.shape}, the "
+      f"run's is of {wanted}; use the data_per_class and sequence_length of "
+      "the set."
     )
   return syn
 

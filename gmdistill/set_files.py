@@ -132,6 +132,25 @@ def load(
   return synthetic.SyntheticSet(batch, **rest), card
 
 
+def require_classes(
+  syn: synthetic.SyntheticSet,
+  card: dict[str, Any],
+  folder: epath.Path | str,
+  label_names: tuple[str, ...],
+) -> None:
+  """Checks that a set has the classes of the data.
+
+  Raises:
+    errors.InputError: it has others; both are named.
+  """
+  theirs, ours = card.get("label_names"), list(label_names)
+  if theirs != ours or syn.batch.labels.shape[1] != len(ours):
+    raise errors.InputError(
+      f"the set in {folder} has the classes {theirs}, the data {ours}; give "
+      "the --config that the set was made with."
+    )
+
+
 def _tensors(
   syn: synthetic.SyntheticSet, precision: str
 ) -> dict[str, np.ndarray]:

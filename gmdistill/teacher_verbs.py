@@ -82,7 +82,7 @@ def relabel(flags: Any, rest: list[str], command: str) -> None:
     rows = relabelling.of_texts(setup, source, read)
   elif is_set:
     syn, card = set_files.load(source, setup.space_id)
-    verbs.require_classes(setup, syn, card, source)
+    set_files.require_classes(syn, card, source, setup.corpus.label_names)
     rows = relabelling.of_set(setup, syn)
   else:
     chosen = coresets.choose(

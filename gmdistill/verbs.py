@@ -229,7 +229,7 @@ def _fitting_set(
   """Reads a set; refuses one of another space, other classes or lengths."""
   syn, card = set_files.load(folder, setup.space_id)
   _say_stale(card, folder, config)
-  require_classes(setup, syn, card, folder)
+  set_files.require_classes(syn, card, folder, setup.corpus.label_names)
   length, most = syn.batch.mask.shape[1], setup.problem.student.max_positions
   if length > most:
     raise errors.InputError(
@@ -263,25 +263,6 @@ def _say_stale(card, folder, config):
         f"gmdistill update --set={folder} --teacher={source} --workdir=DIR "
         "distils on from it"
       )
-
-
-def require_classes(
-  setup: spaces.Setup,
-  syn: synthetic.SyntheticSet,
-  card: dict[str, Any],
-  folder: epath.Path,
-) -> None:
-  """Checks that a set has the classes of the data.
-
-  Raises:
-    InputError: it has others; both are named.
-  """
-  theirs, ours = card.get("label_names"), list(setup.corpus.label_names)
-  if theirs != ours or syn.batch.labels.shape[1] != len(ours):
-    raise errors.InputError(
-      f"the set in {folder} has the classes {theirs}, the data {ours}; give "
-      "the --config that the set was made with."
-    )
 
 
 def _for_student(
