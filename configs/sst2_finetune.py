@@ -30,7 +30,6 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
   config.bank.update(num_trajectories=20, ages=(12, 30, 60), rows_per_class=128)
   config.data_per_class = 5
   config.sequence_length = 24
-  config.initialise = "herding"
   config.replay_steps = 0
   config.labels = "hard"
   config.label_smoothing = 0.3
