@@ -37,17 +37,17 @@ _SKIPPED_OF_PYTHON = {
 
 # Names of the packages, of their modules' usual aliases, and of their close
 # relatives: with these in the text the task would be a search for a string.
+_PARTS = (
+  "sklearn|scikit|matplotlib|mpl|pyplot|pylab|plt|jax|jnp|xla|pallas|hugging|"
+  "numpy|scipy|python"
+)
+_WHOLE = r"\b(np|lax|hf|hub|hfapi)\b"
 _GIVEAWAYS = re.compile(
-  r"hugging[ -]?face|scikit[ -]learn|"
-  r"\b\w*(sklearn|scikit|matplotlib|mpl|pyplot|pylab|plt|jax|jnp|xla|pallas|"
-  r"hugging|numpy|scipy|python)\w*\b|\b(np|lax|hf|hub|hfapi)\b",
+  rf"hugging[ -]?face|scikit[ -]learn|\b\w*({_PARTS})\w*\b|{_WHOLE}",
   re.IGNORECASE,
 )
 # Found in lower-case text wherever those are, in a tenth of the time.
-_HINTS = re.compile(
-  r"sklearn|scikit|matplotlib|mpl|py(plot|lab|thon)|plt|jax|jnp|xla|pallas|"
-  r"hugging|numpy|scipy|\b(np|lax|hf|hub|hfapi)\b"
-)
+_HINTS = re.compile(f"{_PARTS}|{_WHOLE}")
 
 _HEADING = re.compile(
   r"(other |keyword )?(args|arguments|parameters|params|returns?|raises|yields?"
