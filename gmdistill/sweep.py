@@ -50,8 +50,13 @@ def run(
     own = folder / name
     metrics.say(f"run {place} of {len(chosen)}: {name}")
     try:
-      if not _finished(own, config):
-        distill.run(config, str(own), command)
+      # Held here too: a run takes its folder only when it is ready to start, and
+      # what another process is at need not be prepared to be told so.
+      claim = folder / ".claims" / name
+      claim.mkdir(parents=True, exist_ok=True)
+      with workdirs.held(claim):
+        if not _finished(own, config):
+          distill.run(config, str(own), command)
     except errors.Busy:
       metrics.say(f"{name}: another process is at it")
     except (errors.InputError, errors.NotFinite) as error:

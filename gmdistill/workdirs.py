@@ -136,7 +136,7 @@ def environment(command: str) -> dict[str, Any]:
   """Returns versions, devices, commit and command line of this process."""
   packages = ("gmdistill", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
   return {
-    **{name: importlib.metadata.version(name) for name in packages},
+    **{name: _version(name) for name in packages},
     "python": platform.python_version(),
     "platform": platform.platform(),
     "devices": [str(device) for device in jax.devices()],
@@ -144,6 +144,13 @@ def environment(command: str) -> dict[str, Any]:
     "git_commit": _git_commit(),
     "command": command,
   }
+
+
+def _version(package: str) -> str | None:
+  try:
+    return importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    return None  # read from a folder on PYTHONPATH, never installed
 
 
 def _git_commit() -> str | None:

@@ -63,6 +63,14 @@ def test_a_run_in_another_process_is_left_to_it(tmp_path, capfd):
   assert not (tmp_path / "busy" / "config.json").exists()
 
 
+def test_what_another_process_is_at_is_not_even_prepared(tmp_path, monkeypatch):
+  claim = tmp_path / ".claims" / "busy"
+  claim.mkdir(parents=True)
+  monkeypatch.setattr(distill, "run", lambda *_: pytest.fail("was prepared"))
+  with workdirs.held(claim):
+    assert sweep.run(of(busy=small()), str(tmp_path)) == {}
+
+
 def test_a_set_stored_in_bytes_is_measured_as_stored(swept):
   folder, _, _ = swept
   cost = json.loads((folder / "second" / "summary.json").read_text())["cost"]

@@ -5,10 +5,15 @@ make bench
 Each row is the median of several rounds, in each of which both take their turn;
 compile time is apart. Writes into runs/bench.json. Timings of a busy machine
 are worth little, and so is a comparison of two runs.
+
+On a GPU both run there, and both take its fast products: of float32 numbers in
+TF32, or `--compute=bfloat16` (PyTorch: autocast). There `--shape=bert` is the
+shape to measure.
 """
 
 import argparse
 import os
+import sys
 import time
 
 # PyTorch's idle threads would spin through our turns.
@@ -46,6 +51,9 @@ SHAPES = {
 }
 LENGTH, PER_CLASS, REAL_PER_CLASS, VOCABULARY = 32, 5, 16, 2000
 STEPS_BETWEEN = 5  # of real training, config.trajectory.steps_between
+
+
+THEIRS = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def make_data(num_rows, seed):
@@ -123,22 +131,41 @@ def our_step(problem, bank, between=0):
   return step, cost, compiling
 
 
-def their_step(fields):
-  student = torch_loop.Student(
+def their_student(fields):
+  return torch_loop.Student(
     fields["width"],
     fields["num_layers"],
     fields["num_heads"],
     fields["hidden"],
     LENGTH,
-  )
-  table = torch.randn(VOCABULARY, fields["width"])
-  ids, mask, labels = (torch.tensor(x) for x in make_data(32, 0))
-  loop = torch_loop.Matching(student, table, PER_CLASS)
-  loop.step(ids, mask, labels)
-  return lambda: loop.step(ids, mask, labels)
+  ).to(THEIRS)
 
 
-def our_evaluation(problem, num_students, num_steps, num_rows):
+def their_data(fields, num_rows, seed):
+  table = torch.randn(VOCABULARY, fields["width"], device=THEIRS)
+  rows = make_data(num_rows, seed)
+  return table, *(torch.tensor(x, device=THEIRS) for x in rows)
+
+
+def in_precision(compute, turn):
+  """Returns PyTorch's turn in that precision; it ends when its device has."""
+
+  def run():
+    with torch.autocast(THEIRS.type, torch.bfloat16, compute == "bfloat16"):
+      turn()
+    if THEIRS.type == "cuda":
+      torch.cuda.synchronize()
+
+  return run
+
+
+def their_step(fields):
+  table, *rows = their_data(fields, 2 * REAL_PER_CLASS, 0)
+  loop = torch_loop.Matching(their_student(fields), table, PER_CLASS)
+  return lambda: loop.step(*rows)
+
+
+def our_evaluation(problem, num_students, num_steps, num_rows, at_once):
   rows = np.random.default_rng(1).integers(
     0, VOCABULARY, (2 * PER_CLASS, LENGTH)
   )
@@ -150,8 +177,7 @@ def our_evaluation(problem, num_students, num_steps, num_rows):
   protocol = protocols.fine_tuning(
     num_steps=num_steps, num_students=num_students
   )
-  on_cpu = jax.default_backend() == "cpu"
-  trainer = evaluate.Trainer(problem, protocol, 1 if on_cpu else num_students)
+  trainer = evaluate.Trainer(problem, protocol, at_once)
   buckets = training.length_buckets(data.Examples(*make_data(num_rows, 3)), 2)
   splits = evaluate.Splits(buckets, buckets)
   sets = evaluate.stacked(synthetic.SyntheticSet(batch))
@@ -162,22 +188,18 @@ def our_evaluation(problem, num_students, num_steps, num_rows):
 
 
 def their_evaluation(fields, num_students, num_steps, num_rows):
-  table = torch.randn(VOCABULARY, fields["width"])
-  ids, mask, labels = (torch.tensor(x) for x in make_data(num_rows, 3))
+  table, ids, mask, labels = their_data(fields, num_rows, 3)
   embeddings = table[torch.randint(VOCABULARY, (2 * PER_CLASS, LENGTH))]
-  own = torch.arange(2).repeat_interleave(PER_CLASS)
-  make = lambda: torch_loop.Student(  # noqa: E731
-    fields["width"],
-    fields["num_layers"],
-    fields["num_heads"],
-    fields["hidden"],
-    LENGTH,
-  )
+  own = torch.arange(2, device=THEIRS).repeat_interleave(PER_CLASS)
 
   def run():
     for _ in range(num_students):
       torch_loop.train_and_count(
-        make, embeddings, own, (table[ids], mask, labels), num_steps
+        lambda: their_student(fields),
+        embeddings,
+        own,
+        (table[ids], mask, labels),
+        num_steps,
       )
 
   return run
@@ -194,9 +216,11 @@ def interleaved(rounds, *turns):
   return [float(np.median(spent)) for spent in seconds]
 
 
-def matmul_rate(size=1024, rounds=20):
+def matmul_rate(compute, rounds=20):
   """Returns the FLOP/s of one large product, the median of several."""
-  x = jnp.ones((size, size))
+  size = 1024 if jax.default_backend() == "cpu" else 8192
+  # Random numbers: some chips multiply zeros and ones faster.
+  x = jax.random.normal(jax.random.key(0), (size, size), compute)
   product = jax.jit(lambda x: x @ x)
   jax.block_until_ready(product(x))
   (spent,) = interleaved(rounds, lambda: jax.block_until_ready(product(x)))
@@ -210,38 +234,55 @@ def main():
   parser.add_argument("--students", type=int, default=100)
   parser.add_argument("--steps", type=int, default=200)
   parser.add_argument("--rows", type=int, default=872)
+  parser.add_argument(
+    "--at_once", type=int, default=0, help="of our students; 0: 1, or 10 on GPU"
+  )
+  parser.add_argument(
+    "--compute", choices=students.PRECISIONS, default="float32"
+  )
   parser.add_argument("--out", default="runs/bench.json")
   options = parser.parse_args()
-  fields = SHAPES[options.shape]
+  fields, compute = SHAPES[options.shape], options.compute
+  on_cpu = jax.default_backend() == "cpu"
+  if on_cpu != (THEIRS.type == "cpu"):
+    sys.exit("JAX and PyTorch must both see a GPU, or neither.")
+  torch.set_float32_matmul_precision("high")  # TF32, as XLA's default
   module = students.Transformer(
     2,
     **fields,
     max_positions=LENGTH,
     pooling="mean",
-    unroll=fields["num_layers"],
+    # A GPU loops over layers as fast, and compiles one layer instead of all.
+    unroll=fields["num_layers"] if on_cpu else 1,
+    compute=compute,
   )
   table = jax.random.normal(jax.random.key(0), (VOCABULARY, fields["width"]))
   problem = problems.Problem(table, None, module)
   without, cost, compiling = our_step(problem, bank=False)
   with_bank, _, _ = our_step(problem, bank=True)
   training_too, _, _ = our_step(problem, bank=False, between=STEPS_BETWEEN)
-  theirs = their_step(fields)
+  theirs = in_precision(compute, their_step(fields))
+  theirs()
   a, b, c, whole = interleaved(
     options.rounds, without, with_bank, theirs, training_too
   )
-  rate = matmul_rate()
+  rate = matmul_rate(compute)
   rows = {
     "step without bank": (a, c),
     "step with bank": (b, c),
   }
+  at_once = options.at_once or (1 if on_cpu else min(options.students, 10))
   ours, first = our_evaluation(
-    problem, options.students, options.steps, options.rows
+    problem, options.students, options.steps, options.rows, at_once
   )
-  other = their_evaluation(
-    fields, options.students, options.steps, options.rows
+  in_precision(compute, their_evaluation(fields, 1, 2, options.rows))()
+  other = in_precision(
+    compute,
+    their_evaluation(fields, options.students, options.steps, options.rows),
   )
   rows["evaluation"] = tuple(interleaved(1, ours, other))
-  print(f"{options.shape} shape, {jax.devices()[0].device_kind}, ", end="")
+  print(f"{options.shape} shape, {compute}, ", end="")
+  print(f"{jax.devices()[0].device_kind}, ", end="")
   print(f"jax {jax.__version__}, torch {torch.__version__}")
   print(f"{'':20}{'gmdistill, s':>14}{'PyTorch, s':>12}  ratio")
   for name, (mine, other_seconds) in rows.items():
@@ -259,6 +300,7 @@ def main():
   record.update(
     options.out,
     shape=options.shape,
+    compute=compute,
     device=jax.devices()[0].device_kind,
     rows={
       name: {"gmdistill": mine, "torch": yours, "ratio": yours / mine}

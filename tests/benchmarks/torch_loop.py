@@ -93,7 +93,7 @@ class Matching:
 
   def __init__(self, student: Student, table: torch.Tensor, per_class: int):
     self.student, self.table, self.per_class = student, table, per_class
-    rows = torch.randint(len(table), (2 * per_class, 32))
+    rows = torch.randint(len(table), (2 * per_class, 32), device=table.device)
     self.embeddings = table[rows].clone().requires_grad_()
     self.optimizer = torch.optim.Adam([self.embeddings], lr=1e-2)
 
@@ -103,7 +103,7 @@ class Matching:
     """Takes one outer step on a class-balanced batch in class order."""
     parameters = matched(self.student)
     half, m = len(ids) // 2, self.per_class
-    whole = torch.ones(m, self.embeddings.shape[1], dtype=torch.bool)
+    whole = mask.new_ones(m, self.embeddings.shape[1])
     value, ours_sum, theirs_sum = 0.0, None, None
     for c in range(2):
       rows = slice(c * half, (c + 1) * half)
@@ -113,7 +113,7 @@ class Matching:
       theirs = torch.autograd.grad(real, parameters)
       synthetic = functional.cross_entropy(
         self.student(self.embeddings[c * m : (c + 1) * m], whole),
-        torch.full((m,), c),
+        labels.new_full((m,), c),
       )
       ours = torch.autograd.grad(synthetic, parameters, create_graph=True)
       value = value + cosine_gap(ours, theirs) / 2
@@ -139,18 +139,18 @@ def train_and_count(
   """Returns the accuracy of one student, fine-tuned on a set by AdamW."""
   student = make()
   optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4)
-  mask = torch.ones(embeddings.shape[:2], dtype=torch.bool)
+  inputs, held_out_mask, right = reported
+  mask = held_out_mask.new_ones(embeddings.shape[:2])
   for _ in range(num_steps):
     optimizer.zero_grad()
     functional.cross_entropy(student(embeddings, mask), labels).backward()
     nn.utils.clip_grad_norm_(student.parameters(), 1.0)
     optimizer.step()
-  inputs, mask, right = reported
   with torch.no_grad():
     found = torch.cat(
       [
         student(x, m).argmax(-1)
-        for x, m in zip(inputs.split(64), mask.split(64), strict=True)
+        for x, m in zip(inputs.split(64), held_out_mask.split(64), strict=True)
       ]
     )
   return float((found == right).float().mean())
