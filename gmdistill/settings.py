@@ -118,7 +118,7 @@ def defaults() -> ml_collections.ConfigDict:
       rule="mixed",  # how gradients are differentiated; see mixed_mode
       look_ahead=dict(centred=False, start="fresh", last_steps=0),
       # Along the protocol finetune, with its steps and the first of its rates.
-      finetune_ahead=dict(window=2, skip=6, centred=False),
+      finetune_ahead=dict(window=2, skip=6, stride=1, until=0, centred=False),
       gradient_matching=dict(
         distance_kind="neuron_cosine",
         matched="all",

@@ -50,8 +50,8 @@ def run(
     own = folder / name
     metrics.say(f"run {place} of {len(chosen)}: {name}")
     try:
-      # Held here too: a run takes its folder only when it is ready to start, and
-      # what another process is at need not be prepared to be told so.
+      # A run takes its own folder when it is ready to start: by this claim, no
+      # process prepares what another is at.
       claim = folder / ".claims" / name
       claim.mkdir(parents=True, exist_ok=True)
       with workdirs.held(claim):

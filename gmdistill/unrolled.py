@@ -110,6 +110,8 @@ def finetune_ahead(
   batch_size: int = 64,
   window: int = 2,
   skip: int = 6,
+  stride: int = 1,
+  until: int = 0,
   centred: bool = False,
   rule: str = "mixed",
 ) -> objectives.Objective:
@@ -118,36 +120,52 @@ def finetune_ahead(
   A student trains on the set as the protocol has it: AdamW, warm-up and cosine
   decay, clip 1. From wherever it has come, `window` steps are differentiated
   and the real loss is asked where they lead (truncated backpropagation with a
-  moving window; Feng et al. 2023). AdamW's second moment and the clip's norm
-  are read as constants: a step's direction is what the set is to change.
+  moving window; Feng et al. 2023). AdamW moves each weight by about the rate,
+  however small its gradient: differentiated as it stands, a weight whose
+  gradient is next to nothing says the most. A step m / sqrt(v) is therefore
+  differentiated as m / sqrt(v + mean v), the mean over the tensor.
 
   Args:
-    num_steps: Steps of the protocol, after which a student is drawn afresh.
+    num_steps: Steps of the protocol.
     rate: The protocol's highest learning rate.
     weight_decay: AdamW's.
     warmup: The share of the steps in which the rate grows.
     batch_size: Examples a step, drawn at random from a larger set.
     window: Steps that are differentiated.
     skip: Steps taken, and not differentiated, between two windows.
+    stride: Steps of the protocol that one step here stands for: so many times
+      as large, with moments that forget so many times as fast.
+    until: The protocol's step after which a student is drawn afresh; 0: the
+      last one. With a window of `until / stride` steps and none skipped, every
+      outer step goes the whole way from a fresh student.
     centred: As in `look_ahead`.
     rule: A rule of `mixed_mode.grad`.
 
   Raises:
-    ValueError: no step is differentiated.
+    ValueError: no step is differentiated, a stride below 1, or an end that the
+      protocol does not come to.
   """
-  if window < 1 or skip < 0:
+  if window < 1 or skip < 0 or stride < 1:
     raise ValueError(
-      f"window={window} must be at least 1, and skip={skip} at least 0."
+      f"window={window} and stride={stride} must be at least 1, and "
+      f"skip={skip} at least 0."
     )
+  if not 0 <= until <= num_steps:
+    raise ValueError(
+      f"until={until} must be 1 to the protocol's {num_steps} steps, or 0 for "
+      "all of them."
+    )
+  last = until or num_steps
   schedule = optax.warmup_cosine_decay_schedule(
     0.0, rate, max(1, int(warmup * num_steps)), num_steps
   )
+  keep_first, keep_second = 0.9**stride, 0.999**stride
 
   def init(problem, key, phase):
     params = problem.init(key)
     zeros = jax.tree.map(jnp.zeros_like, params)
     # Staggered, so that the students of a run are not drawn afresh at once.
-    age = (phase * num_steps).astype(jnp.int32)
+    age = (phase * last).astype(jnp.int32)
     return FineTuned(params, zeros, zeros, jnp.int32(0), age)
 
   def step(gradient, batch, key, state, _):
@@ -156,25 +174,25 @@ def finetune_ahead(
       rows = jax.random.permutation(own, len(batch.labels))[:batch_size]
       batch = jax.tree.map(lambda x: x[rows], batch)
     grads = gradient(state.params, batch)
-    known = jax.lax.stop_gradient(grads)
-    shorter = 1.0 / jnp.maximum(1.0, optax.tree.norm(known))
-    first = jax.tree.map(
-      lambda m, g: 0.9 * m + 0.1 * shorter * g, state.first, grads
-    )
-    second = jax.tree.map(
-      lambda v, g: 0.999 * v + 0.001 * jnp.square(shorter * g),
-      state.second,
-      known,
-    )
+    shorter = 1.0 / jnp.maximum(1.0, optax.tree.norm(grads))
+    average = lambda keep: lambda old, new: keep * old + (1 - keep) * new  # noqa: E731
+    clipped = jax.tree.map(lambda g: shorter * g, grads)
+    first = jax.tree.map(average(keep_first), state.first, clipped)
+    squares = jax.tree.map(jnp.square, clipped)
+    second = jax.tree.map(average(keep_second), state.second, squares)
     count = state.updates + 1.0
+    middle = state.age + (stride - 1) / 2  # of the steps that it stands for
+    size = stride * schedule(middle)
 
     def move(param, m, v):
-      size = jnp.sqrt(v / (1 - 0.999**count)) + 1e-8
-      direction = m / (1 - 0.9**count) / size + weight_decay * param
-      return param - schedule(state.age) * direction
+      m, v = m / (1 - keep_first**count), v / (1 - keep_second**count)
+      direction = _adams(m, v) + weight_decay * param
+      return param - size * direction
 
     params = jax.tree.map(move, state.params, first, second)
-    later = FineTuned(params, first, second, state.updates + 1, state.age + 1)
+    later = FineTuned(
+      params, first, second, state.updates + 1, state.age + stride
+    )
     return later, None
 
   def loss(problem, syn: synthetic.SyntheticSet, student, real, key):
@@ -186,13 +204,22 @@ def finetune_ahead(
     onwards = functools.partial(step, jax.grad(problem.loss), known[1], key)
     older = jax.lax.scan(onwards, known[0], None, skip)[0]
     older = jax.lax.cond(
-      older.age >= num_steps,
+      older.age >= last,
       lambda: init(problem, key, jnp.float32(0)),
       lambda: older,
     )
     return value, (older, metrics)
 
   return objectives.Objective(init, loss, 1)
+
+
+def _adams(m, v):
+  """Returns Adam's direction; its derivative is a smoother one's."""
+  # The floor is above zero: a tensor without any gradient stays.
+  floor = jax.lax.stop_gradient(v.mean()) + 1e-14
+  smooth = m / jnp.sqrt(v + floor)
+  exact = m / (jnp.sqrt(v) + 1e-8)
+  return smooth + jax.lax.stop_gradient(exact - smooth)
 
 
 def trajectory_matching(

@@ -121,6 +121,8 @@ def test_the_verbs_work_on_a_finished_run(finished, tmp_path, capsys):
     ("--config.rank=99", ["rank=99", "1 to 16"]),
     ("--config.examples_per_step=3", ["examples_per_step=3", "1 to data_per"]),
     ("--config.finetune_ahead.window=0", ["window=0", "at least 1"]),
+    ("--config.finetune_ahead.stride=0", ["stride=0", "at least 1"]),
+    ("--config.finetune_ahead.until=201", ["until=201", "200 steps"]),
     ("--config.real_rows=best", ["real_rows=best", "representatives"]),
     ("--config.refresh=0", ["refresh=0", "at least 1"]),
     ("--config.look_ahead.start=late", ["look_ahead", "fresh, bank"]),

@@ -288,7 +288,7 @@ def test_finetuning_ahead_takes_some_of_a_large_set(batch_size):
   assert (np.abs(grads).max(axis=(1, 2)) > 0).sum() == batch_size
 
 
-def test_finetuning_ahead_differentiates_with_known_second_moments(x64):
+def test_finetuning_ahead_differentiates_a_smoother_adam(x64):
   problem = as_float64(make_problem())
   batch = as_float64(make_synthetic())
   objective = unrolled.finetune_ahead(
@@ -300,29 +300,56 @@ def test_finetuning_ahead_differentiates_with_known_second_moments(x64):
   second = jax.tree.map(lambda p: jnp.full_like(p, 1e-3), state.params)
   state = state._replace(second=second, updates=jnp.int32(4))
   gradient = jax.grad(problem.loss)
-  at = gradient(state.params, batch)
-  shorter = 1 / jnp.maximum(1.0, optax.tree.norm(at))
   rate = optax.warmup_cosine_decay_schedule(0.0, 1e-2, 4, 9)(4)
+  first_batch = jax.tree.map(lambda x: x[0], real.batches)
 
-  def one_step(inputs):
-    """AdamW's first moment alone moves with the set."""
+  def moments(inputs):
     grads = gradient(state.params, batch.replace(inputs=inputs))
+    shorter = 1 / jnp.maximum(1.0, optax.tree.norm(grads))
+    m = jax.tree.map(lambda g: 0.1 * g * shorter / (1 - 0.9**5), grads)
+    v = jax.tree.map(
+      lambda g, v: (0.999 * v + 0.001 * (g * shorter) ** 2) / (1 - 0.999**5),
+      grads,
+      second,
+    )
+    return m, v
 
-    def move(p, g, g0, v):
-      v = 0.999 * v + 0.001 * (g0 * shorter) ** 2
-      size = jnp.sqrt(v / (1 - 0.999**5)) + 1e-8
-      return p - rate * 0.1 * g * shorter / (1 - 0.9**5) / size
+  m0, v0 = moments(batch.inputs)
+  floor = jax.tree.map(jnp.mean, v0)
+  reached = jax.tree.map(
+    lambda p, m, v: p - rate * m / (jnp.sqrt(v) + 1e-8), state.params, m0, v0
+  )
+  slope = jax.grad(problem.loss)(reached, first_batch)
 
-    params = jax.tree.map(move, state.params, grads, at, second)
-    return problem.loss(params, jax.tree.map(lambda x: x[0], real.batches))
+  def along_the_slope(inputs):
+    smooth = jax.tree.map(
+      lambda m, v, f: m / jnp.sqrt(v + f), *moments(inputs), floor
+    )
+    return -rate * optax.tree.vdot(slope, smooth)
 
   def ours(inputs):
     syn = synthetic.SyntheticSet(batch.replace(inputs=inputs))
     return objective.loss(problem, syn, state, real, key)[0]
 
-  both = (
-    jax.jit(jax.value_and_grad(f))(batch.inputs) for f in (ours, one_step)
+  value, found = jax.jit(jax.value_and_grad(ours))(batch.inputs)
+  expected = jax.jit(jax.grad(along_the_slope))(batch.inputs)
+  np.testing.assert_allclose(value, problem.loss(reached, first_batch))
+  np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-12)
+  assert np.abs(found).max() > 1e-8
+
+
+def test_a_stride_stands_for_several_steps_of_finetuning():
+  problem, syn = make_problem(), synthetic.SyntheticSet(make_synthetic())
+  options = dict(num_steps=40, rate=1e-3, weight_decay=0.1, skip=0, until=20)
+  fine = unrolled.finetune_ahead(window=20, **options)
+  coarse = unrolled.finetune_ahead(window=5, stride=4, **options)
+  key, real = jax.random.key(1), objectives.Real(make_real(1))
+  start = fine.init(problem, key, jnp.float32(0))
+  (exact, (fresh, _)), (near, (also_fresh, _)) = (
+    jax.jit(objective.loss)(problem, syn, start, real, key)
+    for objective in (fine, coarse)
   )
-  for a, b in zip(*both, strict=True):
-    np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-12)
-  assert np.abs(a).max() > 1e-8
+  first = jax.tree.map(lambda x: x[0], real.batches)
+  moved = float(exact - problem.loss(start.params, first))
+  assert abs(float(near - exact)) < 0.2 * abs(moved)
+  assert int(fresh.age) == int(also_fresh.age) == 0
