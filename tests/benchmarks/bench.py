@@ -246,7 +246,8 @@ def main():
   on_cpu = jax.default_backend() == "cpu"
   if on_cpu != (THEIRS.type == "cpu"):
     sys.exit("JAX and PyTorch must both see a GPU, or neither.")
-  torch.set_float32_matmul_precision("high")  # TF32, as XLA's default
+  if not on_cpu:
+    torch.set_float32_matmul_precision("high")  # TF32, as XLA's default
   module = students.Transformer(
     2,
     **fields,
