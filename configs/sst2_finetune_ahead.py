@@ -5,8 +5,9 @@ gmdistill distill --config=configs/sst2_finetune_ahead.py --workdir=runs/sst2_fi
 A student of this protocol knows a small set by heart after some sixty of its 200
 steps. Every outer step takes a fresh student there, four steps at a stride, and
 asks the real loss. With the first three layers (`--config.student.num_layers=3
---config.student.unroll=3`) on a busy CPU core: @MINUTES minutes of outer loop;
-expected @EXPECTED. All layers: not measured.
+--config.student.unroll=3`) on one of two busy CPU threads: 40 minutes of outer
+loop; expected 76.3 ± 0.5 % (five students, 872 validation rows), K-centers
+66.1 ± 1.2 %. All layers: not measured.
 `:tiny` runs the same recipe on the embedded corpus, in seconds on a CPU.
 """
 
