@@ -4,8 +4,8 @@ gmdistill sweep --config=configs/results.py --workdir=runs/results
 
 Three distillation seeds each, protocol replay; 24 runs, resumable, for a GPU: with
 five of them side by side on an H200 (README says how), the 700 outer steps of one
-example a class took four minutes. On two CPU cores a run takes up to an hour or
-two, and wants `--config.each.student.unroll=6`. `--config.only=sst2-5-0` does one
+example a class took four minutes. On two CPU cores a run takes an hour or two by
+its products, and wants `--config.each.student.unroll=6`. `--config.only=sst2-5-0` does one
 run; `--config.each.student.pretrained=DIR` and `--config.each.data.dir=DIR` name
 local copies. Expected: `sst2-1-0` 84.3 % and `sst2-1-1` 84.5 % of 872 validation
 rows, `ag_news-1-0` 89.6 % of 7,600 test rows (20 heads each), `sst2-5-0` 85.0 % (10

@@ -235,8 +235,11 @@ def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     num_trajectories=2, ages=(0, 2), rows_per_class=8, batch_rows_per_class=4
   )
   ahead = config.finetune_ahead
-  ahead.update(window=min(ahead.window, 2), stride=min(ahead.stride, 2))
-  ahead.until = min(ahead.until, 4)
+  ahead.update(
+    window=min(ahead.window, 2),
+    stride=min(ahead.stride, 2),
+    until=min(ahead.until, 4),
+  )
   config.steps_per_dispatch = config.eval_every = config.checkpoint_every = 2
   config.selection.update(num_students=2, rows=50, min_tokens=0)
   config.students_at_once = 2

@@ -175,24 +175,23 @@ def finetune_ahead(
       batch = jax.tree.map(lambda x: x[rows], batch)
     grads = gradient(state.params, batch)
     shorter = 1.0 / jnp.maximum(1.0, optax.tree.norm(grads))
-    average = lambda keep: lambda old, new: keep * old + (1 - keep) * new  # noqa: E731
     clipped = jax.tree.map(lambda g: shorter * g, grads)
-    first = jax.tree.map(average(keep_first), state.first, clipped)
-    squares = jax.tree.map(jnp.square, clipped)
-    second = jax.tree.map(average(keep_second), state.second, squares)
-    count = state.updates + 1.0
+    first = optax.tree.update_moment(clipped, state.first, keep_first, 1)
+    second = optax.tree.update_moment(clipped, state.second, keep_second, 2)
+    count = state.updates + 1
     middle = state.age + (stride - 1) / 2  # of the steps that it stands for
     size = stride * schedule(middle)
 
     def move(param, m, v):
-      m, v = m / (1 - keep_first**count), v / (1 - keep_second**count)
-      direction = _adams(m, v) + weight_decay * param
-      return param - size * direction
+      return param - size * (_adams(m, v) + weight_decay * param)
 
-    params = jax.tree.map(move, state.params, first, second)
-    later = FineTuned(
-      params, first, second, state.updates + 1, state.age + stride
+    params = jax.tree.map(
+      move,
+      state.params,
+      optax.tree.bias_correction(first, keep_first, count),
+      optax.tree.bias_correction(second, keep_second, count),
     )
+    later = FineTuned(params, first, second, count, state.age + stride)
     return later, None
 
   def loss(problem, syn: synthetic.SyntheticSet, student, real, key):

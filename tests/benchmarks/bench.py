@@ -51,8 +51,6 @@ SHAPES = {
 }
 LENGTH, PER_CLASS, REAL_PER_CLASS, VOCABULARY = 32, 5, 16, 2000
 STEPS_BETWEEN = 5  # of real training, config.trajectory.steps_between
-
-
 THEIRS = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
