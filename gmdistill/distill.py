@@ -130,7 +130,11 @@ def _program(job, index):
   if index not in job.programs:
     stage = job.stages[index]
     steps = outer.outer_steps(
-      stage, job.parameterization, job.config.outer.ema, job.mesh
+      stage,
+      job.parameterization,
+      job.config.outer.ema,
+      job.mesh,
+      job.config.outer.students_at_once,
     )
     state = outer.shapes(
       stage, job.problem, job.params, job.config.num_students, job.mesh

@@ -140,12 +140,14 @@ def outer_steps(
   parameterization: synthetic.Parameterization,
   ema: float,
   mesh: jax.sharding.Mesh,
+  at_once: int = 1,
 ) -> Callable[..., tuple[DistillState, dict[str, jax.Array]]]:
   """Returns `steps(problem, state, real, key) -> (state, metrics)`, jitted.
 
   `real`, an `objectives.Real`, has the leading axes [K, S]: K outer steps a
-  dispatch, S students, which are shared out over the mesh. The state is
-  donated; metrics come stacked [K].
+  dispatch, S students, which are shared out over the mesh. A device computes
+  `at_once` of its students side by side: memory holds so many graphs. The state
+  is donated; metrics come stacked [K].
   """
 
   def own_students(problem, params, students, real, keys):
@@ -163,9 +165,10 @@ def outer_steps(
 
       return jax.value_and_grad(loss, has_aux=True)(params)
 
-    # One student after the other: memory holds one student's graph.
     (losses, (students, seen)), grads = jax.lax.map(
-      one_student, (students, real, keys)
+      one_student,
+      (students, real, keys),
+      batch_size=at_once if at_once > 1 else None,
     )
     values = {**seen, "outer/loss": losses}
     means = jax.tree.map(lambda x: x.mean(axis=0), (grads, values))

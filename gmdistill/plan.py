@@ -92,6 +92,8 @@ def remedies(config: Any, num_devices: int) -> list[str]:
     config.student.compute == "float32"
   ):
     found.append("student.compute=bfloat16")
+  if config.outer.students_at_once > 1:
+    found.append("outer.students_at_once=1")
   if config.num_students > num_devices:
     found.append(f"num_students={num_devices}, one on each device")
   matching = "gradient_matching" in config.objective

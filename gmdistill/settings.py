@@ -159,6 +159,9 @@ def defaults() -> ml_collections.ConfigDict:
         clip=1.0,  # of the gradient's norm
         norm_clip=0.0,  # times the norm's moving average; 0: not clipped so
         ema=0.99,
+        # Of num_students, so many side by side on a device: larger products
+        # for a GPU, more memory.
+        students_at_once=1,
       ),
       steps_per_dispatch=10,
       eval_every=100,
@@ -259,6 +262,7 @@ def check_numbers(config: ml_collections.ConfigDict) -> None:
   positive = (
     "data_per_class num_steps num_students rows_per_class steps_per_dispatch "
     "eval_every checkpoint_every students_at_once coreset_pool refresh "
+    "outer.students_at_once "
     "selection.num_students selection.rows full.num_students "
     "replay.num_students finetune.num_students scratch.num_students"
   )

@@ -324,6 +324,28 @@ def test_steps_in_one_dispatch_equal_steps_one_by_one():
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *found)
 
 
+@pytest.mark.parametrize("recipe_name", ["", "polish"])
+def test_students_side_by_side_are_students_one_by_one(recipe_name):
+  config = tiny_config.get_config(recipe_name)
+  setup = recipe.setup(config)
+  stage = schedule.stages(config)[0]
+  mesh = meshes.build(1, devices=jax.devices()[:1])
+  stored = recipe.parameterization(config, setup.problem)
+  key = jax.random.key(0)
+  config.num_students = 3
+  real = distill._real(setup, config, stage.objective, mesh)(0, 2)
+  found = []
+  for at_once in (1, 2, 3):
+    params = outer.first_params(setup, config, stored)
+    state = outer.first_state(params, stage, setup.problem, key, 3, mesh)
+    steps = outer.outer_steps(stage, stored, 0.99, mesh, at_once)
+    found.append(steps(setup.problem, state, real, key)[0].params)
+  for other in found[1:]:
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found[0], other
+    )
+
+
 def test_the_outer_loop_keeps_apart_from_the_rows_that_choose():
   config = tiny_config.get_config()
   corpus = recipe.setup(config).corpus
