@@ -326,6 +326,8 @@ def test_steps_in_one_dispatch_equal_steps_one_by_one():
 
 @pytest.mark.parametrize("recipe_name", ["", "polish"])
 def test_students_side_by_side_are_students_one_by_one(recipe_name):
+  # Adam divides small gradients by themselves: rounding shows in the update,
+  # which has the size of the learning rate, 1e-2.
   config = tiny_config.get_config(recipe_name)
   setup = recipe.setup(config)
   stage = schedule.stages(config)[0]
@@ -342,7 +344,7 @@ def test_students_side_by_side_are_students_one_by_one(recipe_name):
     found.append(steps(setup.problem, state, real, key)[0].params)
   for other in found[1:]:
     jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found[0], other
+      lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), found[0], other
     )
 
 
