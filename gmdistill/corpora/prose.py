@@ -13,6 +13,7 @@ import gc
 import hashlib
 import inspect
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -127,22 +128,18 @@ def digest(text: str) -> str:
 
 def docstrings(folder: pathlib.Path) -> Iterator[str]:
   """Yields every docstring of the source files below a folder."""
-  files = {path.relative_to(folder): path for path in folder.rglob("*.py")}
-  skipped = _SKIPPED_FOLDERS | _SKIPPED_OF_PYTHON
   documented = (
     ast.Module,
     ast.ClassDef,
     ast.FunctionDef,
     ast.AsyncFunctionDef,
   )
-  for relative in sorted(files, key=pathlib.PurePath.as_posix):
-    if skipped & set(relative.parts):
-      continue
+  for path in sorted(_sources(folder), key=pathlib.PurePath.as_posix):
     with warnings.catch_warnings(), _without_collection():
       # Other people's invalid escapes are not the user's concern.
       warnings.simplefilter("ignore")
       try:
-        tree = ast.parse(files[relative].read_bytes())
+        tree = ast.parse(path.read_bytes())
       except (SyntaxError, ValueError):
         continue  # A template, or code for another Python.
     for node in _statements(tree):
@@ -150,6 +147,15 @@ def docstrings(folder: pathlib.Path) -> Iterator[str]:
         docstring = ast.get_docstring(node, clean=False)
         if docstring:
           yield docstring
+
+
+def _sources(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  skipped = _SKIPPED_FOLDERS | _SKIPPED_OF_PYTHON
+  for inside, folders, files in os.walk(folder):
+    folders[:] = [name for name in folders if name not in skipped]
+    for name in files:
+      if name.endswith(".py"):
+        yield pathlib.Path(inside, name)
 
 
 @contextlib.contextmanager
@@ -173,8 +179,12 @@ def _statements(tree: ast.Module) -> Iterator[ast.AST]:
   while waiting:
     node = waiting.pop()
     yield node
-    for field in ("body", "orelse", "finalbody", "handlers", "cases"):
-      inner = getattr(node, field, None)
+    fields = vars(node)
+    if "body" not in fields:  # most statements hold no others
+      waiting += fields.get("cases", ())
+      continue
+    for field in ("body", "orelse", "finalbody", "handlers"):
+      inner = fields.get(field)
       if isinstance(inner, list):  # a lambda's or a condition's is one node
         waiting += inner
 
