@@ -1,15 +1,11 @@
 """The end of a run: the table of results, the set, and the report."""
 
-import functools
-import hashlib
-import json
 import resource
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from etils import epath
@@ -19,24 +15,18 @@ from gmdistill import (
   data,
   evaluate,
   labelling,
-  metrics,
-  paths,
   processes,
   projection,
   protocols,
-  recipe,
   replays,
   results,
   set_files,
   spaces,
   synthetic,
+  tables,
   teachers,
-  training,
   workdirs,
 )
-
-CORESETS = ("random", "herding", "k_centers")
-_VERSION = 3  # Raise it when the same options come to mean other baselines.
 
 
 def finish(
@@ -68,14 +58,15 @@ def finish(
     # Saved before it is measured, so that a kill from here on loses no set.
     write_set(folder, best, card, setup, config)
   read = set_files.as_stored(best, config.stored_as)  # what a reader sees
-  table = Table(setup, config)
+  table = tables.Table(setup, config)
   rows: dict[str, dict[str, Any]] = {}
   seconds = {}
   for name, protocol in protocols.items():
     own = table.measure(protocol, evaluate.stacked(read), f"{name}: distilled")
     seconds[name] = own.seconds
     rows[name] = {
-      method: table.coreset(name, protocol, method) for method in CORESETS
+      method: table.coreset(name, protocol, method)
+      for method in tables.CORESETS
     }
     full = table.full()
     rows[name]["distilled"] = own.row()
@@ -141,184 +132,6 @@ def write_set(
     spaces.write(
       folder / "space", setup.problem.embeddings, setup.corpus.tokenizer
     )
-
-
-class Table:
-  """Measures rows of the results table; caches those no set decides."""
-
-  def __init__(
-    self,
-    setup: spaces.Setup,
-    config: ml_collections.ConfigDict,
-    calibrated: bool = False,
-  ):
-    """Cuts the splits into length buckets.
-
-    `calibrated` rows say `evaluate.calibration` too, and are cached apart.
-    """
-    self._setup, self._config = setup, config
-    self._calibrated = calibrated
-    self._num_classes = len(setup.corpus.label_names)
-    self._trainers: dict[str, evaluate.Trainer] = {}
-    cut = lambda part: training.length_buckets(part, self._num_classes)  # noqa: E731
-    self._splits = evaluate.Splits(
-      cut(recipe.selection_rows(setup.corpus, config)),
-      cut(setup.corpus.reported),
-      {
-        name: cut(part)
-        for name, part in data.by_group(setup.corpus.reported).items()
-      },
-    )
-
-  def measure(
-    self,
-    protocol: protocols.Protocol,
-    sets: synthetic.SyntheticSet,
-    label: str,
-    at_once: int = 0,
-    by_group: bool = False,
-  ) -> evaluate.Measurement:
-    """Measures one row, and says its accuracy; by group too if asked."""
-    splits = self._splits if by_group else self._splits._replace(groups={})
-    at_once = min(
-      at_once or self._config.students_at_once, protocol.num_students
-    )
-    found = evaluate.measure(
-      self._trainer(protocol, at_once),
-      sets,
-      splits,
-      beside=evaluate.calibration if self._calibrated else evaluate.nothing,
-    )
-    row = found.row()
-    metrics.say(
-      f"{label}: {100 * row['mean']:.1f} ± {100 * row['std']:.1f} "
-      f"({row['n']} students)"
-    )
-    self._say_groups(label, found.by_group)
-    return found
-
-  def _say_groups(self, label, by_group):
-    if by_group:
-      each = [f"{name}: {100 * x:.1f}" for name, x in by_group.items()]
-      metrics.say(
-        f"{label}, by {self._config.data.group_key}: {', '.join(each)}"
-      )
-
-  def student(
-    self, protocol: protocols.Protocol, sets: synthetic.SyntheticSet
-  ) -> tuple[Any, float, float]:
-    """Returns one trained student, the seconds it took, and its accuracy."""
-    key, select_key = jax.random.split(jax.random.key(self._config.seed))
-    trainer = self._trainer(protocol, 1)
-    rate = evaluate.best_rate(
-      trainer, sets, self._splits.selection, key=select_key
-    )
-    params, seconds = trainer(
-      sets, jax.random.split(key, trainer.chunk), rate, 0
-    )
-    found = training.accuracies(trainer.problem, params, self._splits.reported)
-    by_group = {
-      name: training.accuracies(trainer.problem, params, part)[0]
-      for name, part in self._splits.groups.items()
-    }
-    self._say_groups("accuracy, %", by_group)
-    return jax.tree.map(lambda x: x[0], params), seconds, float(found[0])
-
-  def _trainer(self, protocol, at_once):
-    key = f"{id(protocol.train)} {at_once}"
-    if key not in self._trainers:
-      self._trainers[key] = evaluate.Trainer(
-        self._setup.problem, protocol, at_once
-      )
-    return self._trainers[key]
-
-  def coreset(
-    self, name: str, protocol: protocols.Protocol, method: str
-  ) -> dict[str, Any]:
-    """Returns the row of a coreset under a protocol, cached."""
-    config = self._config
-    decides = [
-      method,
-      config.data_per_class,
-      config.coreset_pool,
-      name,
-      config[name].to_dict(),
-      config.replay_steps if protocol.replays else 0,
-    ]
-    if protocol.replays:
-      decides.append(f"normalised={config.normalised_steps}")
-    if name == "bayes":
-      decides.append(config[config.bayes.start].to_dict())
-
-    def measured():
-      # A random coreset is drawn afresh for every student.
-      draws = protocol.num_students if method == "random" else 1
-      rows = [
-        coresets.choose(
-          method,
-          self._setup.problem,
-          self._setup.corpus.train,
-          per_class=config.data_per_class,
-          pool=config.coreset_pool,
-          seed=seed,
-        )
-        for seed in range(draws)
-      ]
-      batches = [
-        data.as_batch(data.take(self._setup.corpus.train, r), self._num_classes)
-        for r in rows
-      ]
-      sets = synthetic.SyntheticSet(
-        jax.tree.map(lambda *xs: jnp.stack(xs), *batches)
-      )
-      return self.measure(protocol, sets, f"{name}: {method}").row()
-
-    return self._cached(decides, measured)
-
-  def full(self) -> dict[str, Any]:
-    """Returns the row of students trained on the whole training part."""
-
-    def measured():
-      protocol = recipe.protocol(self._config, "full")
-      corpus = self._setup.corpus
-      batch = data.as_batch(corpus.train, self._num_classes)
-      sets = evaluate.stacked(synthetic.SyntheticSet(batch))
-      found = self.measure(protocol, sets, "full", at_once=1, by_group=True)
-      return {**found.row(), "seconds": found.seconds}
-
-    return self._cached(["full", self._config.full.to_dict()], measured)
-
-  @functools.cached_property
-  def _weights(self) -> str:
-    return self._setup.problem.weights_id
-
-  def _cached(self, decides: list[Any], measured: Any) -> dict[str, Any]:
-    setup = self._setup
-    if self._calibrated:
-      decides = [*decides, "calibrated"]
-    identity = [
-      *labelling.rationale_facts(self._config),
-      _VERSION,
-      setup.corpus.fingerprint,
-      setup.space_id,
-      repr(setup.problem.student),
-      self._weights,
-      [self._config.selection.rows, self._config.selection.min_tokens],
-      decides,
-    ]
-    if setup.problem.criterion is not None:
-      identity.append(self._config.kd.to_dict())
-    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:20]
-    path = paths.cache_folder() / "baselines" / f"{digest}.json"
-    row = json.loads(path.read_text()) if path.is_file() else None
-    # Measuring takes all processes, whatever each of them has in its cache.
-    row = processes.of_first(row)
-    if row is None:
-      row = measured()
-      if processes.is_first():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        workdirs.write_json(path, row)
-    return row
 
 
 def _cost(setup, num_bytes, distill_seconds, seconds_set, seconds_full):

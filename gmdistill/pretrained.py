@@ -16,25 +16,12 @@ import safetensors
 import safetensors.numpy
 from etils import epath
 
-from gmdistill import errors, paths, students
+from gmdistill import bert, errors, paths, students
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
 # For what BERT has no place.
 BESIDE = ("classifier.safetensors", "rationale_head.safetensors")
 
-# Our name under a layer -> Hugging Face's. Kernels are transposed: Flax keeps
-# (in, out), PyTorch (out, in).
-_LAYER = {
-  "attention/query": "attention.self.query",
-  "attention/key": "attention.self.key",
-  "attention/value": "attention.self.value",
-  "attention/output": "attention.output.dense",
-  "attention_norm": "attention.output.LayerNorm",
-  "intermediate": "intermediate.dense",
-  "output": "output.dense",
-  "output_norm": "output.LayerNorm",
-}
-_NORMS = ("attention_norm", "output_norm", "embedding_norm")
 _SIZES = (
   "hidden_size",
   "num_hidden_layers",
@@ -117,7 +104,7 @@ def load(
     epsilon=config["layer_norm_eps"],
   )
   try:
-    params = _to_flax(tensors, layers, pooling)
+    params = bert.to_flax(tensors, layers, pooling)
     embeddings = jnp.asarray(tensors["embeddings.word_embeddings.weight"])
   except KeyError as error:
     raise errors.InputError(
@@ -132,7 +119,7 @@ def load(
     raise errors.InputError(
       f"{path} holds layers of different shapes; copy or download it again."
     ) from error
-  _check_shapes(path, student, params, embeddings)
+  bert.check_shapes(path, student, params, embeddings)
   return Pretrained(student, params, embeddings, str(folder / FILES[2]))
 
 
@@ -192,8 +179,8 @@ def save(
   beside = {}
   if "rationale_head" in params:
     config["rationale_slots"] = student.rationale_slots
-    beside["rationale_head.safetensors"] = _rationale_head(params)
-  tensors = _from_flax(params)
+    beside["rationale_head.safetensors"] = bert.rationale_head(params)
+  tensors = bert.from_flax(params)
   tensors["embeddings.word_embeddings.weight"] = np.asarray(embeddings)
   head = {
     "weight": np.asarray(params["head"]["kernel"]).T,
@@ -224,17 +211,6 @@ def save(
   for name in set(BESIDE) - set(files):  # of an earlier student there
     (folder / name).unlink(missing_ok=True)
   return folder
-
-
-def _rationale_head(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """Returns the second head as PyTorch keeps such layers."""
-  head = jax.tree.map(np.asarray, dict(params["rationale_head"]))
-  return {
-    "dense.weight": head["dense"]["kernel"].T,
-    "dense.bias": head["dense"]["bias"],
-    "LayerNorm.weight": head["norm"]["scale"],
-    "LayerNorm.bias": head["norm"]["bias"],
-  }
 
 
 def check_exportable(student: Any) -> None:
@@ -334,93 +310,3 @@ def read_tensors(path: epath.Path) -> dict[str, np.ndarray]:
     for name, x in loaded.items()
     if jnp.issubdtype(x.dtype, jnp.floating)  # numpy's denies bfloat16
   }
-
-
-def _to_flax(
-  tensors: Mapping[str, np.ndarray], num_layers: int, pooling: str
-) -> dict[str, Any]:
-  """Renames and stacks; raises KeyError with the missing tensor's name."""
-
-  def norm(name: str) -> dict[str, np.ndarray]:
-    # Old checkpoints say gamma and beta.
-    old = f"{name}.gamma" in tensors
-    return {
-      "scale": tensors[f"{name}.gamma" if old else f"{name}.weight"],
-      "bias": tensors[f"{name}.beta" if old else f"{name}.bias"],
-    }
-
-  def dense(name: str) -> dict[str, np.ndarray]:
-    return {
-      "kernel": tensors[f"{name}.weight"].T,
-      "bias": tensors[f"{name}.bias"],
-    }
-
-  layers: dict[str, Any] = {"attention": {}}
-  for ours, theirs in _LAYER.items():
-    read = norm if ours in _NORMS else dense
-    each = [read(f"encoder.layer.{i}.{theirs}") for i in range(num_layers)]
-    parent, _, leaf = ours.rpartition("/")
-    stacked = jax.tree.map(lambda *xs: np.stack(xs), *each)
-    (layers[parent] if parent else layers)[leaf] = stacked
-  params = {
-    "position": tensors["embeddings.position_embeddings.weight"],
-    "token_type": tensors["embeddings.token_type_embeddings.weight"],
-    "embedding_norm": norm("embeddings.LayerNorm"),
-    "layers": layers,
-  }
-  if pooling == "first":
-    params["pooler"] = dense("pooler.dense")
-  return jax.tree.map(jnp.asarray, params)
-
-
-def _check_shapes(
-  path: epath.Path,
-  student: dict[str, Any],
-  params: dict[str, Any],
-  embeddings: jax.Array,
-) -> None:
-  """Refuses tensors of other shapes than the student's own."""
-  module = students.Transformer(1, **student)
-  width = student["width"]
-  expected = jax.eval_shape(
-    module.init,
-    jax.random.key(0),
-    jnp.zeros((1, 1, width)),
-    jnp.ones((1, 1), bool),
-  )["params"]
-  expected = {name: expected[name] for name in params}
-  expected["embeddings"] = jax.ShapeDtypeStruct(
-    (len(embeddings), width), embeddings.dtype
-  )
-  found = dict(jax.tree.leaves_with_path({**params, "embeddings": embeddings}))
-  for where, like in jax.tree.leaves_with_path(expected):
-    if found[where].shape != like.shape:
-      name = "/".join(part.key for part in where)
-      raise errors.InputError(
-        f"{path} has {name} of shape {found[where].shape}, but the student of "
-        f"its config.json takes {like.shape}; they are not of one model."
-      )
-
-
-def _from_flax(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """The inverse of `_to_flax`, without the head."""
-  params = jax.tree.map(np.asarray, dict(params))
-  tensors = {
-    "embeddings.position_embeddings.weight": params["position"],
-    "embeddings.token_type_embeddings.weight": params["token_type"],
-    "embeddings.LayerNorm.weight": params["embedding_norm"]["scale"],
-    "embeddings.LayerNorm.bias": params["embedding_norm"]["bias"],
-  }
-  if "pooler" in params:
-    tensors["pooler.dense.weight"] = params["pooler"]["kernel"].T
-    tensors["pooler.dense.bias"] = params["pooler"]["bias"]
-  for ours, theirs in _LAYER.items():
-    node = params["layers"]
-    for part in ours.split("/"):
-      node = node[part]
-    weight = node["scale"] if ours in _NORMS else node["kernel"]
-    for i in range(weight.shape[0]):
-      prefix = f"encoder.layer.{i}.{theirs}"
-      tensors[f"{prefix}.weight"] = weight[i].T  # a vector's .T is itself
-      tensors[f"{prefix}.bias"] = node["bias"][i]
-  return tensors

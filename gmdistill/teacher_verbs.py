@@ -15,6 +15,7 @@ from gmdistill import (
   set_files,
   settings,
   synthetic,
+  tables,
   teachers,
   verbs,
   workdirs,
@@ -38,7 +39,7 @@ def teach(flags: Any, rest: list[str], command: str) -> None:
   pretrained.check_exportable(setup.problem.student)
   train = labelling.taught(setup.corpus, config)
   whole = data.as_batch(train, len(setup.corpus.label_names))
-  params, seconds, accuracy = finish.Table(setup, config).student(
+  params, seconds, accuracy = tables.Table(setup, config).student(
     recipe.protocol(config, "full"),
     evaluation.stacked(synthetic.SyntheticSet(whole)),
   )
@@ -67,9 +68,9 @@ def relabel(flags: Any, rest: list[str], command: str) -> None:
       "relabel needs --config=configs/NAME.py for a baseline's rows or texts: "
       "it says which embeddings are theirs."
     )
-  if flags.row not in ("distilled", *finish.CORESETS):
+  if flags.row not in ("distilled", *tables.CORESETS):
     raise errors.InputError(
-      f"--row={flags.row} is none of distilled, {', '.join(finish.CORESETS)}."
+      f"--row={flags.row} is none of distilled, {', '.join(tables.CORESETS)}."
     )
   config, source = verbs.config_and_set(flags, needs_set=is_set)
   folder = verbs.student_folder(flags.workdir, "set")

@@ -15,7 +15,6 @@ from gmdistill import (
 from gmdistill import (
   errors,
   experts,
-  finish,
   labelling,
   metrics,
   paths,
@@ -26,6 +25,7 @@ from gmdistill import (
   settings,
   spaces,
   synthetic,
+  tables,
   teachers,
   workdirs,
 )
@@ -133,7 +133,7 @@ def train(flags: Any, rest: list[str], command: str) -> None:
   setup = recipe.setup(config)
   syn = _fitting_set(setup, folder, config)
   pretrained.check_exportable(setup.problem.student)
-  params, seconds, accuracy = finish.Table(setup, config).student(
+  params, seconds, accuracy = tables.Table(setup, config).student(
     recipe.protocol(config, name), evaluation.stacked(syn)
   )
   path = save_student(student, setup, params)
@@ -186,7 +186,7 @@ def evaluate(flags: Any, rest: list[str], command: str) -> None:
   target = workdirs.writable(flags.workdir) if flags.workdir else None
   setup = recipe.setup(config)
   names = [flags.protocol] if flags.protocol else list(config.protocols)
-  table = finish.Table(setup, config, calibrated=True)
+  table = tables.Table(setup, config, calibrated=True)
   found = {}
   for name in names:
     protocol = recipe.protocol(config, name)
@@ -196,12 +196,12 @@ def evaluate(flags: Any, rest: list[str], command: str) -> None:
       found[name] = table.measure(protocol, sets, f"{name}: distilled").row()
     elif flags.row == "full":
       found[name] = table.full()
-    elif flags.row in finish.CORESETS:
+    elif flags.row in tables.CORESETS:
       found[name] = table.coreset(name, protocol, flags.row)
     else:
       raise errors.InputError(
         f"--row={flags.row} is none of distilled, full, "
-        f"{', '.join(finish.CORESETS)}."
+        f"{', '.join(tables.CORESETS)}."
       )
     found[name]["row"] = flags.row
   print(json.dumps(found, indent=2))

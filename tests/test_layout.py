@@ -8,12 +8,12 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "gmdistill"
 # A file imports only files above it.
 ORDER = """
 errors paths processes mesh tokenizer losses ensembles data loading students
-criteria mixed_mode checkpoint metrics interrupts pretrained problem rationales
-training uncertainty replays synthetic set_files spaces distances objectives
-matching unrolled teachers coresets protocols evaluate projection workdirs
-privacy bank experts settings schedule labelling recipe relabel results figures
-comparison report finish outer plan range_test distill sweep verbs
-teacher_verbs main __main__
+criteria mixed_mode checkpoint metrics interrupts bert pretrained problem
+rationales training uncertainty replays synthetic set_files spaces distances
+objectives matching unrolled teachers coresets protocols evaluate projection
+workdirs privacy bank experts settings schedule labelling recipe relabel tables
+results figures comparison report finish outer plan range_test distill sweep
+verbs teacher_verbs main __main__
 """.split()
 
 

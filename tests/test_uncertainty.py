@@ -15,12 +15,12 @@ from gmdistill import (
   data,
   errors,
   evaluate,
-  finish,
   main,
   protocols,
   recipe,
   set_files,
   synthetic,
+  tables,
   training,
   uncertainty,
 )
@@ -426,7 +426,7 @@ def test_evaluate_says_the_calibration_and_leaves_the_rows_of_runs_alone(
   setup = recipe.setup(config)
   protocol = recipe.protocol(config, "replay")
   row, said = (
-    finish.Table(setup, config, calibrated).coreset(
+    tables.Table(setup, config, calibrated).coreset(
       "replay", protocol, "herding"
     )
     for calibrated in (False, True)

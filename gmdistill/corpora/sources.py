@@ -4,32 +4,25 @@ Reads what `tensorflow_datasets` has prepared on disk: no TensorFlow, no
 network. Everything a user can get wrong ends in one line that says the fix.
 """
 
-import contextlib
-import difflib
 import hashlib
-import logging
 import os
 import pathlib
-import re
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from gmdistill import errors, paths
+from gmdistill import errors
+from gmdistill.corpora import builders
 
 Texts = list[str] | list[tuple[str, str]]
 
-EMBEDDED = ("docstrings", "chains")  # prepared on the spot, of our own
 CHUNK = 4096  # Rows per read; many at once are four times faster a row.
 
 # The text that opens a pair; all others go by the alphabet, which is the
 # usual order (question, sentence; sentence1, sentence2).
 _OPENING_TEXTS = ("premise", "title")
-
-_NAME = re.compile(r"[A-Za-z_]\w*(/[\w.+=-]+)?(:\d[\w.*]*)?")
 
 
 class Source(NamedTuple):
@@ -94,15 +87,7 @@ def open_source(
     errors.InputError: the set is unknown, not prepared, or its features do not
       say which text or label is meant.
   """
-  if not _NAME.fullmatch(name):
-    raise errors.InputError(
-      f"config.data.name={name!r} is not the name of a TFDS data set; give "
-      "NAME or NAME/CONFIG, such as 'glue/sst2'"
-    )
-  if name in EMBEDDED:
-    builder = _embedded(name, paths.path(data_dir or embedded_dir))
-  else:
-    builder = _copied(_prepared(name, data_dir), paths.path(embedded_dir))
+  builder = builders.find(name, data_dir, embedded_dir)
   features = builder.info.features
   if not isinstance(features, dict | tfds.features.FeaturesDict):
     raise errors.InputError(f"{name} has no named features to read texts from")
@@ -124,107 +109,6 @@ def open_source(
     rationale_key=rationale_key,
     group_key=group_key,
   )
-
-
-def _embedded(name: str, folder: epath.Path) -> Any:
-  from gmdistill.corpora import chains, docstrings
-
-  if not paths.is_local(folder):
-    raise errors.InputError(
-      f"{name} is prepared on this machine, not in {folder}; leave "
-      "config.data.dir empty."
-    )
-  prepare = {"docstrings": docstrings.prepare, "chains": chains.prepare}[name]
-  with _quiet():
-    return prepare(folder)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-  """Keeps TFDS from warning about what is reported in one line here."""
-  logger = logging.getLogger("absl")
-  level = logger.level
-  logger.setLevel(logging.ERROR)
-  try:
-    yield
-  finally:
-    logger.setLevel(level)
-
-
-def _prepared(name: str, data_dir: str) -> Any:
-  folder = paths.path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
-  try:
-    with _quiet():
-      builder = tfds.builder(name, data_dir=data_dir or None)
-      prepared = builder.is_prepared() and builder.info.splits
-  # TFDS asserts where a version is unknown.
-  except (ValueError, AssertionError):
-    raise errors.InputError(_unknown(name, folder)) from None
-  command = (
-    'python -c "import tensorflow_datasets as tfds; '
-    f"tfds.builder('{name}', data_dir='{folder}')"
-    ".download_and_prepare(file_format='array_record')\""
-  )
-  if not prepared:
-    raise errors.InputError(
-      f"{name} is not prepared under {folder}; set config.data.dir to the "
-      f"TFDS folder that has it, or, with a network, run: {command}"
-    )
-  file_format = builder.info.file_format
-  if file_format not in _random_access():
-    raise errors.InputError(
-      f"{name} under {folder} is prepared as {file_format.value}, which cannot "
-      f"be read without TensorFlow; move {builder.data_path} away and run: "
-      f"{command}"
-    )
-  return builder
-
-
-def _copied(builder: Any, cache: epath.Path) -> Any:
-  """Returns the builder of a set's files here, copied where they are not.
-
-  Rows are read at random by libraries that know local files alone.
-  """
-  source = epath.Path(builder.data_path)
-  if paths.is_local(source):
-    return builder
-  digest = hashlib.sha256(os.fspath(source).encode()).hexdigest()[:16]
-  folder = cache / "copies" / digest / source.name
-  # The file that makes a folder a data set comes last, when all is there.
-  names = [file.name for file in source.iterdir() if file.is_file()]
-  for name in sorted(names, key=lambda name: name == "dataset_info.json"):
-    there, here = source / name, folder / name
-    if not here.is_file() or os.path.getsize(here) != there.stat().length:
-      folder.mkdir(parents=True, exist_ok=True)
-      paths.write_bytes(here, there.read_bytes())
-  with _quiet():
-    return tfds.builder_from_directory(folder)
-
-
-def _random_access() -> tuple[Any, ...]:
-  formats = tfds.core.FileFormat
-  return formats.ARRAY_RECORD, formats.PARQUET
-
-
-def _unknown(name: str, folder: epath.Path) -> str:
-  known = sorted({*EMBEDDED, *names_on_disk(folder)})
-  close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-  names = ", ".join(close or known)
-  return (
-    f"Unknown data set {name!r}: TFDS has none of that name and configuration, "
-    f"and none is prepared under {folder}; "
-    + (f"did you mean {names}?" if close else f"prepared there: {names}")
-  )
-
-
-def names_on_disk(folder: epath.Path) -> set[str]:
-  """Returns the names of the data sets prepared under a TFDS folder."""
-  depth = len(folder.parts)
-  return {
-    "/".join(path.parts[depth:-2])
-    for pattern in ("*/*/dataset_info.json", "*/*/*/dataset_info.json")
-    for path in folder.glob(pattern)
-  }
 
 
 def _text_keys(
