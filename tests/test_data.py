@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 
 from gmdistill import data, errors, loading, paths
 from gmdistill import tokenizer as tokenizing
-from gmdistill.corpora import sources
+from gmdistill.corpora import builders, sources
 
 SHARED = pathlib.Path(__file__).resolve().parents[1].parent / "shared/data/tfds"
 WORDS = "red green blue black white grey pink brown gold teal lime navy".split()
@@ -298,7 +298,7 @@ def test_an_unprepared_set_says_how_to_prepare_it(folder):
 
 def test_a_set_that_needs_tensorflow_to_read_is_refused(folder, monkeypatch):
   build(folder)
-  monkeypatch.setattr(sources, "_random_access", lambda: ())
+  monkeypatch.setattr(builders, "_random_access", lambda: ())
   with pytest.raises(errors.InputError, match="file_format='array_record'"):
     loading.load(options(folder))
 
