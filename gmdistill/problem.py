@@ -42,6 +42,7 @@ class Problem:
       digest.update(np.ascontiguousarray(leaf).data)
     return digest.hexdigest()
 
+  @jax.jit  # one program wherever it is called, of nothing but what is drawn
   def init(self, key: jax.Array) -> Params:
     """Returns the parameters of a new student.
 

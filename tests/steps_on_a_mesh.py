@@ -1,10 +1,9 @@
 """Twenty outer steps on some mesh: `steps_on_a_mesh.py OUT STUDENTS DATA ...`.
 
-Run with so many fake devices, and where COORDINATOR is set in as many
-processes. Writes the set's parameters, and the bytes that crossed in a step.
+Run with so many fake devices. Writes the set's parameters, and the bytes that
+crossed in a step.
 """
 
-import os
 import sys
 
 import jax
@@ -49,5 +48,4 @@ if __name__ == "__main__":
   for shape in shapes:
     students, data = (int(n) for n in shape.split("x"))
     params, sizes, memory = steps_on(students, data, mode)
-    if not int(os.environ.get("PROCESS", "0")):
-      np.savez(f"{out}/{shape}.npz", params=params, bytes=sizes, memory=memory)
+    np.savez(f"{out}/{shape}.npz", params=params, bytes=sizes, memory=memory)
