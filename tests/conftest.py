@@ -117,7 +117,7 @@ def make_expert(problem, reads, batch=None):
   """A state, two SGD steps on, and class gradients of a real batch."""
   if not reads:
     return objectives.Expert()
-  start = jax.jit(problem.init)(jax.random.key(21))
+  start = problem.init(jax.random.key(21))
   rows = jax.tree.map(lambda x: x[0], make_real(1)) if batch is None else batch
   gradient = jax.jit(jax.grad(problem.loss))
   later = start

@@ -36,7 +36,7 @@ def problem_with(criterion, **fields):
 
 
 def start(problem, batch=BATCH):
-  params = jax.jit(problem.init)(jax.random.key(1))
+  params = problem.init(jax.random.key(1))
   return problem.with_criterion_params(params, batch, jax.random.key(2))
 
 

@@ -46,7 +46,7 @@ def test_a_reset_restores_the_initial_parameters_bit_for_bit():
   moved = advance(problem, state, make_real(2), jax.random.key(8))
   again = advance(problem, moved, make_real(2), key)
   assert int(moved.age) == 2 and int(again.age) == 0
-  head = jax.jit(drawn.init)(key)["head"]
+  head = drawn.init(key)["head"]
   np.testing.assert_allclose(
     again.params["head"]["kernel"], head["kernel"], rtol=1e-6
   )

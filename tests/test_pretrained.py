@@ -36,7 +36,6 @@ def make_batch(ids, mask):
 
 
 # Compiled once for all the tests that use the same shapes.
-init = jax.jit(lambda problem: problem.init(jax.random.key(0)))
 apply = jax.jit(lambda problem, params, batch: problem.apply(params, batch))
 
 
@@ -53,7 +52,7 @@ def hidden_states(problem, batch):
 def save(folder, read):
   """Writes a classifier with a drawn head; returns its parameters."""
   problem = make_problem(read)
-  params = init(problem)
+  params = problem.init(jax.random.key(0))
   params["head"] = jax.tree.map(lambda x: 20 * x + 0.1, params["head"])
   pretrained.save(
     folder,
@@ -131,7 +130,7 @@ def test_the_feature_of_first_pooling_is_the_pooler_output():
   expected = stored()
   problem = make_problem(pretrained.load(str(TINY)))
   batch = make_batch(expected["ids"], expected["mask"])
-  outputs = apply(problem, init(problem), batch)
+  outputs = apply(problem, problem.init(jax.random.key(0)), batch)
   np.testing.assert_allclose(
     outputs.features, expected["pooler_output"], atol=1e-4
   )
@@ -145,7 +144,7 @@ def test_the_stored_activations_depend_on_every_parameter():
   problem = make_problem(read)
 
   def total(params):
-    params = {**params, "head": init(problem)["head"]}
+    params = {**params, "head": problem.init(jax.random.key(0))["head"]}
     features = problem.apply(params, batch).features
     return jnp.abs(features - expected["pooler_output"] / 2).sum()
 
@@ -188,7 +187,7 @@ def test_num_layers_takes_the_first_layers():
 def test_mean_pooling_needs_no_pooler(folder):
   edit_tensors(folder, lambda name, x: [] if "pooler" in name else [(name, x)])
   problem = make_problem(pretrained.load(str(folder), pooling="mean"))
-  params = init(problem)
+  params = problem.init(jax.random.key(0))
   assert "pooler" not in params
   expected = stored()
   weight = expected["mask"][..., None]

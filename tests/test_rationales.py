@@ -190,7 +190,7 @@ def test_the_loss_is_the_shares_of_label_and_rationale():
 
 def test_the_rationale_loss_is_the_weighted_cross_entropy_of_the_tokens():
   problem, batch = reasoner(label_share=0.0), told_batch(3)
-  params = jax.jit(problem.init)(jax.random.key(0))
+  params = problem.init(jax.random.key(0))
   said = problem.apply(params, batch).rationale
   table = np.asarray(problem.embeddings)
   logits = np.asarray(said) @ table.T / np.sqrt((table**2).sum(1).mean())
@@ -203,7 +203,7 @@ def test_the_rationale_loss_is_the_weighted_cross_entropy_of_the_tokens():
 
 def test_tokens_after_the_end_of_a_rationale_do_not_change_the_loss():
   problem, batch = reasoner(label_share=0.5), told_batch()
-  params = jax.jit(problem.init)(jax.random.key(0))
+  params = problem.init(jax.random.key(0))
   other = jnp.where(batch.rationale_weights > 0, batch.rationale, 9)
   np.testing.assert_array_equal(
     problem.loss(params, batch),
@@ -213,7 +213,7 @@ def test_tokens_after_the_end_of_a_rationale_do_not_change_the_loss():
 
 def test_sure_queries_are_a_loss_like_their_tokens():
   problem, batch = even(reasoner(label_share=0.0)), told_batch()
-  params = jax.jit(problem.init)(jax.random.key(0))
+  params = problem.init(jax.random.key(0))
   start = rationales.queries(problem, batch.rationale, sure=1.0)
   soft = dataclasses.replace(batch, rationale=start)
   np.testing.assert_allclose(
@@ -471,7 +471,7 @@ def test_a_set_s_rationales_are_saved_and_read_back(tmp_path):
 def test_replayed_steps_teach_the_set_s_rationales(how):
   problem, stored, params = told_set()
   real = told_batch()
-  start = jax.jit(problem.init)(jax.random.key(3))
+  start = problem.init(jax.random.key(3))
   replay = functools.partial(replays.replay, rule=how)
   if how == "constant":
     replay = replays.replay_in_constant_memory
@@ -503,7 +503,7 @@ def test_replayed_steps_teach_the_set_s_rationales(how):
 def test_the_rationale_head_takes_the_head_s_steps():
   problem, stored, params = told_set()
   syn = stored.decode(params)
-  start = jax.jit(problem.init)(jax.random.key(3))
+  start = problem.init(jax.random.key(3))
   one = jax.tree.map(lambda x: x[:1], syn.steps)
   later = jax.jit(replays.replay)(problem, start, syn.batch, one)
   grads = jax.jit(jax.grad(problem.loss))(start, syn.batch)

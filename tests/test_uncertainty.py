@@ -59,7 +59,7 @@ def test_the_dirichlet_prior_is_cross_entropy_to_the_mixed_label():
 
 def test_without_strength_it_is_the_problems_loss_bit_for_bit():
   problem, batch = make_problem(), make_synthetic()
-  params = jax.jit(problem.init)(jax.random.key(0))
+  params = problem.init(jax.random.key(0))
   said = jax.nn.softmax(3.0 * batch.labels[:, ::-1])
 
   def ours(params):
@@ -83,7 +83,7 @@ def test_a_row_without_a_label_has_the_prior_alone():
 
 def test_minibatches_of_an_epoch_have_the_mean_energy_of_the_whole_set():
   problem, batch = make_problem(), make_synthetic(per_class=4)
-  init, loss = jax.jit(problem.init), jax.jit(problem.loss)
+  init, loss = problem.init, jax.jit(problem.loss)
   start, params = map(init, jax.random.split(jax.random.key(0)))
   energy = jax.jit(
     uncertainty.energy(problem.loss, start, num_rows=8, prior_std=0.5)
