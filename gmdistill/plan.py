@@ -86,8 +86,8 @@ def require_room(cost: Cost, remedies: list[str]) -> None:
 def remedies(config: Any, num_devices: int) -> list[str]:
   """Returns what would make the outer step of a config smaller, best first."""
   found = []
-  if config.student.kind == "transformer" and not config.student.remat:
-    found.append("student.remat=True")
+  if config.student.kind == "transformer" and config.student.remat != "layers":
+    found.append("student.remat=layers")
   if config.student.kind == "transformer" and (
     config.student.compute == "float32"
   ):

@@ -16,7 +16,7 @@ import safetensors
 import safetensors.numpy
 from etils import epath
 
-from gmdistill import bert, errors, paths, students
+from gmdistill import bert, blocks, errors, paths, students
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
 # For what BERT has no place.
@@ -268,10 +268,10 @@ def read_config(folder: epath.Path) -> dict[str, Any]:
       f"{folder} holds a model of type {family}; student.pretrained takes the "
       "BERT family (model_type bert)."
     )
-  if config.get("hidden_act", "gelu") not in list(students.ACTIVATIONS):
+  if config.get("hidden_act", "gelu") not in list(blocks.ACTIVATIONS):
     raise errors.InputError(
       f"{folder} uses hidden_act={config['hidden_act']}; known are "
-      f"{', '.join(students.ACTIVATIONS)}."
+      f"{', '.join(blocks.ACTIVATIONS)}."
     )
   if config.get("position_embedding_type", "absolute") != "absolute":
     raise errors.InputError(

@@ -118,15 +118,21 @@ def replaying(
   rates: Sequence[float] = (0.01, 0.03, 0.1, 0.3),
   head_scales: Sequence[float] = (1.0,),
   normalised: bool = False,
+  schedule: str = "constant",
   num_students: int = 20,
 ) -> Protocol:
   """The set's own T SGD steps from a fresh student: the protocol `replay`.
 
-  A set without learned step sizes takes `num_steps` steps of one size, and its
-  head steps of that size times one of `head_scales`: both are chosen on the
+  A set without learned step sizes takes `num_steps` steps of one size, or sizes
+  that fall by a `schedule` of `replays`, and its head steps of the first size
+  times one of `head_scales`: both are chosen on the
   selection split like any row's learning rate. `normalised` steps go by
   distance, which the tensors share evenly.
+
+  Raises:
+    ValueError: an unknown schedule.
   """
+  falling_T = replays.schedule(schedule, num_steps)
 
   def train(problem, syn: SyntheticSet, key, rate):
     # fit draws its student from the first half of the key; so does this.
@@ -135,6 +141,7 @@ def replaying(
       steps = syn.steps
     else:
       sizes, head_sizes = jnp.broadcast_to(rate[:, None], (2, num_steps))
+      sizes = sizes * falling_T
       shares = None
       if normalised:
         shares = jnp.tile(replays.even_shares(params), (num_steps, 1))

@@ -246,13 +246,17 @@ def parameterization(
       f"examples_per_step={per_step} must be 1 to data_per_class={per_class}, "
       "or 0 for all."
     )
-  return synthetic.with_learning_rates(
-    stored,
-    learned,
-    config.initial_step_size,
-    config.initial_head_step_size,
-    shares,
-    per_step,
+  return schedule.named(
+    "step_schedule",
+    lambda: synthetic.with_learning_rates(
+      stored,
+      learned,
+      config.initial_step_size,
+      config.initial_head_step_size,
+      shares,
+      per_step,
+      config.step_schedule,
+    ),
   )
 
 
@@ -309,10 +313,14 @@ def protocol(
     InputError: an unknown name.
   """
   if name == "replay":
-    return protocols.replaying(
-      num_steps=max(config.replay_steps, 1),
-      normalised=config.normalised_steps,
-      **config.replay.to_dict(),
+    return schedule.named(
+      "step_schedule",
+      lambda: protocols.replaying(
+        num_steps=max(config.replay_steps, 1),
+        normalised=config.normalised_steps,
+        schedule=config.step_schedule,
+        **config.replay.to_dict(),
+      ),
     )
   if name in ("finetune", "scratch", "full"):
     kd = config.kd

@@ -11,6 +11,7 @@ from gmdistill import data, mixed_mode
 from gmdistill import problem as problems
 
 Params = Any
+SCHEDULES = ("constant", "linear")
 
 
 class Steps(NamedTuple):
@@ -58,21 +59,43 @@ def replay(
   gradient = mixed_mode.grad(problem.loss, rule)
 
   def step(params, own):
-    taken = batch
-    if own.order is not None:
-      taken = jax.tree.map(lambda x: x[own.order], batch)
-    return _step(params, gradient(params, taken), own), None
+    grads = gradient(params, rows_of(batch, own))
+    return moved(params, grads, own), None
 
   return jax.lax.scan(step, params, steps)[0]
 
 
-def _step(params, grads, own):
+def schedule(kind: str, num_steps: int) -> np.ndarray:
+  """Returns the sizes [T] of steps, the first of which is 1.
+
+  Args:
+    kind: `constant`, or `linear`: (T - t) / T, in equal parts towards zero.
+    num_steps: T.
+
+  Raises:
+    ValueError: another kind.
+  """
+  if kind not in SCHEDULES:
+    raise ValueError(f"{kind!r} is none of {', '.join(SCHEDULES)}.")
+  if kind == "constant":
+    return np.ones(num_steps, np.float32)
+  return 1 - np.arange(num_steps, dtype=np.float32) / num_steps
+
+
+def rows_of(batch: data.Batch, own: Steps) -> data.Batch:
+  """Returns the examples that one step of a replay takes."""
+  if own.order is None:
+    return batch
+  return jax.tree.map(lambda x: x[own.order], batch)
+
+
+def moved(params: Params, grads: Params, own: Steps) -> Params:
   """Returns the parameters after one SGD step of the sizes in `own`."""
   down = lambda rate: lambda p, g: p - rate * g  # noqa: E731
   if own.tensor_shares is None:
-    moved = jax.tree.map(down(own.learning_rates), params, grads)
+    body = jax.tree.map(down(own.learning_rates), params, grads)
   else:
-    moved = _normalised_step(
+    body = _normalised_step(
       params, grads, own.learning_rates * own.tensor_shares
     )
   rate = own.head_learning_rates
@@ -82,7 +105,7 @@ def _step(params, grads, own):
     for name in problems.FRESH
     if name in params
   }
-  return {**moved, **fresh}
+  return {**body, **fresh}
 
 
 def _normalised_step(params, grads, distances_K):
@@ -189,14 +212,14 @@ def replay_in_constant_memory(
       # A step is linear in its sizes and in the gradient: its transpose takes
       # the covector to theirs.
       grads = jax.grad(loss_of)(params, floats, own.order)
-      moved, transpose = jax.vjp(
-        lambda grads, sizes: _step(params, grads, sizes),
+      later, transpose = jax.vjp(
+        lambda grads, sizes: moved(params, grads, sizes),
         grads,
         own._replace(order=None),
       )
       grads_bar, sizes_bar = transpose(covector)
       _, (_, slopes) = jax.jvp(both, (params,), (grads_bar,))
-      return (moved, jax.tree.map(jnp.add, floats_bar, slopes)), sizes_bar
+      return (later, jax.tree.map(jnp.add, floats_bar, slopes)), sizes_bar
 
     zeros = jax.tree.map(jnp.zeros_like, floats)
     (_, floats_bar), sizes_bar = jax.lax.scan(

@@ -16,13 +16,19 @@ OBJECTIVES = (
   "gradient_matching",
   "look_ahead",
   "finetune_ahead",
+  "step_matching",
   "trajectory_matching",
   "task_vector_matching",
   "distribution_matching",
   "token_distance",
 )
-# These learn the sizes of the steps that they take.
-STEPPING = ("look_ahead", "trajectory_matching", "task_vector_matching")
+# These take the steps that the set brings, and most learn their sizes.
+STEPPING = (
+  "look_ahead",
+  "step_matching",
+  "trajectory_matching",
+  "task_vector_matching",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +108,8 @@ def _sum(config, text: str) -> objectives.Objective:
 def _objective(config, name: str) -> objectives.Objective:
   if name in STEPPING and not config.replay_steps:
     raise errors.InputError(
-      f"objective={name} learns the steps that it takes; use replay_steps=1 "
-      "or more."
+      f"objective={name} takes the steps that the set brings; use "
+      "replay_steps=1 or more."
     )
   if name == "look_ahead":
     return named(
@@ -112,11 +118,19 @@ def _objective(config, name: str) -> objectives.Objective:
         rule=config.rule, **config.look_ahead.to_dict()
       ),
     )
+  if name == "step_matching":
+    return named(
+      "step_matching",
+      lambda: unrolled.step_matching(
+        config.replay_steps, rule=config.rule, **config.step_matching.to_dict()
+      ),
+    )
   if name == "finetune_ahead":
     protocol = config.finetune.to_dict()
     own = ("num_steps", "warmup", "weight_decay", "batch_size")
     return named(
       "finetune_ahead",
+      "step_matching",
       lambda: unrolled.finetune_ahead(
         rate=protocol["rates"][0],
         rule=config.rule,

@@ -46,7 +46,9 @@ def defaults() -> ml_collections.ConfigDict:
         num_heads=4,
         hidden=512,
         max_positions=128,
-        remat=False,
+        # What a backward pass computes again instead of keeping it: none,
+        # layers, elementwise; see blocks.
+        remat="none",
         unroll=1,
         compute="float32",  # or bfloat16, of a transformer's products
       ),
@@ -65,6 +67,9 @@ def defaults() -> ml_collections.ConfigDict:
       examples_per_step=0,  # of a class, in turn; 0: all of them every step
       initial_step_size=0.05,
       initial_head_step_size=0.0,  # 0: the head has no sizes of its own
+      # Of the body's T steps, where none is learned: constant, or linear, in
+      # equal parts towards zero.
+      step_schedule="constant",
       # Steps of learned distance for each tensor, instead of SGD's own.
       normalised_steps=False,
       initialise="random",  # random, herding, k_centers: rows it starts from
@@ -119,6 +124,9 @@ def defaults() -> ml_collections.ConfigDict:
       look_ahead=dict(centred=False, start="fresh", last_steps=0),
       # Along the protocol finetune, with its steps and the first of its rates.
       finetune_ahead=dict(window=2, skip=6, stride=1, until=0, centred=False),
+      step_matching=dict(
+        distance_kind="tensor_cosine", matched="all", centred=False
+      ),
       gradient_matching=dict(
         distance_kind="neuron_cosine",
         matched="all",

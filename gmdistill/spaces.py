@@ -20,6 +20,7 @@ from etils import epath
 from scipy import sparse
 
 from gmdistill import (
+  blocks,
   data,
   errors,
   loading,
@@ -84,7 +85,7 @@ def _pretrained(
   read = pretrained.load(
     source, student.get("num_layers", 0), student.get("pooling", "first")
   )
-  _check_compute(student)
+  _check_choices(student)
   names = ("remat", "unroll", "compute")
   common = {name: student[name] for name in names if name in student}
   _check_length(options, read.student["max_positions"])
@@ -169,10 +170,14 @@ def _check_transformer(fields: Mapping[str, Any]) -> None:
     raise errors.InputError(
       f"student.pooling={fields['pooling']} is none of first, mean."
     )
-  _check_compute(fields)
+  _check_choices(fields)
 
 
-def _check_compute(fields: Mapping[str, Any]) -> None:
+def _check_choices(fields: Mapping[str, Any]) -> None:
+  if fields.get("remat", "none") not in blocks.REMATS:
+    raise errors.InputError(
+      f"student.remat={fields['remat']} is none of {', '.join(blocks.REMATS)}."
+    )
   if fields.get("compute", "float32") not in students.PRECISIONS:
     raise errors.InputError(
       f"student.compute={fields['compute']} is none of "

@@ -5,20 +5,14 @@ that real text (through a frozen table) and synthetic examples take the same
 path, and students of different architecture share one embedding space.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-ACTIVATIONS = {
-  "gelu": lambda x: nn.gelu(x, approximate=False),
-  "gelu_new": lambda x: nn.gelu(x, approximate=True),
-  "gelu_pytorch_tanh": lambda x: nn.gelu(x, approximate=True),
-  "relu": nn.relu,
-  "silu": nn.silu,
-}
+from gmdistill import blocks
+
 POOLINGS = ("first", "mean")
 PRECISIONS = ("float32", "bfloat16")
 
@@ -37,83 +31,6 @@ class Outputs(NamedTuple):
   rationale: jax.Array | None = None
 
 
-def _dense(
-  features: int, name: str, std: float = 0.02, dtype: Any = None
-) -> nn.Dense:
-  normal = nn.initializers.normal(std)
-  return nn.Dense(features, kernel_init=normal, dtype=dtype, name=name)
-
-
-class Attention(nn.Module):
-  """Multi-head self-attention (Vaswani et al. 2017), second-order safe.
-
-  Plain products and a softmax: the fused kernels have no second-order rule.
-  """
-
-  num_heads: int
-  dtype: Any = None  # of the products; None: the inputs'
-
-  @nn.compact
-  def __call__(
-    self, x_BxLxD: jax.Array, mask_BxL: jax.Array
-  ) -> tuple[jax.Array, jax.Array]:
-    """Returns the mixed values [B, L, D] and the first token's weights.
-
-    Masked keys get weight zero; the weights are [B, H, L].
-    """
-    width = x_BxLxD.shape[-1]
-    heads = (*x_BxLxD.shape[:-1], self.num_heads, width // self.num_heads)
-    dense = functools.partial(_dense, width, dtype=self.dtype)
-    query_BxLxHxK = dense("query")(x_BxLxD).reshape(heads)
-    key_BxLxHxK = dense("key")(x_BxLxD).reshape(heads)
-    value_BxLxHxK = dense("value")(x_BxLxD).reshape(heads)
-    scores_BxHxLxL = jnp.einsum("bqhk,bshk->bhqs", query_BxLxHxK, key_BxLxHxK)
-    scores_BxHxLxL = scores_BxHxLxL * heads[-1] ** -0.5
-    # A large finite number: exp underflows to exactly zero, and a row without
-    # any token gives finite numbers instead of NaN.
-    scores_BxHxLxL = jnp.where(mask_BxL[:, None, None, :], scores_BxHxLxL, -1e9)
-    # At least in float32: sixteen bits are few for small weights.
-    wide = jnp.promote_types(scores_BxHxLxL.dtype, jnp.float32)
-    weights_BxHxLxL = jax.nn.softmax(scores_BxHxLxL.astype(wide))
-    mixed_BxLxHxK = jnp.einsum(
-      "bhqs,bshk->bqhk",
-      weights_BxHxLxL.astype(value_BxLxHxK.dtype),
-      value_BxLxHxK,
-    )
-    mixed_BxLxD = mixed_BxLxHxK.reshape(x_BxLxD.shape)
-    return dense("output")(mixed_BxLxD), weights_BxHxLxL[:, :, 0]
-
-
-class Layer(nn.Module):
-  """One post-norm BERT layer; returns a pair, as `nn.scan` asks."""
-
-  num_heads: int
-  hidden: int
-  activation: str
-  epsilon: float
-  dtype: Any = None
-  pooling: str = "first"
-
-  @nn.compact
-  def __call__(
-    self, x_BxLxD: jax.Array, mask_BxL: jax.Array
-  ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """Returns the output [B, L, D], and of the layer: the first token's weights
-    [B, H, L] and the pooled output [B, D]."""
-    norm = functools.partial(
-      nn.LayerNorm, epsilon=self.epsilon, dtype=self.dtype
-    )
-    mixed, first_BxHxL = Attention(
-      self.num_heads, self.dtype, name="attention"
-    )(x_BxLxD, mask_BxL)
-    x_BxLxD = norm(name="attention_norm")(x_BxLxD + mixed)
-    hidden = _dense(self.hidden, "intermediate", dtype=self.dtype)(x_BxLxD)
-    hidden = ACTIVATIONS[self.activation](hidden)
-    hidden = _dense(x_BxLxD.shape[-1], "output", dtype=self.dtype)(hidden)
-    x_BxLxD = norm(name="output_norm")(x_BxLxD + hidden)
-    return x_BxLxD, (first_BxHxL, pool(x_BxLxD, mask_BxL, self.pooling))
-
-
 class Transformer(nn.Module):
   """A BERT-style encoder (Devlin et al. 2019) with a linear head.
 
@@ -130,7 +47,7 @@ class Transformer(nn.Module):
   pooling: str = "first"
   activation: str = "gelu"
   epsilon: float = 1e-12
-  remat: bool = False
+  remat: str = "none"  # what a backward pass computes again; see blocks
   unroll: int = 1  # layers a scan iteration; more compiles longer, runs faster
   # Of the layers' products, float32 or bfloat16; parameters, their gradients,
   # logits and features stay in the precision of the parameters.
@@ -152,9 +69,8 @@ class Transformer(nn.Module):
     )
     self.token_type = self.param("token_type", normal, (2, self.width))
     self.embedding_norm = nn.LayerNorm(epsilon=self.epsilon)
-    layer = nn.remat(Layer, prevent_cse=False) if self.remat else Layer
     self.layers = nn.scan(
-      layer,
+      blocks.rematerialised(self.remat),
       variable_axes={"params": 0},
       split_rngs={"params": True},
       in_axes=nn.broadcast,
@@ -195,7 +111,7 @@ class Transformer(nn.Module):
   def __call__(self, x_BxLxD: jax.Array, mask_BxL: jax.Array) -> Outputs:
     """Returns logits [B, C], features [B, D], attention and layers."""
     hidden_BxLxD, attention, layers_BxNxD = self.encode(x_BxLxD, mask_BxL)
-    features_BxD = pool(hidden_BxLxD, mask_BxL, self.pooling)
+    features_BxD = blocks.pool(hidden_BxLxD, mask_BxL, self.pooling)
     if self.pooling == "first":
       features_BxD = jnp.tanh(self.pooler(features_BxD))
       layers_BxNxD = jnp.tanh(self.pooler(layers_BxNxD))
@@ -222,8 +138,8 @@ class RationaleHead(nn.Module):
   @nn.compact
   def __call__(self, x_BxRxD: jax.Array) -> jax.Array:
     """Returns the queries [B, R, D] of the slots' hidden states."""
-    x_BxRxD = _dense(x_BxRxD.shape[-1], "dense")(x_BxRxD)
-    x_BxRxD = ACTIVATIONS[self.activation](x_BxRxD)
+    x_BxRxD = blocks.dense(x_BxRxD.shape[-1], "dense")(x_BxRxD)
+    x_BxRxD = blocks.ACTIVATIONS[self.activation](x_BxRxD)
     return nn.LayerNorm(epsilon=self.epsilon, name="norm")(x_BxRxD)
 
 
@@ -279,8 +195,8 @@ class BiLSTM(nn.Module):
       return scan(cell, carry, (x_BxLxD, mask_BxL))[1]
 
     both = [run("forward", False), run("backward", True)]
-    features_BxF = masked_mean(jnp.concatenate(both, axis=-1), mask_BxL)
-    logits_BxC = _dense(self.num_classes, "head")(features_BxF)
+    features_BxF = blocks.masked_mean(jnp.concatenate(both, axis=-1), mask_BxL)
+    logits_BxC = blocks.dense(self.num_classes, "head")(features_BxF)
     return Outputs(logits_BxC, features_BxF)
 
 
@@ -309,7 +225,7 @@ class TextCNN(nn.Module):
       out_BxLxF = jnp.where(mask_BxL[..., None], out_BxLxF, 0.0)
       pooled.append(out_BxLxF.max(axis=1))
     features_BxF = jnp.concatenate(pooled, axis=-1)
-    logits_BxC = _dense(self.num_classes, "head")(features_BxF)
+    logits_BxC = blocks.dense(self.num_classes, "head")(features_BxF)
     return Outputs(logits_BxC, features_BxF)
 
 
@@ -330,17 +246,3 @@ KINDS: dict[str, Any] = {
   "bilstm": BiLSTM,
   "textcnn": TextCNN,
 }
-
-
-def pool(x_BxLxD: jax.Array, mask_BxL: jax.Array, pooling: str) -> jax.Array:
-  """Returns the first token's state [B, D], or the mean over tokens."""
-  if pooling == "first":
-    return x_BxLxD[:, 0]
-  return masked_mean(x_BxLxD, mask_BxL)
-
-
-def masked_mean(x_BxLxD: jax.Array, mask_BxL: jax.Array) -> jax.Array:
-  """Returns the mean [B, D] over unmasked positions; 0 where there are none."""
-  weight_BxLx1 = mask_BxL[..., None].astype(x_BxLxD.dtype)
-  total_BxD = (x_BxLxD * weight_BxLx1).sum(axis=1)
-  return total_BxD / jnp.maximum(weight_BxLx1.sum(axis=1), 1.0)

@@ -194,13 +194,14 @@ def with_learning_rates(
   head: float = 0.0,
   shares: np.ndarray | None = None,
   per_step: int = 0,
+  schedule: str = "constant",
 ) -> Parameterization:
   """Learns the sizes of T replayed SGD steps, positive through softplus.
 
   Args:
     base: Any parameterization.
     num_steps: T; 0 leaves the base as it is.
-    initial: Every step's size at the start.
+    initial: The first step's size at the start.
     head: The same of the head alone, which then has sizes of its own; 0: the
       head's steps are those of the rest.
     shares: First shares [K] of a student's tensors in a normalised step, see
@@ -208,14 +209,18 @@ def with_learning_rates(
       step's size is the distance that it moves them. None: plain steps.
     per_step: Examples a class in each step, in turn: see `cyclic_order`. 0:
       all of them in every step.
+    schedule: Of the steps' sizes at the start, the head's own aside; see
+      `replays.schedule`.
   """
   if not num_steps:
     return base
-  starts = {"step_sizes": initial} | ({"head_step_sizes": head} if head else {})
+  starts = {"step_sizes": initial * replays.schedule(schedule, num_steps)}
+  if head:
+    starts["head_step_sizes"] = np.full(num_steps, head)
 
   def first_steps() -> dict[str, jax.Array]:
     raw = {
-      name: jnp.full((num_steps,), np.log(np.expm1(start)), jnp.float32)
+      name: jnp.asarray(np.log(np.expm1(start)), jnp.float32)
       for name, start in starts.items()
     }
     if shares is not None:

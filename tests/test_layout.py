@@ -7,13 +7,13 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "gmdistill"
 
 # A file imports only files above it.
 ORDER = """
-errors paths processes mesh tokenizer losses ensembles data loading students
-criteria mixed_mode checkpoint metrics interrupts bert pretrained problem
-rationales training uncertainty replays synthetic set_files spaces distances
-objectives matching unrolled teachers coresets protocols evaluate projection
-workdirs privacy bank experts settings schedule labelling recipe relabel tables
-results figures comparison report finish outer plan range_test distill sweep
-verbs teacher_verbs main __main__
+errors paths processes mesh tokenizer losses ensembles data loading blocks
+students criteria mixed_mode checkpoint metrics interrupts bert pretrained
+problem rationales training uncertainty replays synthetic set_files spaces
+distances objectives matching unrolled teachers coresets protocols evaluate
+projection workdirs privacy bank experts settings schedule labelling recipe
+relabel tables results figures comparison report finish outer plan range_test
+distill sweep verbs teacher_verbs main __main__
 """.split()
 
 
@@ -43,4 +43,4 @@ def test_only_one_file_imports_orbax():
 
 def test_linen_stays_in_the_students():
   found = {p.name for p in PACKAGE.rglob("*.py") if "linen" in p.read_text()}
-  assert found == {"students.py", "problem.py"}
+  assert found == {"blocks.py", "students.py", "problem.py"}

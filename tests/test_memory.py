@@ -38,7 +38,7 @@ def deep_problem(classes=2, **fields):
 
 
 def step(
-  *, layers=2, rule="mixed", remat=False, steps=1, classes=2, rows=16, chunk=0
+  *, layers=2, rule="mixed", remat="none", steps=1, classes=2, rows=16, chunk=0
 ):
   problem = deep_problem(classes, num_layers=layers, remat=remat)
   objective = matching.expert_matching(
@@ -83,8 +83,8 @@ def flops(**fields):
 
 
 def test_mixed_mode_with_remat_takes_a_third_of_the_memory_at_12_layers():
-  mixed = cost(layers=12, remat=True)
-  reverse = cost(layers=12, remat=True, rule="reverse")
+  mixed = cost(layers=12, remat="layers")
+  reverse = cost(layers=12, remat="layers", rule="reverse")
   assert 3 * mixed.temporary <= reverse.temporary
 
 

@@ -67,7 +67,7 @@ def test_a_run_that_does_not_fit_is_refused_before_it_starts(
   monkeypatch.setattr("gmdistill.mesh.room", lambda: 10_000)
   config = tiny_config.get_config()
   with pytest.raises(
-    errors.InputError, match=r"which has 10 kB.*Try student.remat=True, or"
+    errors.InputError, match=r"which has 10 kB.*Try student.remat=layers, or"
   ):
     distill.run(config, str(tmp_path / "run"))
   assert not (tmp_path / "run").exists()

@@ -59,7 +59,9 @@ def test_padding_a_batch_further_changes_nothing(kind):
   np.testing.assert_allclose(one, two, atol=1e-6)
 
 
-@pytest.mark.parametrize("fields", [{"remat": True}, {"unroll": 2}])
+@pytest.mark.parametrize(
+  "fields", [{"remat": "layers"}, {"remat": "elementwise"}, {"unroll": 2}]
+)
 def test_remat_and_unrolled_layers_change_no_number(fields):
   batch = make_synthetic()
   plain, other = make_problem(), make_problem(**fields)

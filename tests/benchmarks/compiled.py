@@ -42,7 +42,7 @@ def cost(
   classes: int,
   students: int,
   rule: str,
-  remat: bool,
+  remat: str,
   width: int,
 ) -> plan.Cost:
   """Returns the cost of one outer step, all of whose arguments are shapes."""
@@ -80,7 +80,7 @@ def cost(
 
 
 def make_problem(
-  layers: int, length: int, classes: int, remat: bool, width: int
+  layers: int, length: int, classes: int, remat: str, width: int
 ) -> problems.Problem:
   """Returns a transformer of these sizes over a table of twenty tokens."""
   module = students.Transformer(
@@ -92,7 +92,7 @@ def make_problem(
     max_positions=length,
     pooling="mean",
     remat=remat,
-    unroll=1 if remat else layers,
+    unroll=layers if remat == "none" else 1,
   )
   return problems.Problem(jnp.ones((20, width)), None, module)
 
@@ -111,13 +111,15 @@ def main() -> None:
   parser.add_argument("--width", type=int, default=128)
   parser.add_argument("--out", default="runs/bench.json")
   options = parser.parse_args()
-  ways = [(r, remat) for remat in (False, True) for r in mixed_mode.RULES]
+  ways = [(r, remat) for remat in ("none", "layers") for r in mixed_mode.RULES]
   print(
     f"an outer step with a bank, width {options.width}, {PER_CLASS} a class"
   )
   print("temporary memory, and GFLOP of products, compiled for", end=" ")
   print(jax.devices()[0].device_kind)
-  names = [f"{rule}{', remat' if remat else ''}" for rule, remat in ways]
+  names = [
+    rule if remat == "none" else f"{rule}, remat" for rule, remat in ways
+  ]
   print(f"{'':42}" + "".join(f"{name:>21}" for name in names))
   found = []
   for sizes in settings():
