@@ -1,6 +1,7 @@
 """What a Transformer student is made of: attention, BERT's layer, pooling."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -37,7 +38,7 @@ def _normal_cdf(x):
 
 
 REMATS = ("none", "layers", "elementwise")
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   "gelu": gelu,
   "gelu_new": lambda x: nn.gelu(x, approximate=True),
   "gelu_pytorch_tanh": lambda x: nn.gelu(x, approximate=True),

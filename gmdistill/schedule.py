@@ -130,7 +130,6 @@ def _objective(config, name: str) -> objectives.Objective:
     own = ("num_steps", "warmup", "weight_decay", "batch_size")
     return named(
       "finetune_ahead",
-      "step_matching",
       lambda: unrolled.finetune_ahead(
         rate=protocol["rates"][0],
         rule=config.rule,

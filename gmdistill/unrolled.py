@@ -2,9 +2,9 @@
 
 `look_ahead` asks the real loss there, `finetune_ahead` the same of steps that a
 protocol takes. `step_matching` compares each step with the one that the real
-data would take, and differentiates no step through another. The others start at
-a state of an expert bank and compare the displacement with the expert's: no real
-row is read.
+data would take, and differentiates no step through another. The others start
+at a state of an expert bank and compare the displacement with the expert's: no
+real row is read.
 """
 
 import functools
