@@ -8,10 +8,12 @@ are worth little, and so is a comparison of two runs.
 
 On a GPU both run there, and both take its fast products: of float32 numbers in
 TF32, or `--compute=bfloat16` (PyTorch: autocast). There `--shape=bert` is the
-shape to measure.
+shape to measure, and `--real=512` says what share of the products' rate a step
+comes to where the real batch fills the GPU.
 """
 
 import argparse
+import functools
 import os
 import sys
 import time
@@ -49,7 +51,7 @@ SHAPES = {
   "bert": dict(width=768, num_layers=12, num_heads=12, hidden=3072),
   "tiny": dict(width=32, num_layers=2, num_heads=2, hidden=64),
 }
-LENGTH, PER_CLASS, REAL_PER_CLASS, VOCABULARY = 32, 5, 16, 2000
+LENGTH, PER_CLASS, VOCABULARY = 32, 5, 2000
 STEPS_BETWEEN = 5  # of real training, config.trajectory.steps_between
 THEIRS = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -63,7 +65,7 @@ def make_data(num_rows, seed):
   return ids, mask, labels
 
 
-def our_step(problem, bank, between=0):
+def our_step(problem, real_rows, bank, between=0):
   """Returns `step()`, warmed up; what it costs; the seconds to compile it.
 
   Without a bank the student takes `between` real AdamW steps after each match.
@@ -81,7 +83,7 @@ def our_step(problem, bank, between=0):
   stored = synthetic.direct()
   mesh = meshes.build(1, devices=jax.devices()[:1])
   key = meshes.put(mesh, jax.random.key(0))
-  ids, mask, labels = make_data(2 * REAL_PER_CLASS, 0)
+  ids, mask, labels = make_data(2 * real_rows, 0)
   real_batch = data.Batch(ids, mask, np.eye(2, dtype=np.float32)[labels])
   rows = np.random.default_rng(1).integers(
     0, VOCABULARY, (2 * PER_CLASS, LENGTH)
@@ -157,8 +159,8 @@ def in_precision(compute, turn):
   return run
 
 
-def their_step(fields):
-  table, *rows = their_data(fields, 2 * REAL_PER_CLASS, 0)
+def their_step(fields, real_rows):
+  table, *rows = their_data(fields, 2 * real_rows, 0)
   loop = torch_loop.Matching(their_student(fields), table, PER_CLASS)
   return lambda: loop.step(*rows)
 
@@ -229,6 +231,9 @@ def main():
   parser = argparse.ArgumentParser()
   parser.add_argument("--shape", choices=SHAPES, default="minilm")
   parser.add_argument("--rounds", type=int, default=15)
+  parser.add_argument(
+    "--real", type=int, default=16, help="real rows a class in a step"
+  )
   parser.add_argument("--students", type=int, default=100)
   parser.add_argument("--steps", type=int, default=200)
   parser.add_argument("--rows", type=int, default=872)
@@ -253,14 +258,17 @@ def main():
     pooling="mean",
     # A GPU loops over layers as fast, and compiles one layer instead of all.
     unroll=fields["num_layers"] if on_cpu else 1,
+    # There, reading what a backward pass keeps takes longer than making it.
+    remat="none" if on_cpu else "elementwise",
     compute=compute,
   )
   table = jax.random.normal(jax.random.key(0), (VOCABULARY, fields["width"]))
   problem = problems.Problem(table, None, module)
-  without, cost, compiling = our_step(problem, bank=False)
-  with_bank, _, _ = our_step(problem, bank=True)
-  training_too, _, _ = our_step(problem, bank=False, between=STEPS_BETWEEN)
-  theirs = in_precision(compute, their_step(fields))
+  build = functools.partial(our_step, problem, options.real)
+  without, cost, compiling = build(bank=False)
+  with_bank, _, _ = build(bank=True)
+  training_too, _, _ = build(bank=False, between=STEPS_BETWEEN)
+  theirs = in_precision(compute, their_step(fields, options.real))
   theirs()
   a, b, c, whole = interleaved(
     options.rounds, without, with_bank, theirs, training_too
@@ -280,7 +288,7 @@ def main():
     their_evaluation(fields, options.students, options.steps, options.rows),
   )
   rows["evaluation"] = tuple(interleaved(1, ours, other))
-  print(f"{options.shape} shape, {compute}, ", end="")
+  print(f"{options.shape} shape, {compute}, {options.real} rows, ", end="")
   print(f"{jax.devices()[0].device_kind}, ", end="")
   print(f"jax {jax.__version__}, torch {torch.__version__}")
   print(f"{'':20}{'gmdistill, s':>14}{'PyTorch, s':>12}  ratio")
@@ -300,6 +308,7 @@ def main():
     options.out,
     shape=options.shape,
     compute=compute,
+    real=options.real,
     device=jax.devices()[0].device_kind,
     rows={
       name: {"gmdistill": mine, "torch": yours, "ratio": yours / mine}
