@@ -102,8 +102,8 @@ def rematerialised(kind: str) -> Any:
     kind: One of `REMATS`. `none`: everything is kept. `layers`: what goes into
       a layer alone; the rest is computed again. `elementwise`: what the
       products with its weights give; attention, norms and activation are
-      computed again. That costs few products, and on a GPU less time than
-      reading them would.
+      computed again. That costs few products, and for large batches on a GPU
+      less time than reading them would.
 
   Raises:
     ValueError: another kind.

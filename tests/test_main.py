@@ -131,14 +131,19 @@ def test_the_verbs_work_on_a_finished_run(finished, tmp_path, capsys):
     ("--config.initial_step_size=0.0", ["initial_step_size=0.0", "above 0"]),
     ("--config.protocols=()", ["protocols", "scratch"]),
     ("--config.student.num_layers=0", ["num_layers=0", "pretrained"]),
+    ("--config.student.remat=True", ["student.remat=True", "elementwise"]),
+    ("--config.step_schedule=cosine", ["step_schedule", "cosine", "linear"]),
+    ("--config.step_matching.matched=tail", ["step_matching", "last_K"]),
   ],
 )
 def test_a_bad_field_is_one_line_and_writes_nothing(
   override, words, tmp_path, capsys
 ):
   extra = []
-  if "matched" in override:
+  if "gradient_matching" in override:
     extra = ["--config.objective=gradient_matching"]
+  if "step_matching" in override:
+    extra = ["--config.objective=step_matching"]
   if "finetune_ahead" in override:
     extra = ["--config.objective=finetune_ahead"]
   workdir = tmp_path / "run"

@@ -1,12 +1,15 @@
 """Students and the problem around them."""
 
+import functools
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import LENGTH, make_examples, make_problem, make_synthetic
 
-from gmdistill import data, distances, students
+from gmdistill import blocks, data, distances, students
 from gmdistill import problem as problems
 
 KINDS = ["transformer", "bilstm", "textcnn"]
@@ -69,6 +72,25 @@ def test_remat_and_unrolled_layers_change_no_number(fields):
   a = jax.value_and_grad(plain.loss)(params, batch)
   b = jax.value_and_grad(other.loss)(params, batch)
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), a, b)
+
+
+def test_gelu_is_the_exact_one_to_its_second_derivative(x64):
+  x = jnp.linspace(-9.0, 9.0, 301)
+  ours, linens = blocks.gelu, functools.partial(nn.gelu, approximate=False)
+  for derive in (lambda f: f, jax.grad, lambda f: jax.grad(jax.grad(f))):
+    a, b = (jax.vmap(derive(f))(x) for f in (ours, linens))
+    np.testing.assert_allclose(a, b, atol=1e-14)
+
+
+def test_gelu_of_sixteen_bits_is_rounded_once():
+  x = jnp.linspace(-4.0, 4.0, 301).astype(jnp.bfloat16)
+  exact = blocks.gelu(x.astype(jnp.float32)).astype(jnp.bfloat16)
+  np.testing.assert_array_equal(blocks.gelu(x), exact)
+
+
+def test_an_unknown_remat_is_refused():
+  with pytest.raises(ValueError, match="remat='all' is none of none, layers"):
+    make_problem(remat="all").init(jax.random.key(0))
 
 
 def test_the_key_biases_have_no_gradient():

@@ -14,6 +14,7 @@ from conftest import (
 )
 
 from gmdistill import (
+  distances,
   objectives,
   protocols,
   replays,
@@ -165,6 +166,77 @@ def test_a_shift_of_all_logits_hardly_changes_the_centred_loss():
   before, _ = unrolled._centred_loss(problem, params, batch)
   # 0.01 times the square of (1.5, -1.5), the shift around its own mean.
   np.testing.assert_allclose(centred - before, 0.01 * 2 * 1.5**2, atol=2e-3)
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_each_step_is_matched_at_the_student_that_the_last_one_left(centred):
+  problem, real = make_problem(), objectives.Real(make_real(3))
+  batch, key = make_synthetic(), jax.random.key(4)
+  rows = synthetic.cyclic_order(2, len(batch.labels) // 2, 1, 3)
+  sizes = replays.Steps(jnp.array([0.5, 0.3, 0.1]), order=jnp.asarray(rows))
+  objective = unrolled.step_matching(3, centred=centred)
+  assert objective.num_batches == 3
+
+  def real_loss(params, t):
+    own = jax.tree.map(lambda x: x[t], real.batches)
+    if centred:
+      return unrolled._centred_loss(problem, params, own)[0]
+    return problem.loss(params, own)
+
+  # The students as they come, which no derivative reaches.
+  students = [problem.init(key)]
+  for t in range(3):
+    own = jax.tree.map(lambda x, t=t: x[t], sizes)
+    grads = jax.grad(problem.loss)(students[-1], replays.rows_of(batch, own))
+    students.append(replays.moved(students[-1], grads, own))
+
+  def expected(inputs):
+    whole = batch.replace(inputs=inputs)
+    gaps = []
+    for t, params in enumerate(students[:-1]):
+      taken = jax.tree.map(lambda x, t=t: x[rows[t]], whole)
+      pair = (
+        jax.grad(problem.loss)(params, taken),
+        jax.grad(real_loss)(params, t),
+      )
+      gaps.append(distances.between(*pair, kind="tensor_cosine", matched="all"))
+    return sum(gaps) / 3
+
+  def found(inputs):
+    syn = synthetic.SyntheticSet(
+      batch.replace(inputs=inputs), sizes.learning_rates, sizes.order
+    )
+    return objective.loss(problem, syn, (), real, key)[0]
+
+  (a, da), (b, db) = (
+    jax.jit(jax.value_and_grad(f))(batch.inputs) for f in (found, expected)
+  )
+  np.testing.assert_allclose(a, b, rtol=1e-5)
+  np.testing.assert_allclose(da, db, atol=1e-5 * float(jnp.abs(db).max()))
+
+
+def test_matched_steps_keep_the_sizes_that_they_start_with():
+  problem, real = make_problem(), objectives.Real(make_real(4))
+  stored = synthetic.with_learning_rates(
+    synthetic.direct(), 4, 0.4, 0.1, schedule="linear"
+  )
+  params = stored.init(make_synthetic())
+  syn = stored.decode(params)
+  np.testing.assert_allclose(
+    syn.learning_rates, [0.4, 0.3, 0.2, 0.1], rtol=1e-6
+  )
+  np.testing.assert_allclose(syn.head_learning_rates, 0.1, rtol=1e-6)
+
+  def loss(params):
+    own = stored.decode(params)
+    objective = unrolled.step_matching(4)
+    return objective.loss(problem, own, (), real, jax.random.key(0))[0]
+
+  grads = jax.jit(jax.grad(loss))(params)
+  assert not np.any(grads["step_sizes"]) and not np.any(
+    grads["head_step_sizes"]
+  )
+  assert np.any(grads["base"]["embeddings"])
 
 
 def test_trajectory_matching_is_zero_where_the_steps_lead_to_the_expert(x64):
