@@ -47,12 +47,25 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
+class Dense(nn.Dense):
+  """Linen's, over all rows and tokens as one axis.
+
+  The weights' gradient then sums over one axis. Of two, side by side for
+  several classes, XLA makes one only by copies of whole activations.
+  """
+
+  def __call__(self, inputs: jax.Array) -> jax.Array:
+    """Returns the product [..., features]."""
+    flat = super().__call__(inputs.reshape(-1, inputs.shape[-1]))
+    return flat.reshape(*inputs.shape[:-1], self.features)
+
+
 def dense(
   features: int, name: str, std: float = 0.02, dtype: Any = None
-) -> nn.Dense:
+) -> Dense:
   """Returns BERT's dense layer: weights drawn with a small deviation."""
   normal = nn.initializers.normal(std)
-  return nn.Dense(features, kernel_init=normal, dtype=dtype, name=name)
+  return Dense(features, kernel_init=normal, dtype=dtype, name=name)
 
 
 class Attention(nn.Module):

@@ -224,16 +224,28 @@ def _gap(
       (syn_grads, real_grads),
     )
 
-  one_by_one = functools.partial(jax.lax.map, one_class)
   num_classes = syn.batch.labels.shape[-1]
   pairs = (objectives.by_class(syn.batch, num_classes), real)
+  # Side by side, classes come second where a student's layers are stacked:
+  # moving them to the front would copy every gradient.
+  axes = 2 * (
+    jax.tree_util.tree_map_with_path(
+      lambda path, _: int(path[0].key == "layers"),
+      distances.keep(params, matched),
+    ),
+  )
+  side_by_side = jax.vmap(one_class, out_axes=(0, 0, axes))
   if 0 < class_chunk < num_classes:
     size = max(n for n in range(1, class_chunk + 1) if num_classes % n == 0)
-    gaps_C, cosines_C, sums = _in_chunks(one_class, pairs, size)
+    gaps_C, cosines_C, sums = _in_chunks(
+      one_class, side_by_side, axes, pairs, size
+    )
+  elif class_chunk:
+    gaps_C, cosines_C, grads = side_by_side(pairs)
+    sums = jax.tree.map(_total, axes, grads)
   else:
-    over_classes = jax.vmap(one_class) if class_chunk else one_by_one
-    gaps_C, cosines_C, grads = over_classes(pairs)
-    sums = jax.tree.map(_total, grads)
+    gaps_C, cosines_C, grads = jax.lax.map(one_class, pairs)
+    sums = jax.tree.map(functools.partial(_total, 0), grads)
   syn_sum, real_sum = sums
   value = gaps_C.mean() + sum_weight * between(syn_sum, real_sum)
   return value, {
@@ -242,23 +254,33 @@ def _gap(
   }
 
 
-@jax.custom_vjp
-def _total(x):
-  """Returns the sum over the first axis, one addition after the other.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _total(axis, x):
+  """Returns the sum over an axis, one addition after the other.
 
   On a CPU `x.sum(axis=0)` of a few large rows takes six times as long, and the
   rule that JAX would find for these additions pads a row for each.
   """
-  return functools.reduce(jnp.add, x)
+  rows = (
+    jax.lax.index_in_dim(x, i, axis, keepdims=False)
+    for i in range(x.shape[axis])
+  )
+  return functools.reduce(jnp.add, rows)
 
 
-_total.defvjp(
-  lambda x: (_total(x), jnp.zeros(len(x))),
-  lambda rows, bar: (jnp.broadcast_to(bar, (len(rows), *bar.shape)),),
-)
+def _total_forward(axis, x):
+  return _total(axis, x), jnp.zeros(x.shape[axis])
 
 
-def _in_chunks(one_class, pairs, size):
+def _total_backward(axis, rows, bar):
+  shape = (*bar.shape[:axis], len(rows), *bar.shape[axis:])
+  return (jnp.broadcast_to(jnp.expand_dims(bar, axis), shape),)
+
+
+_total.defvjp(_total_forward, _total_backward)
+
+
+def _in_chunks(one_class, side_by_side, axes, pairs, size):
   """Returns (gaps [C], cosines [C], sums of the gradients), `size` classes at
   a time. No gradient of a class outlives its chunk."""
   chunks = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), pairs)
@@ -268,9 +290,9 @@ def _in_chunks(one_class, pairs, size):
   # The loop keeps forward and backward pass apart; no barrier is needed.
   @functools.partial(jax.checkpoint, prevent_cse=False)
   def add(sums, chunk):
-    gaps, cosines, grads = jax.vmap(one_class)(chunk)
-    sums = jax.tree.map(lambda total, x: total + _total(x), sums, grads)
-    return sums, (gaps, cosines)
+    gaps, cosines, grads = side_by_side(chunk)
+    more = jax.tree.map(_total, axes, grads)
+    return jax.tree.map(jnp.add, sums, more), (gaps, cosines)
 
   sums, seen = jax.lax.scan(add, zeros, chunks)
   gaps_C, cosines_C = (x.reshape(-1) for x in seen)

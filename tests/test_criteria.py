@@ -177,7 +177,10 @@ def test_shallow_layers_learn_of_deep_ones_and_not_the_other_way():
     others["layers"]["output"],
   )
   assert moved["kernel"][0] > 1e-6  # the first of two layers
-  assert moved["kernel"][1] == 0
+  assert (
+    moved["kernel"][1]
+    < 1e-6 * np.abs(others["layers"]["output"]["kernel"][1]).max()
+  )
 
 
 def test_a_student_without_layers_is_refused():
