@@ -230,7 +230,7 @@ def _gap(
   # moving them to the front would copy every gradient.
   axes = 2 * (
     jax.tree_util.tree_map_with_path(
-      lambda path, _: int(path[0].key == "layers"),
+      lambda path, _: int(problems.is_stacked(path)),
       distances.keep(params, matched),
     ),
   )

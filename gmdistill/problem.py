@@ -15,6 +15,11 @@ Params = Any  # a pytree of arrays
 FRESH = ("head", "rationale_head")  # drawn anew for every student
 
 
+def is_stacked(path: Any) -> bool:
+  """Whether the parameter at this path of a tree is one of every layer."""
+  return bool(path[0].key == "layers")
+
+
 @flax.struct.dataclass
 class Problem:
   """A student architecture over a frozen token-embedding table.

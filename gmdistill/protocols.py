@@ -125,9 +125,9 @@ def replaying(
 
   A set without learned step sizes takes `num_steps` steps of one size, or sizes
   that fall by a `schedule` of `replays`, and its head steps of the first size
-  times one of `head_scales`: both are chosen on the
-  selection split like any row's learning rate. `normalised` steps go by
-  distance, which the tensors share evenly.
+  times one of `head_scales`: both are chosen on the selection split like any
+  row's learning rate. `normalised` steps go by distance, which the tensors
+  share evenly.
 
   Raises:
     ValueError: an unknown schedule.

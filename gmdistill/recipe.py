@@ -233,9 +233,9 @@ def parameterization(
     )
   if config.data.rationale_key and config.rationales.learned:
     stored = synthetic.with_rationales(stored)
-  # Step sizes that no objective learns are chosen like any learning rate.
-  learns = any(name in config.objective for name in schedule.STEPPING)
-  learned = config.replay_steps if learns else 0
+  # Step sizes that no objective reads are chosen like any learning rate.
+  brings = any(name in config.objective for name in schedule.STEPPING)
+  num_steps = config.replay_steps if brings else 0
   shares = None
   if config.normalised_steps:
     shapes = jax.eval_shape(problem.init, jax.random.key(0))
@@ -250,7 +250,7 @@ def parameterization(
     "step_schedule",
     lambda: synthetic.with_learning_rates(
       stored,
-      learned,
+      num_steps,
       config.initial_step_size,
       config.initial_head_step_size,
       shares,

@@ -119,7 +119,7 @@ def _normalised_step(params, grads, distances_K):
       return param
     distances = distances_K[first : first + count]
     first += count
-    axes = tuple(range(_is_stacked(path), param.ndim))
+    axes = tuple(range(int(problems.is_stacked(path)), param.ndim))
     squares = jnp.square(grad).sum(axis=axes, keepdims=True)
     # Guarded before the root: a zero gradient stays, and has no direction.
     norm = jnp.sqrt(jnp.where(squares > 0, squares, 1.0))
@@ -158,11 +158,7 @@ def _num_movable(path, x):
     return 0
   if name.endswith("key/bias"):
     return 0
-  return x.shape[0] if _is_stacked(path) else 1
-
-
-def _is_stacked(path):
-  return int(path[0].key == "layers")
+  return x.shape[0] if problems.is_stacked(path) else 1
 
 
 def replay_in_constant_memory(

@@ -75,12 +75,15 @@ def look_ahead(
 def _real_loss(problem, params, real, centred):
   """Returns the loss of the first real batch, and its accuracy to be logged."""
   batch = jax.tree.map(lambda x: x[0], real.batches)
-  if centred:
-    value, logits_BxC = _centred_loss(problem, params, batch)
-  else:
-    value, logits_BxC = problem.loss_and_logits(params, batch)
+  value, logits_BxC = _loss_and_logits(problem, params, batch, centred)
   right_B = logits_BxC.argmax(axis=-1) == batch.labels.argmax(axis=-1)
   return value, {"look_ahead/accuracy": right_B.mean()}
+
+
+def _loss_and_logits(problem, params, batch, centred):
+  if centred:
+    return _centred_loss(problem, params, batch)
+  return problem.loss_and_logits(params, batch)
 
 
 def _centred_loss(problem, params, batch):
@@ -129,9 +132,7 @@ def step_matching(
     gradient = mixed_mode.grad(problem.loss, rule)
 
     def real_loss(params, batch):
-      if centred:
-        return _centred_loss(problem, params, batch)[0]
-      return problem.loss(params, batch)
+      return _loss_and_logits(problem, params, batch, centred)[0]
 
     def step(params, own_batch):
       own, batch = own_batch

@@ -166,9 +166,10 @@ def test_shallow_layers_learn_of_deep_ones_and_not_the_other_way():
   taught = problem_with(criteria.to_deepest(weight=1.0), pooling="mean")
   # Far from a start, at which all layers say nearly the same.
   params = jax.tree.map(lambda x: 10.0 * x, start(taught))
-  grads = grad(taught, params, BATCH)
+  # Not in one program each: those may round the same sums differently.
+  grads = jax.grad(taught.loss)(params, BATCH)
   plain = make_problem(pooling="mean")
-  others = grad(plain, params, BATCH)
+  others = jax.grad(plain.loss)(params, BATCH)
   assert taught.loss(params, BATCH) > plain.loss(params, BATCH)
   equal(grads["head"], others["head"])
   moved = jax.tree.map(
@@ -177,10 +178,7 @@ def test_shallow_layers_learn_of_deep_ones_and_not_the_other_way():
     others["layers"]["output"],
   )
   assert moved["kernel"][0] > 1e-6  # the first of two layers
-  assert (
-    moved["kernel"][1]
-    < 1e-6 * np.abs(others["layers"]["output"]["kernel"][1]).max()
-  )
+  assert moved["kernel"][1] == 0
 
 
 def test_a_student_without_layers_is_refused():

@@ -57,7 +57,7 @@ def test_the_dirichlet_prior_is_cross_entropy_to_the_mixed_label():
     np.testing.assert_allclose(found, expected.mean(), rtol=1e-5)
 
 
-def test_without_strength_it_is_the_problems_loss():
+def test_without_strength_it_is_the_problems_loss_bit_for_bit():
   problem, batch = make_problem(), make_synthetic()
   params = problem.init(jax.random.key(0))
   said = jax.nn.softmax(3.0 * batch.labels[:, ::-1])
@@ -66,10 +66,11 @@ def test_without_strength_it_is_the_problems_loss():
     logits = problem.apply(params, batch).logits
     return uncertainty.dirichlet_loss(logits, batch.labels, said, strength=0.0)
 
-  plain = jax.jit(jax.value_and_grad(lambda p: problem.loss(p, batch)))
+  # Not in one program each: those may round the same sums differently.
+  plain = jax.value_and_grad(lambda p: problem.loss(p, batch))
   jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-9),
-    jax.jit(jax.value_and_grad(ours))(params),
+    np.testing.assert_array_equal,
+    jax.value_and_grad(ours)(params),
     plain(params),
   )
 
