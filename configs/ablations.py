@@ -43,6 +43,37 @@ MATCHING = {
   "young": {"experts.max_age": 12},
   "no_smoothing": {"label_smoothing": 0.0},
 }
+STEP_MATCHING = {
+  "base": {},
+  "head": {"step_matching.matched": "head"},
+  "last_layer": {"step_matching.matched": "last_1"},
+  "neuron": {"step_matching.distance_kind": "neuron_cosine"},
+  "flat": {"step_matching.distance_kind": "flat_cosine"},
+  "l2": {"step_matching.distance_kind": "l2"},
+  "plain_loss": {"step_matching.centred": False},
+  "equal_steps": {"step_schedule": "constant"},
+  "five_steps": {"replay_steps": 5},
+  "fifteen_steps": {"replay_steps": 15},
+  "hard_labels": {"labels": "hard"},
+  "attention_labels": {"attention_labels": True},
+  "no_ema": {"outer.ema": 0.0},
+  "representatives": {"real_rows": "representatives"},
+  "look_ahead": {"objective": "look_ahead", "look_ahead.centred": True},
+}
+# Of every run of a kind; what a busy CPU core takes minutes for.
+SMALL = {
+  "steps": {
+    "initial_step_size": 0.3,
+    "rows_per_class": 16,
+    "num_students": 1,
+    "num_steps": 100,
+    "eval_every": 20,
+    "selection.num_students": 2,
+    "selection.rows": 400,
+    "replay.num_students": 5,
+  },
+  "finetune": {"eval_every": 150, "checkpoint_every": 150},
+}
 WITHOUT_BANK = {
   "base": {},
   "on_the_set": {"trajectory.train_on": "synthetic"},
@@ -52,6 +83,7 @@ KINDS = {
   "replay": ("sst2", LOOK_AHEAD),
   "finetune": ("sst2_finetune", MATCHING),
   "real": ("sst2_finetune", WITHOUT_BANK),
+  "steps": ("sst2_step_matching", STEP_MATCHING),
 }
 
 
@@ -75,8 +107,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         config.num_steps = 300
         config.eval_every = config.checkpoint_every = 100
         config.replay.num_students = 10
-      if not mode and kind == "finetune":
-        config.eval_every = config.checkpoint_every = 150
+        config.update_from_flattened_dict(SMALL.get(kind, {}))
       config.update_from_flattened_dict(changes)
       runs[f"{kind}-{variant}"] = config
   return runs

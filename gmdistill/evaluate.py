@@ -46,7 +46,7 @@ class Measurement(NamedTuple):
   accuracies: np.ndarray  # [n], on the reported split
   rate: protocols.Rate  # the chosen learning rate
   seconds: float  # to train one student, compilation aside
-  beside: Mapping[str, np.ndarray]  # [n] each, what `measure` also looked at
+  beside: Mapping[str, np.ndarray]  # [n] each, what else `measure` looked at
   by_group: Mapping[str, float] = {}  # the mean on each part of that split
 
   def row(self) -> dict[str, Any]:
@@ -115,25 +115,31 @@ class Trainer:
     return params, time.perf_counter() - start
 
 
-# (trainer, students, splits) -> {name: [S]}, of each of S stacked students
-Beside = Callable[[Trainer, Any, Splits], dict[str, np.ndarray]]
+# (trainer, students, splits) -> {name: [S]}, of each of S stacked students;
+# one of the names is `accuracy`.
+Look = Callable[[Trainer, Any, Splits], dict[str, np.ndarray]]
 
 
-def nothing(
+def accuracy(
   trainer: Trainer, students: Any, splits: Splits
 ) -> dict[str, np.ndarray]:
-  """Looks at nothing beside the accuracy."""
-  del trainer, students, splits
-  return {}
+  """Returns each student's accuracy on the reported split, [S]."""
+  return {"accuracy": _accuracies(trainer, students, splits.reported)}
+
+
+def _accuracies(trainer, students, buckets):
+  reading = trainer.protocol.logits
+  return training.accuracies(trainer.problem, students, buckets, reading)
 
 
 def calibration(
   trainer: Trainer, students: Any, splits: Splits
 ) -> dict[str, np.ndarray]:
-  """Returns each student's calibration on the reported split, each [S].
+  """Returns each student's accuracy and calibration on the reported split.
 
-  `ece`, the temperature that fits the selection split, and `ece_scaled`, the
-  error at that temperature; and what the protocol's `readings` say.
+  Beside `accuracy`, each [S]: `ece`, the temperature that fits the selection
+  split, and `ece_scaled`, the error at that temperature; and what the
+  protocol's `readings` say.
 
   Raises:
     NotFinite: a student's logits are not.
@@ -146,7 +152,11 @@ def calibration(
     raise errors.NotFinite(
       "the logits of a trained student are not finite; train with smaller steps"
     )
-  found = _calibration(chosen_SxNxC, chosen_N, logits_SxNxC, labels_N)
+  right_SxN = logits_SxNxC.argmax(axis=-1) == labels_N
+  found = {
+    "accuracy": right_SxN.mean(axis=1),
+    **_calibration(chosen_SxNxC, chosen_N, logits_SxNxC, labels_N),
+  }
   for name, reading in protocol.readings:
     found[name] = read(splits.reported, reading)[0].mean(axis=1)
   return jax.tree.map(np.asarray, found)
@@ -174,7 +184,7 @@ def measure(
   splits: Splits,
   *,
   seed: int = 0,
-  beside: Beside = nothing,
+  look: Look = accuracy,
 ) -> Measurement:
   """Measures one row of a results table.
 
@@ -184,19 +194,18 @@ def measure(
       set is k = 1; a random coreset is drawn afresh for every student.
     splits: Where rates are chosen, and where the row is reported.
     seed: Decides every student; the selection uses other students.
-    beside: What is looked at in the reported students beside their accuracy.
+    look: What is looked at in the reported students.
   """
   report_key, select_key = jax.random.split(jax.random.key(seed))
   best = best_rate(trainer, sets, splits.selection, key=select_key)
   return _measure_at(
     trainer,
     sets,
-    splits.reported,
+    splits,
     key=report_key,
     rate=best,
     num_students=trainer.protocol.num_students,
-    look=lambda students: beside(trainer, students, splits),
-    groups=splits.groups,
+    look=look,
   )
 
 
@@ -221,9 +230,10 @@ def best_rate(
   if len(protocol.rates) == 1:
     return protocol.rates[0]
   tried = min(protocol.num_students, TRIED_STUDENTS)
+  splits = Splits(selection, selection)
   scores = [
     _measure_at(
-      trainer, sets, selection, key=key, rate=rate, num_students=tried
+      trainer, sets, splits, key=key, rate=rate, num_students=tried
     ).accuracies.mean()
     for rate in protocol.rates
   ]
@@ -231,37 +241,26 @@ def best_rate(
 
 
 def _measure_at(
-  trainer,
-  sets,
-  split,
-  *,
-  key,
-  rate,
-  num_students,
-  groups=None,
-  look=lambda students: {},
+  trainer, sets, splits, *, key, rate, num_students, look=accuracy
 ):
   """Returns the `Measurement` of students of `key`, trained in chunks."""
   chunk = trainer.chunk
   keys = jax.random.split(key, -(-num_students // chunk) * chunk)
-  count = functools.partial(
-    training.accuracies, trainer.problem, reading=trainer.protocol.logits
-  )
-  found, seconds, beside = [], [], []
-  by_group: dict[str, list[np.ndarray]] = {name: [] for name in groups or {}}
+  seconds, found = [], []
+  by_group: dict[str, list[np.ndarray]] = {name: [] for name in splits.groups}
   for first in range(0, len(keys), chunk):
     students, spent = trainer(sets, keys[first : first + chunk], rate, first)
     seconds.append(spent / trainer.at_once)  # on one device
-    found.append(count(students, split))
-    beside.append(look(students))
-    for name, buckets in (groups or {}).items():
-      by_group[name].append(count(students, buckets))
+    found.append(look(trainer, students, splits))
+    for name, buckets in splits.groups.items():
+      by_group[name].append(_accuracies(trainer, students, buckets))
   whole = lambda each: np.concatenate(each)[:num_students]  # noqa: E731
+  seen = {name: whole([x[name] for x in found]) for name in found[0]}
   return Measurement(
-    whole(found),
+    seen.pop("accuracy"),
     rate,
     float(np.median(seconds)),
-    {name: whole([x[name] for x in beside]) for name in beside[0]},
+    seen,
     {name: float(whole(own).mean()) for name, own in by_group.items()},
   )
 

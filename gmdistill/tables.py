@@ -73,7 +73,7 @@ class Table:
       self._trainer(protocol, at_once),
       sets,
       splits,
-      beside=evaluate.calibration if self._calibrated else evaluate.nothing,
+      look=evaluate.calibration if self._calibrated else evaluate.accuracy,
     )
     row = found.row()
     metrics.say(

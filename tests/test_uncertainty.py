@@ -373,7 +373,7 @@ def test_bayes_is_measured_like_any_protocol_and_says_its_calibration():
     protocol = protocols.bayesian(start, **fields)
     trainer = evaluate.Trainer(problem, protocol, at_once)
     row = evaluate.measure(
-      trainer, sets, splits, beside=evaluate.calibration
+      trainer, sets, splits, look=evaluate.calibration
     ).row()
     assert row["n"] == 3 and row["mean"] > 0.9
     assert 0 < row["interval_width"] < 1 and row["temperature"] > 0
@@ -396,7 +396,7 @@ def test_what_is_not_finite_is_said_and_not_reported():
       evaluate.Trainer(problem, protocol, 3),
       sets,
       evaluate.Splits(buckets, buckets),
-      beside=evaluate.calibration,
+      look=evaluate.calibration,
     )
 
 
