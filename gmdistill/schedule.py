@@ -10,7 +10,14 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from gmdistill import errors, matching, mixed_mode, objectives, unrolled
+from gmdistill import (
+  displacements,
+  errors,
+  matching,
+  mixed_mode,
+  objectives,
+  unrolled,
+)
 
 OBJECTIVES = (
   "gradient_matching",
@@ -144,11 +151,11 @@ def _objective(config, name: str) -> objectives.Objective:
   fields = config.displacement.to_dict()
   kind = fields.pop("distance_kind")
   if name == "trajectory_matching":
-    return unrolled.trajectory_matching(rule=config.rule, **fields)
+    return displacements.trajectory_matching(rule=config.rule, **fields)
   if name == "task_vector_matching":
     return named(
       "displacement",
-      lambda: unrolled.task_vector_matching(
+      lambda: displacements.task_vector_matching(
         distance_kind=kind, rule=config.rule, **fields
       ),
     )

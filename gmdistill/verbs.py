@@ -15,6 +15,7 @@ from gmdistill import (
 from gmdistill import (
   errors,
   experts,
+  jobs,
   labelling,
   metrics,
   paths,
@@ -68,7 +69,7 @@ def plan(flags: Any, rest: list[str], command: str) -> None:
   nothing_else(rest)
   if flags.config is None:
     raise errors.InputError("plan needs --config=configs/NAME.py.")
-  job = distillation.prepare(flags.config)
+  job = jobs.prepare(flags.config)
   shapes = jax.eval_shape(job.problem.init, jax.random.key(0))
   best = jax.jit(job.parameterization.decode)(job.params)
   fields = {
@@ -77,7 +78,7 @@ def plan(flags: Any, rest: list[str], command: str) -> None:
   }
   names = flags.config.objective.split(",")
   remedies = planning.remedies(flags.config, job.mesh.size)
-  for name, cost in zip(names, distillation.costs(job), strict=True):
+  for name, cost in zip(names, jobs.costs(job), strict=True):
     print(f"{name.strip()}, on a mesh of {dict(job.mesh.shape)}:")
     print(planning.text(cost, **fields))
     if cost.needed > cost.room:

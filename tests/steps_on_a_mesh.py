@@ -11,7 +11,7 @@ import numpy as np
 import tiny_config
 from conftest import as_float64
 
-from gmdistill import distill, outer, plan, recipe, schedule
+from gmdistill import jobs, outer, plan, recipe, schedule
 from gmdistill import mesh as meshes
 
 NUM_STUDENTS, NUM_STEPS = 8, 20
@@ -32,7 +32,7 @@ def steps_on(students, data, mode):
   key = meshes.put(mesh, jax.random.key(0))
   state = outer.first_state(params, stage, problem, key, NUM_STUDENTS, mesh)
   steps = outer.outer_steps(stage, stored, 0.99, mesh)
-  draw = distill._real(setup, config, stage.objective, mesh)
+  draw = jobs.real_data(setup, config, stage.objective, mesh)
   program = steps.lower(problem, state, draw(0, 1), key).compile()
   for step in range(NUM_STEPS):
     state, _ = steps(problem, state, draw(step, 1), key)

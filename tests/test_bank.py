@@ -19,6 +19,7 @@ from gmdistill import (
   distill,
   errors,
   experts,
+  jobs,
   main,
   matching,
   objectives,
@@ -224,7 +225,7 @@ def test_matching_a_bank_reads_no_training_row(built, setup):
   assert stage.objective.num_batches == 0
   without = setup._replace(corpus=setup.corpus._replace(train=None))
   mesh = meshes.build(config.num_students)
-  real = distill._real(without, config, stage.objective, mesh)(0, 2)
+  real = jobs.real_data(without, config, stage.objective, mesh)(0, 2)
   assert real.batches is None
   head = real.expert.targets["head"]["kernel"]
   assert head.shape[:3] == (2, 2, 4)  # outer steps, students, classes

@@ -26,6 +26,7 @@ from gmdistill import (
   distill,
   errors,
   finish,
+  jobs,
   outer,
   recipe,
   results,
@@ -294,7 +295,7 @@ def test_the_outer_step_compiles_once():
     params, stage, setup.problem, key, config.num_students, mesh
   )
   steps = outer.outer_steps(stage, stored, 0.99, mesh)
-  draw = distill._real(setup, config, stage.objective, mesh)
+  draw = jobs.real_data(setup, config, stage.objective, mesh)
   for step in range(0, 6, 2):
     state, seen = steps(setup.problem, state, draw(step, 2), key)
   assert steps._cache_size() == 1
@@ -315,7 +316,7 @@ def test_steps_in_one_dispatch_equal_steps_one_by_one():
       params, stage, setup.problem, key, config.num_students, mesh
     )
     steps = outer.outer_steps(stage, stored, 0.99, mesh)
-    draw = distill._real(setup, config, stage.objective, mesh)
+    draw = jobs.real_data(setup, config, stage.objective, mesh)
     for step in range(0, 4, size):
       state, _ = steps(setup.problem, state, draw(step, size), key)
     found.append(state.params)
@@ -333,7 +334,7 @@ def test_students_side_by_side_are_students_one_by_one(recipe_name):
   stored = recipe.parameterization(config, setup.problem)
   key = jax.random.key(0)
   config.num_students = 3
-  real = distill._real(setup, config, stage.objective, mesh)(0, 2)
+  real = jobs.real_data(setup, config, stage.objective, mesh)(0, 2)
   found = []
   for at_once in (1, 2, 3):
     params = outer.first_params(setup, config, stored)
@@ -404,7 +405,7 @@ def test_students_train_alone_and_only_the_sets_gradients_are_averaged():
     params, stage, setup.problem, key, config.num_students, mesh
   )
   before = jax.device_get(state)
-  real = distill._real(setup, config, stage.objective, mesh)(0, 1)
+  real = jobs.real_data(setup, config, stage.objective, mesh)(0, 1)
   steps = outer.outer_steps(stage, stored, 0.99, mesh)
   after, _ = steps(setup.problem, state, real, key)
   keys = jax.random.split(jax.random.fold_in(key, 0), 2)
@@ -460,7 +461,7 @@ def test_a_set_longer_than_its_rows_goes_on_with_rows_of_the_class():
 def test_the_finished_sets_labels_are_smoothed_and_the_objectives_are_not():
   config = tiny_config.get_config()
   config.labels, config.label_smoothing = "hard", 0.6
-  job = distill.prepare(config)
+  job = jobs.prepare(config)
   seen = job.parameterization.decode(job.params).batch.labels
   left = job.finished.decode(job.params).batch.labels
   np.testing.assert_allclose(left, 0.4 * seen + 0.6 / 4, atol=1e-6)

@@ -17,6 +17,7 @@ from conftest import (
 )
 
 from gmdistill import (
+  displacements,
   distances,
   matching,
   objectives,
@@ -33,10 +34,10 @@ OBJECTIVES = {
   "distribution_matching": matching.distribution_matching,
   "expert_matching": matching.expert_matching,
   "trajectory_matching": functools.partial(
-    unrolled.trajectory_matching, constant_memory=False
+    displacements.trajectory_matching, constant_memory=False
   ),
   "task_vector_matching": functools.partial(
-    unrolled.task_vector_matching, constant_memory=False
+    displacements.task_vector_matching, constant_memory=False
   ),
   "weighted": lambda: objectives.weighted(
     [

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import pytest
 import tiny_config
 
-from gmdistill import distill, errors, main, plan
+from gmdistill import distill, errors, jobs, main, plan
 
 CONFIG = "--config=tests/tiny_config.py"
 
 
 @functools.cache
 def job():
-  return distill.prepare(tiny_config.get_config())
+  return jobs.prepare(tiny_config.get_config())
 
 
 def test_loops_count_as_often_as_they_run():
@@ -54,7 +54,7 @@ def test_what_crosses_is_read_from_the_program():
 
 
 def test_a_stage_costs_what_its_program_says():
-  matching, ahead = distill.costs(job())
+  matching, ahead = jobs.costs(job())
   assert matching.pool > 0 and ahead.pool == 0  # only matching keeps students
   for cost in (matching, ahead):
     assert 0 < cost.temporary < cost.needed < cost.room

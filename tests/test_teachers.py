@@ -10,8 +10,8 @@ import tiny_config
 from gmdistill import (
   bank,
   data,
-  distill,
   errors,
+  jobs,
   labelling,
   main,
   recipe,
@@ -42,7 +42,7 @@ def with_teacher(folder, **fields):
 
 
 def labels_drawn(config):
-  real = distill.prepare(config).draws[0](0, 1)
+  real = jobs.prepare(config).draws[0](0, 1)
   return np.asarray(real.batches.labels).reshape(-1, 4)
 
 
@@ -116,7 +116,7 @@ def test_kept_classes_share_out_the_mass_of_the_others():
 )
 def test_choices_that_mean_nothing_are_refused(folder, fields, said):
   with pytest.raises(errors.InputError, match=f"config.teachers: .*{said}"):
-    distill.prepare(with_teacher(folder, **fields))
+    jobs.prepare(with_teacher(folder, **fields))
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_losses_that_mean_nothing_are_refused(folder, fields, said):
   config = with_teacher(folder)
   config.kd.update(fields)
   with pytest.raises(errors.InputError, match=said):
-    distill.prepare(config)
+    jobs.prepare(config)
 
 
 def test_a_changing_teacher_needs_a_loss():
@@ -218,9 +218,9 @@ def test_a_bank_is_of_its_teachers_labels(folder, tmp_path):
   config.objective = "gradient_matching"
   config.bank.dir = str(tmp_path / "soft")
   with pytest.raises(errors.InputError, match="labels is .* there, true here"):
-    distill.prepare(config)
+    jobs.prepare(config)
   config.teachers.dirs = (str(folder),)
-  distill.prepare(config)
+  jobs.prepare(config)
   noisy = ["--config.bank.clip=1.0", "--config.bank.noise=1.0", dirs]
   assert main.main([*command, f"--workdir={tmp_path / 'no'}", *noisy]) == 2
 

@@ -14,6 +14,7 @@ from conftest import (
 )
 
 from gmdistill import (
+  displacements,
   distances,
   objectives,
   protocols,
@@ -246,7 +247,10 @@ def test_trajectory_matching_is_zero_where_the_steps_lead_to_the_expert(x64):
   later = replays.replay(problem, start, batch, replays.Steps(rates))
   real = objectives.Real(None, objectives.Expert(params=start, later=later))
   syn = synthetic.SyntheticSet(batch, rates)
-  for make in (unrolled.trajectory_matching, unrolled.task_vector_matching):
+  for make in (
+    displacements.trajectory_matching,
+    displacements.task_vector_matching,
+  ):
     loss = jax.jit(make().loss)
     value, (_, metrics) = loss(problem, syn, (), real, jax.random.key(0))
     np.testing.assert_allclose(value, 0.0, atol=1e-12)
@@ -257,7 +261,7 @@ def test_task_vectors_are_matched_in_direction_alone():
   problem = make_problem()
   expert = make_expert(problem, ("params", "later"))
   far = jax.tree.map(lambda a, b: a + 3 * (b - a), expert.params, expert.later)
-  objective = unrolled.task_vector_matching()
+  objective = displacements.task_vector_matching()
   syn = synthetic.SyntheticSet(make_synthetic(), jnp.array([0.2, 0.1]))
   values = [
     jax.jit(objective.loss)(

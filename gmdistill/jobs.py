@@ -1,0 +1,173 @@
+"""What a run needs and never changes, ready before anything is written."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+
+from gmdistill import (
+  evaluate,
+  labelling,
+  objectives,
+  outer,
+  plan,
+  recipe,
+  schedule,
+  settings,
+  spaces,
+  synthetic,
+  training,
+)
+from gmdistill import mesh as meshes
+from gmdistill import problem as problems
+
+PyTree = Any
+SELECTION_SEED = 1  # of the students that choose; the reported ones are others
+
+
+class Job(NamedTuple):
+  """A run's parts."""
+
+  config: ml_collections.ConfigDict
+  command: str
+  setup: spaces.Setup
+  mesh: jax.sharding.Mesh
+  problem: problems.Problem  # the setup's, on the mesh
+  root_key: jax.Array  # on the mesh
+  stages: list[schedule.Stage]
+  parameterization: synthetic.Parameterization
+  finished: synthetic.Parameterization  # as students see the set
+  params: PyTree  # of the set, before the first step
+  draws: list[Callable[..., objectives.Real]]  # one a stage
+  select: Callable[[PyTree], float]  # the set's parameters -> accuracy
+  programs: dict[int, tuple[jax.stages.Compiled, plan.Cost]]  # by stage
+
+
+def prepare(config: ml_collections.ConfigDict, command: str = "") -> Job:
+  """Returns everything that a run needs; writes nothing.
+
+  Raises:
+    InputError: something the user can mend.
+  """
+  settings.check_numbers(config)
+  stages = schedule.stages(config)
+  mesh = meshes.build(config.num_students, **config.mesh.to_dict())
+  setup = recipe.setup(config)
+  labelling.require_no_params(config)
+  parameterization = recipe.parameterization(config, setup.problem)
+  finished = synthetic.with_smoothed_labels(
+    parameterization, config.label_smoothing
+  )
+  return Job(
+    config=config,
+    command=command,
+    setup=setup,
+    mesh=mesh,
+    problem=meshes.put(mesh, setup.problem),
+    root_key=meshes.put(mesh, jax.random.key(config.seed)),
+    stages=stages,
+    parameterization=parameterization,
+    finished=finished,
+    params=outer.first_params(setup, config, finished),
+    draws=[real_data(setup, config, stage.objective, mesh) for stage in stages],
+    select=_selector(setup, config, finished),
+    programs={},
+  )
+
+
+def costs(job: Job) -> list[plan.Cost]:
+  """Returns what each stage's outer step costs; compiles, and runs nothing."""
+  return [program(job, index)[1] for index in range(len(job.stages))]
+
+
+def program(job: Job, index: int) -> tuple[jax.stages.Compiled, plan.Cost]:
+  """Returns a stage's compiled dispatch and its cost; compiles it once."""
+  if index not in job.programs:
+    stage = job.stages[index]
+    steps = outer.outer_steps(
+      stage,
+      job.parameterization,
+      job.config.outer.ema,
+      job.mesh,
+      job.config.outer.students_at_once,
+    )
+    state = outer.shapes(
+      stage, job.problem, job.params, job.config.num_students, job.mesh
+    )
+    num_steps = outer.dispatch_size(job.config, job.stages)
+    real = job.draws[index](stage.first, num_steps)
+    arguments = (job.problem, state, real, job.root_key)
+    job.programs[index] = plan.program(steps, arguments)
+  return job.programs[index]
+
+
+def real_data(
+  setup: spaces.Setup,
+  config: ml_collections.ConfigDict,
+  objective: objectives.Objective,
+  mesh: jax.sharding.Mesh,
+) -> Callable[..., objectives.Real]:
+  """Returns `draw(step, K)` -> Real, with the leading axes [K, S].
+
+  A process reads what its own students see, and no more.
+  """
+  count, num_batches = config.num_students, objective.num_batches
+  own = meshes.own_students(mesh, count)
+  sampler = expert = None
+  if num_batches:
+    sampler = recipe.sampler(setup, config, count * num_batches)
+  if objective.reads:
+    expert = recipe.experts(setup, config, objective)
+
+  def drawn(read, each, spec, step, num_steps):
+    trees = [
+      read((at * count + student) * each + i)
+      for at in range(step, step + num_steps)
+      for student in own
+      for i in range(each)
+    ]
+    inner = (each,) if spec == meshes.BATCHES else ()
+    stacked = jax.tree.map(
+      lambda *xs: np.stack(xs).reshape(
+        num_steps, len(own), *inner, *xs[0].shape
+      ),
+      *trees,
+    )
+    return meshes.put_own(mesh, stacked, own, count, spec)
+
+  def draw(step, num_steps):
+    found = objectives.Real(None)
+    if sampler:
+      batches = drawn(sampler, num_batches, meshes.BATCHES, step, num_steps)
+      found = found._replace(batches=batches)
+    if expert:
+      experts = drawn(expert, 1, meshes.EXPERTS, step, num_steps)
+      found = found._replace(expert=experts)
+    return found
+
+  return draw
+
+
+def _selector(setup, config, parameterization):
+  """Returns `select(params) -> accuracy` on the selection split."""
+  protocol = recipe.protocol(config, config.selection.protocol)
+  # A set without steps of its own is replayed at the rate that suits it.
+  rates = protocol.rates if protocol.replays else protocol.rates[:1]
+  protocol = protocol._replace(
+    rates=rates, num_students=config.selection.num_students
+  )
+  at_once = min(config.students_at_once, config.selection.num_students)
+  trainer = evaluate.Trainer(setup.problem, protocol, at_once)
+  chosen = recipe.selection_rows(setup.corpus, config)
+  buckets = training.length_buckets(chosen, len(setup.corpus.label_names))
+  splits = evaluate.Splits(buckets, buckets)
+  decode = jax.jit(parameterization.decode)
+
+  def select(params):
+    sets = evaluate.stacked(decode(jax.device_get(params)))
+    found = evaluate.measure(trainer, sets, splits, seed=SELECTION_SEED)
+    return float(found.accuracies.mean())
+
+  return select
