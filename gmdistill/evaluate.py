@@ -21,8 +21,8 @@ from gmdistill import (
   errors,
   objectives,
   protocols,
+  scoring,
   synthetic,
-  training,
   uncertainty,
 )
 from gmdistill import mesh as meshes
@@ -129,7 +129,7 @@ def accuracy(
 
 def _accuracies(trainer, students, buckets):
   reading = trainer.protocol.logits
-  return training.accuracies(trainer.problem, students, buckets, reading)
+  return scoring.accuracies(trainer.problem, students, buckets, reading)
 
 
 def calibration(
@@ -145,7 +145,7 @@ def calibration(
     NotFinite: a student's logits are not.
   """
   protocol = trainer.protocol
-  read = functools.partial(training.values, trainer.problem, students)
+  read = functools.partial(scoring.values, trainer.problem, students)
   chosen_SxNxC, chosen_N = read(splits.selection, protocol.logits)
   logits_SxNxC, labels_N = read(splits.reported, protocol.logits)
   if not np.isfinite(logits_SxNxC).all():

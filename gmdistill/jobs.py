@@ -15,10 +15,10 @@ from gmdistill import (
   plan,
   recipe,
   schedule,
+  scoring,
   settings,
   spaces,
   synthetic,
-  training,
 )
 from gmdistill import mesh as meshes
 from gmdistill import problem as problems
@@ -161,7 +161,7 @@ def _selector(setup, config, parameterization):
   at_once = min(config.students_at_once, config.selection.num_students)
   trainer = evaluate.Trainer(setup.problem, protocol, at_once)
   chosen = recipe.selection_rows(setup.corpus, config)
-  buckets = training.length_buckets(chosen, len(setup.corpus.label_names))
+  buckets = scoring.length_buckets(chosen, len(setup.corpus.label_names))
   splits = evaluate.Splits(buckets, buckets)
   decode = jax.jit(parameterization.decode)
 

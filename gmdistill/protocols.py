@@ -14,6 +14,7 @@ from gmdistill import (
   data,
   rationales,
   replays,
+  scoring,
   synthetic,
   training,
   uncertainty,
@@ -38,8 +39,8 @@ class Protocol(NamedTuple):
   rates: tuple[Rate, ...]
   num_students: int
   replays: bool = False
-  logits: training.Reading = training.logits
-  readings: tuple[tuple[str, training.Reading], ...] = ()
+  logits: scoring.Reading = scoring.logits
+  readings: tuple[tuple[str, scoring.Reading], ...] = ()
 
 
 def fine_tuning(

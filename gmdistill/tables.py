@@ -19,9 +19,9 @@ from gmdistill import (
   processes,
   protocols,
   recipe,
+  scoring,
   spaces,
   synthetic,
-  training,
   workdirs,
 )
 
@@ -46,7 +46,7 @@ class Table:
     self._calibrated = calibrated
     self._num_classes = len(setup.corpus.label_names)
     self._trainers: dict[str, evaluate.Trainer] = {}
-    cut = lambda part: training.length_buckets(part, self._num_classes)  # noqa: E731
+    cut = lambda part: scoring.length_buckets(part, self._num_classes)  # noqa: E731
     self._splits = evaluate.Splits(
       cut(recipe.selection_rows(setup.corpus, config)),
       cut(setup.corpus.reported),
@@ -102,9 +102,9 @@ class Table:
     params, seconds = trainer(
       sets, jax.random.split(key, trainer.chunk), rate, 0
     )
-    found = training.accuracies(trainer.problem, params, self._splits.reported)
+    found = scoring.accuracies(trainer.problem, params, self._splits.reported)
     by_group = {
-      name: training.accuracies(trainer.problem, params, part)[0]
+      name: scoring.accuracies(trainer.problem, params, part)[0]
       for name, part in self._splits.groups.items()
     }
     self._say_groups("accuracy, %", by_group)

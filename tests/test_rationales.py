@@ -27,6 +27,7 @@ from gmdistill import (
   rationales,
   recipe,
   replays,
+  scoring,
   set_files,
   settings,
   students,
@@ -403,7 +404,7 @@ def test_the_groups_are_parts_of_the_reported_split(chain_corpus):
 
 def test_the_mean_over_groups_is_the_accuracy():
   examples = make_examples(40)._replace(groups=np.arange(40) % 3)
-  cut = lambda rows: training.length_buckets(rows, conftest.CLASSES)  # noqa: E731
+  cut = lambda rows: scoring.length_buckets(rows, conftest.CLASSES)  # noqa: E731
   parts = {name: cut(p) for name, p in data.by_group(examples).items()}
   trainer = evaluate.Trainer(
     make_problem(), protocols.fine_tuning(num_steps=2, num_students=2), 1

@@ -15,6 +15,7 @@ from gmdistill import (
   protocols,
   replays,
   results,
+  scoring,
   synthetic,
   training,
 )
@@ -73,8 +74,8 @@ def test_length_buckets_count_every_row_once(rows):
   problem, examples = make_problem(), make_examples(41)
   keys = jax.random.split(jax.random.key(0), 2)
   params = jax.jit(jax.vmap(problem.init))(keys)
-  buckets = training.length_buckets(examples, 2, rows=rows)
-  found = training.accuracies(problem, params, buckets)
+  buckets = scoring.length_buckets(examples, 2, rows=rows)
+  found = scoring.accuracies(problem, params, buckets)
   batch = data.as_batch(examples, 2)
   for i in range(2):
     one = jax.tree.map(lambda x, i=i: x[i], params)
@@ -92,8 +93,8 @@ PROTOCOLS = {
 
 
 def splits():
-  buckets = training.length_buckets(make_examples(30), 2)
-  return evaluate.Splits(buckets, training.length_buckets(make_examples(26), 2))
+  buckets = scoring.length_buckets(make_examples(30), 2)
+  return evaluate.Splits(buckets, scoring.length_buckets(make_examples(26), 2))
 
 
 @pytest.mark.parametrize(
@@ -141,7 +142,7 @@ def test_every_student_of_a_random_row_trains_on_its_own_set():
 def test_the_selection_split_chooses_the_rate():
   problem = make_problem()
   examples = make_examples(60)
-  buckets = training.length_buckets(examples, 2)
+  buckets = scoring.length_buckets(examples, 2)
   batch = jax.tree.map(jnp.asarray, data.as_batch(examples, 2))
   sets = evaluate.stacked(synthetic.SyntheticSet(batch))
   protocol = protocols.fine_tuning(

@@ -18,6 +18,7 @@ from gmdistill import (
   main,
   protocols,
   recipe,
+  scoring,
   set_files,
   synthetic,
   tables,
@@ -310,12 +311,12 @@ def test_values_hold_every_row_of_every_student_once(rows):
   problem, examples = make_problem(), make_examples(41)
   keys = jax.random.split(jax.random.key(0), 2)
   params = jax.jit(jax.vmap(problem.init))(keys)
-  buckets = training.length_buckets(examples, 2, rows=rows)
-  found, classes = training.values(problem, params, buckets)
+  buckets = scoring.length_buckets(examples, 2, rows=rows)
+  found, classes = scoring.values(problem, params, buckets)
   assert found.shape == (2, 41, 2)
   right = (found.argmax(-1) == classes[None]).mean(axis=1)
   np.testing.assert_allclose(
-    right, training.accuracies(problem, params, buckets)
+    right, scoring.accuracies(problem, params, buckets)
   )
   batch = jax.tree.map(jnp.asarray, data.as_batch(examples, 2))
   one = jax.tree.map(lambda x: x[1], params)
@@ -362,7 +363,7 @@ def test_a_chain_without_steps_to_speak_of_is_the_student_it_started_from():
 
 def test_bayes_is_measured_like_any_protocol_and_says_its_calibration():
   problem, examples = make_problem("textcnn"), make_examples(60)
-  buckets = training.length_buckets(examples, 2)
+  buckets = scoring.length_buckets(examples, 2)
   splits = evaluate.Splits(buckets, buckets)
   batch = jax.tree.map(jnp.asarray, data.as_batch(examples, 2))
   sets = evaluate.stacked(synthetic.SyntheticSet(batch))
@@ -388,7 +389,7 @@ def test_bayes_is_measured_like_any_protocol_and_says_its_calibration():
 
 def test_what_is_not_finite_is_said_and_not_reported():
   problem = make_problem("textcnn")
-  buckets = training.length_buckets(make_examples(30), 2)
+  buckets = scoring.length_buckets(make_examples(30), 2)
   protocol = protocols.bayesian(START, **FIELDS | {"step_size": 1e30})
   sets = evaluate.stacked(synthetic.SyntheticSet(make_synthetic()))
   with pytest.raises(errors.NotFinite, match="smaller steps"):

@@ -39,9 +39,9 @@ from gmdistill import (
   plan,
   protocols,
   schedule,
+  scoring,
   students,
   synthetic,
-  training,
 )
 from gmdistill import mesh as meshes
 from gmdistill import problem as problems
@@ -178,7 +178,7 @@ def our_evaluation(problem, num_students, num_steps, num_rows, at_once):
     num_steps=num_steps, num_students=num_students
   )
   trainer = evaluate.Trainer(problem, protocol, at_once)
-  buckets = training.length_buckets(data.Examples(*make_data(num_rows, 3)), 2)
+  buckets = scoring.length_buckets(data.Examples(*make_data(num_rows, 3)), 2)
   splits = evaluate.Splits(buckets, buckets)
   sets = evaluate.stacked(synthetic.SyntheticSet(batch))
   run = lambda: evaluate.measure(trainer, sets, splits)  # noqa: E731

@@ -18,7 +18,15 @@ import jax
 import numpy as np
 import optax
 
-from gmdistill import coresets, data, ensembles, recipe, teachers, training
+from gmdistill import (
+  coresets,
+  data,
+  ensembles,
+  recipe,
+  scoring,
+  teachers,
+  training,
+)
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "quickstart.py"
 
@@ -68,13 +76,13 @@ def main():
   if options.rows:
     rows = coresets.random(train.labels, options.rows, 0)
   said = np.stack([np.asarray(logits_of(problem, p, batch)) for p in params])
-  buckets = training.length_buckets(setup.corpus.reported, classes)
+  buckets = scoring.length_buckets(setup.corpus.reported, classes)
   for kind in ensembles.WEIGHTS:
     weights = np.asarray(ensembles.weights(kind, said, train.labels))
     soft = teachers.soft_labels(said, truth, teachers.Options(weights=kind))
     found = np.concatenate(
       [
-        training.accuracies(
+        scoring.accuracies(
           problem,
           jax.tree.map(lambda x: x[None], fit(soft, seed, options.steps, rows)),
           buckets,
