@@ -3,14 +3,16 @@
 gmdistill sweep --config=configs/ablations.py --workdir=runs/ablations --config.only='replay-*'
 gmdistill bank --config=configs/sst2_finetune.py --workdir=banks/three --config.student.num_layers=3 --config.student.unroll=3
 gmdistill sweep --config=configs/ablations.py --workdir=runs/ablations --config.only='finetune-*' --config.each.bank.dir=banks/three
+gmdistill sweep --config=configs/ablations.py --workdir=runs/ablations --config.only='steps-*'
 
 The encoder's first three layers, 300 outer steps: far from the best accuracy, and
 the same for every line. The `replay-` runs are of configs/sst2.py, one example a
 class; the `finetune-` runs of configs/sst2_finetune.py, five a class, gradient
-matching alone against a bank; the `real-` runs the same without a bank.
+matching alone against a bank; the `real-` runs the same without a bank; the
+`steps-` runs of configs/sst2_step_matching.py in small, 100 outer steps.
 `--config.each.student.pretrained=DIR` and `--config.each.data.dir=DIR` name
-local copies. Two CPU cores: about two hours for the first two sweeps. README has
-what was measured.
+local copies. Two CPU cores: about two hours for the first two sweeps, and one for
+the third. README has what was measured.
 `:tiny` sweeps the first two of each kind on the embedded corpus, in seconds.
 """
 
