@@ -11,8 +11,8 @@ class; the `finetune-` runs of configs/sst2_finetune.py, five a class, gradient
 matching alone against a bank; the `real-` runs the same without a bank; the
 `steps-` runs of configs/sst2_step_matching.py in small, 100 outer steps.
 `--config.each.student.pretrained=DIR` and `--config.each.data.dir=DIR` name
-local copies. Two CPU cores: about two hours for the first two sweeps, and one for
-the third. README has what was measured.
+local copies. Two CPU cores: about two hours for the first two sweeps; of the third,
+about seven minutes of one core a run. README has what was measured.
 `:tiny` sweeps the first two of each kind on the embedded corpus, in seconds.
 """
 
@@ -20,6 +20,19 @@ import pathlib
 import runpy
 
 import ml_collections
+
+
+def _compared(objective: str) -> dict[str, dict[str, str]]:
+  """Which gradients an objective matches, and by which distance."""
+  matched, kind = f"{objective}.matched", f"{objective}.distance_kind"
+  return {
+    "head": {matched: "head"},
+    "last_layer": {matched: "last_1"},
+    "neuron": {kind: "neuron_cosine"},
+    "flat": {kind: "flat_cosine"},
+    "l2": {kind: "l2"},
+  }
+
 
 LOOK_AHEAD = {
   "base": {},
@@ -35,11 +48,7 @@ LOOK_AHEAD = {
 }
 MATCHING = {
   "base": {},
-  "head": {"gradient_matching.matched": "head"},
-  "last_layer": {"gradient_matching.matched": "last_1"},
-  "neuron": {"gradient_matching.distance_kind": "neuron_cosine"},
-  "flat": {"gradient_matching.distance_kind": "flat_cosine"},
-  "l2": {"gradient_matching.distance_kind": "l2"},
+  **_compared("gradient_matching"),
   "no_sum": {"gradient_matching.sum_weight": 0.0},
   "more_sum": {"gradient_matching.sum_weight": 4.0},
   "young": {"experts.max_age": 12},
@@ -47,11 +56,7 @@ MATCHING = {
 }
 STEP_MATCHING = {
   "base": {},
-  "head": {"step_matching.matched": "head"},
-  "last_layer": {"step_matching.matched": "last_1"},
-  "neuron": {"step_matching.distance_kind": "neuron_cosine"},
-  "flat": {"step_matching.distance_kind": "flat_cosine"},
-  "l2": {"step_matching.distance_kind": "l2"},
+  **_compared("step_matching"),
   "plain_loss": {"step_matching.centred": False},
   "equal_steps": {"step_schedule": "constant"},
   "five_steps": {"replay_steps": 5},
@@ -62,8 +67,8 @@ STEP_MATCHING = {
   "representatives": {"real_rows": "representatives"},
   "look_ahead": {"objective": "look_ahead", "look_ahead.centred": True},
 }
-# Of every run of a kind; what a busy CPU core takes minutes for.
-SMALL = {
+# Of every run of a kind, its base too.
+OF_KIND = {
   "steps": {
     "initial_step_size": 0.3,
     "rows_per_class": 16,
@@ -109,7 +114,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         config.num_steps = 300
         config.eval_every = config.checkpoint_every = 100
         config.replay.num_students = 10
-        config.update_from_flattened_dict(SMALL.get(kind, {}))
+        config.update_from_flattened_dict(OF_KIND.get(kind, {}))
       config.update_from_flattened_dict(changes)
       runs[f"{kind}-{variant}"] = config
   return runs
