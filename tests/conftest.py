@@ -1,5 +1,6 @@
 """Fixture-size problems, and the folders that a run of the suite shares."""
 
+import gc
 import os
 from importlib import metadata
 
@@ -25,6 +26,8 @@ from gmdistill import data, distances, distill, objectives, students
 from gmdistill import problem as problems
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Tracing makes objects by the thousand, few of them in cycles.
+gc.set_threshold(100_000, 50, 100)
 
 VOCABULARY, WIDTH, LENGTH, CLASSES = 20, 8, 6, 2
 
