@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.ad_checkpoint import checkpoint_name
 
 from gmdistill import distances, mixed_mode, objectives, replays, synthetic
 
@@ -234,7 +235,7 @@ def finetune_ahead(
       own = jax.random.fold_in(key, state.age)
       rows = jax.random.permutation(own, len(batch.labels))[:batch_size]
       batch = jax.tree.map(lambda x: x[rows], batch)
-    grads = gradient(state.params, batch)
+    grads = checkpoint_name(gradient(state.params, batch), "grads")
     shorter = 1.0 / jnp.maximum(1.0, optax.tree.norm(grads))
     clipped = jax.tree.map(lambda g: shorter * g, grads)
     first = optax.tree.update_moment(clipped, state.first, keep_first, 1)
@@ -258,7 +259,14 @@ def finetune_ahead(
   def loss(problem, syn: synthetic.SyntheticSet, student, real, key):
     gradient = mixed_mode.grad(problem.loss, rule)
     ahead = functools.partial(step, gradient, syn.batch, key)
-    reached = jax.lax.scan(ahead, student, None, window)[0]
+    # AdamW is cheap to do again; what it computes on the way, of the size of
+    # all weights many times over, is not kept for every step.
+    kept = jax.checkpoint(
+      ahead,
+      prevent_cse=False,
+      policy=jax.checkpoint_policies.save_only_these_names("grads"),
+    )
+    reached = jax.lax.scan(kept, student, None, window)[0]
     value, metrics = _real_loss(problem, reached.params, real, centred)
     known = jax.lax.stop_gradient((reached, syn.batch))
     onwards = functools.partial(step, jax.grad(problem.loss), known[1], key)
