@@ -12,6 +12,7 @@ entry is there whole or not at all, so a killed build goes on where it was.
 import dataclasses
 import functools
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -148,10 +149,15 @@ def identity(setup: spaces.Setup, private: bool = False) -> dict[str, Any]:
     "format": FORMAT,
     "data": "private" if private else setup.corpus.fingerprint,
     "space": setup.space_id,
-    "student": repr(setup.problem.student),
+    "student": _without_layout(repr(setup.problem.student)),
     "weights": setup.problem.weights_id,
     "labels": setup.labels,
   }
+
+
+def _without_layout(student: str) -> str:
+  """Returns a student's fields but those that change no number."""
+  return re.sub(r"\n *(remat|unroll) = .*", "", student)
 
 
 def entry_shapes(setup: spaces.Setup, options: Options) -> objectives.Expert:
@@ -232,6 +238,22 @@ class Bank:
         f"the bank in {self.folder} holds the gradients of "
         f"matched={self.options.matched}, which lacks some of {matched}; match "
         "fewer tensors, or build a bank with bank.matched=all."
+      )
+
+  def require_float32(self) -> None:
+    """Checks that the difference of two states is that of the students.
+
+    Rounded to bfloat16, a weight near 1 moves by 0.004 or not at all, where a
+    step of AdamW moves it by 0.0001.
+
+    Raises:
+      InputError: the states are rounded.
+    """
+    if self.options.precision != "float32":
+      raise errors.InputError(
+        f"the bank in {self.folder} is stored in {self.options.precision}, "
+        "which rounds away how far a student moves from one state to another; "
+        "build one with --config.bank.precision=float32."
       )
 
   def expert(
@@ -319,13 +341,15 @@ def read(folder: epath.Path) -> dict[str, Any]:
   """
   path = folder / "bank.json"
   try:
-    return json.loads(path.read_text())
+    found = json.loads(path.read_text())
+    # Of banks that named the layout too.
+    return {**found, "student": _without_layout(str(found.get("student")))}
   except OSError as error:
     raise errors.InputError(
       f"there is no bank in {folder} (no bank.json); build one with gmdistill "
       f"bank --workdir={folder}."
     ) from error
-  except ValueError as error:
+  except (ValueError, TypeError, AttributeError) as error:
     raise errors.InputError(
       f"{path} is damaged; build the bank again in an empty folder."
     ) from error

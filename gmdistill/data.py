@@ -6,7 +6,7 @@ A sampler turns rows into batches as a pure function of the step.
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import flax.struct
 import jax
@@ -14,9 +14,6 @@ import numpy as np
 
 from gmdistill import errors
 from gmdistill import tokenizer as tokenizing
-
-if TYPE_CHECKING:
-  pass
 
 Array = jax.Array | np.ndarray  # on a device, or on the host
 
@@ -173,9 +170,12 @@ def as_batch(examples: Examples, num_classes: int) -> Batch:
 
 
 def require_rows(
-  examples: Examples, per_class: int, label_names: Sequence[str]
+  examples: Examples,
+  per_class: int,
+  label_names: Sequence[str],
+  field: str = "data_per_class",
 ) -> None:
-  """Checks that every class has at least `per_class` rows.
+  """Checks that every class has the `per_class` rows that a field asks for.
 
   Raises:
     errors.InputError: one has fewer; names it and what would be possible.
@@ -184,7 +184,7 @@ def require_rows(
   scarcest = int(counts.argmin())
   if counts[scarcest] < per_class:
     raise errors.InputError(
-      f"data_per_class={per_class} is more than the {counts[scarcest]} rows "
+      f"{field}={per_class} is more than the {counts[scarcest]} rows "
       f"of the class {label_names[scarcest]!r}; use at most "
       f"{counts[scarcest]}"
     )

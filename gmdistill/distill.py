@@ -48,13 +48,14 @@ def run(
     protocols = recipe.reported_protocols(config)
     folder = workdirs.check(workdir, config)
     job = jobs.prepare(config, command)
-    _, cost = jobs.program(job, 0)
-    plan.require_room(cost, plan.remedies(config, job.mesh.size))
+    for cost in jobs.costs(job):
+      plan.require_room(cost, plan.remedies(config, job.mesh.size))
   with contextlib.ExitStack() as until_the_end:
     with processes.together():
       if processes.is_first():
         folder.mkdir(parents=True, exist_ok=True)
         until_the_end.enter_context(workdirs.held(folder))
+        workdirs.check(workdir, config)  # another run may have come before
         workdirs.claim(folder, config, command)
     return _run(job, folder, protocols)
 

@@ -57,7 +57,10 @@ def build(
       f"build it in a folder of this machine, not in {folder}."
     )
   data.require_rows(
-    setup.corpus.train, options.rows_per_class, setup.corpus.label_names
+    setup.corpus.train,
+    options.rows_per_class,
+    setup.corpus.label_names,
+    "bank.rows_per_class",
   )
   private = bool(options.noise)
   about = bank.identity(setup, private) | {"options": _plain(options)}
@@ -66,13 +69,7 @@ def build(
   along = _set_of(setup, options)
   if along is not None:
     about["along"] = _digest(along)
-  _refuse_another(folder, about)
-  entries = folder / "entries"
-  missing = [
-    x
-    for x in options.names
-    if not checkpoint.is_whole(bank.entry_path(entries, *x))
-  ]
+  missing = _missing(folder, options, about)
   each = bank.num_bytes(setup, options) / len(options.names)
   needed = int(each * len(missing))
   metrics.say(
@@ -89,6 +86,8 @@ def build(
     _require_disk(folder, needed)
   folder.mkdir(parents=True, exist_ok=True)
   with workdirs.held(folder):
+    # Another process may have been here since.
+    missing = _missing(folder, options, about)
     workdirs.write_json(folder / "bank.json", about)
     _compute(folder, setup, options, missing, along)
   return folder
@@ -142,7 +141,7 @@ def _set_of(setup, options):
     return None
   syn, card = set_files.load(options.along, setup.space_id)
   set_files.require_classes(syn, card, options.along, setup.corpus.label_names)
-  return syn.batch
+  return set_files.for_student(setup.problem, syn).batch
 
 
 class _Computer:
@@ -337,6 +336,24 @@ def guarantee(setup: spaces.Setup, options: bank.Options) -> dict[str, Any]:
     "unit": "one row's contribution to the gradients",
     "uses": uses,
   }
+
+
+def _missing(folder, options, about):
+  """Returns the entries to compute; refuses another bank's folder."""
+  _refuse_another(folder, about)
+  missing = [
+    x
+    for x in options.names
+    if not checkpoint.is_whole(bank.entry_path(folder / "entries", *x))
+  ]
+  begun = 0 < len(missing) < len(options.names)
+  if options.noise and begun and not (folder / "noise_key").is_file():
+    raise errors.InputError(
+      f"the private bank in {folder} was whole and lacks {len(missing)} states "
+      "now. Its noise is forgotten, and the same rows under other noise spend "
+      "privacy anew: build one in another --workdir, and add up both epsilon."
+    )
+  return missing
 
 
 def _refuse_another(folder, about):

@@ -16,7 +16,6 @@ from gmdistill import (
   recipe,
   schedule,
   scoring,
-  settings,
   spaces,
   synthetic,
 )
@@ -51,7 +50,6 @@ def prepare(config: ml_collections.ConfigDict, command: str = "") -> Job:
   Raises:
     InputError: something the user can mend.
   """
-  settings.check_numbers(config)
   stages = schedule.stages(config)
   mesh = meshes.build(config.num_students, **config.mesh.to_dict())
   setup = recipe.setup(config)

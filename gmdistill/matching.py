@@ -352,4 +352,4 @@ def _check(distance_kind: str, matched: str, class_chunk: int) -> None:
   distances.check_kind(distance_kind)
   distances.check_matched(matched)
   if class_chunk < 0:
-    raise ValueError(f"class_chunk={class_chunk} must be at least 0 (all).")
+    raise ValueError(f"class_chunk={class_chunk} must be at least 0.")

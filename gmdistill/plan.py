@@ -101,9 +101,9 @@ def remedies(config: Any, num_devices: int) -> list[str]:
     found.append("gradient_matching.class_chunk=1")
   if matching and config.gradient_matching.matched != "head":
     found.append("gradient_matching.matched=head")
-  if (
-    "look_ahead" in config.objective.split(",")[-1] and config.replay_steps > 2
-  ):
+  # With examples in turn, the last two steps would learn theirs alone.
+  ahead = "look_ahead" in config.objective and not config.examples_per_step
+  if ahead and config.replay_steps > 2:
     found.append("look_ahead.last_steps=2")
   if config.rows_per_class > 1:
     found.append(f"rows_per_class={config.rows_per_class // 2}")

@@ -83,9 +83,13 @@ def secret_key(path: epath.Path) -> jax.Array:
   whole.
   """
   if not path.is_file():
-    opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    # Whole or not there: a kill in between leaves no key that is half one.
+    aside = path.with_name(f"{path.name}.new")
+    aside.unlink(missing_ok=True)
+    opened = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(opened, "w") as file:
       file.write(secrets.token_hex(8))
+    aside.rename(path)
   words = np.frombuffer(bytes.fromhex(path.read_text()), np.uint32)
   return jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")
 

@@ -87,10 +87,19 @@ class Problem:
     return self.loss_and_logits(params, batch)[0]
 
   def loss_and_logits(
-    self, params: Params, batch: data.Batch
+    self, params: Params, batch: data.Batch, *, centred: bool = False
   ) -> tuple[jax.Array, jax.Array]:
-    """Returns the loss of `batch` and its logits [B, C], in one pass."""
-    outputs = self.apply(params, batch)
+    """Returns the loss of `batch` and its logits [B, C], in one pass.
+
+    `centred`: of the logits around their mean over the batch, and 0.01 times
+    the square of how that mean shifts the classes apart.
+    """
+    outputs = whole = self.apply(params, batch)
+    shift: data.Array | float = 0.0
+    if centred:
+      mean_1xC = whole.logits.mean(axis=0, keepdims=True)
+      outputs = whole._replace(logits=whole.logits - mean_1xC)
+      shift = 0.01 * jnp.square(mean_1xC - mean_1xC.mean()).sum()
     log_probs_BxC = jax.nn.log_softmax(outputs.logits)
     value = -(batch.labels * log_probs_BxC).sum(axis=-1).mean()
     if batch.attention is not None:
@@ -101,7 +110,7 @@ class Problem:
       share = self.label_share
       said = self.rationale_loss(outputs.rationale, batch)
       value = share * value + (1 - share) * said
-    return value, outputs.logits
+    return value + shift, whole.logits
 
   def with_criterion_params(
     self, params: Params, batch: data.Batch, key: jax.Array

@@ -34,6 +34,7 @@ from gmdistill import problem as problems
 
 def setup(config: ml_collections.ConfigDict) -> spaces.Setup:
   """Loads the data and the student that a config names."""
+  settings.check_numbers(config)
   built = spaces.build(
     config.student.to_dict(),
     config.table.to_dict(),
@@ -60,19 +61,24 @@ def setup(config: ml_collections.ConfigDict) -> spaces.Setup:
       f"rank={config.rank} of the embeddings must be 1 to {most} (positions "
       "and width of the set), or 0 for full."
     )
-  if "gradient_matching" in config.objective:
-    matched = config.gradient_matching.matched
-
-    def tensors(key):
-      grads = built.problem.init(key)
-      return [tensor.array for tensor in distances.select(grads, matched)]
-
-    # Shapes alone: whether this student has what is to be matched.
-    schedule.named(
-      "gradient_matching",
-      lambda: jax.eval_shape(tensors, jax.random.key(0)),
-    )
+  for objective in ("gradient_matching", "step_matching"):
+    if objective in config.objective:
+      require_matched(built, config[objective].matched, objective)
   return built
+
+
+def require_matched(setup: spaces.Setup, matched: str, field: str) -> None:
+  """Checks, by shapes alone, that a student has the tensors to be matched.
+
+  Raises:
+    InputError: it has not; names the field.
+  """
+
+  def tensors(key):
+    grads = setup.problem.init(key)
+    return [tensor.array for tensor in distances.select(grads, matched)]
+
+  schedule.named(field, lambda: jax.eval_shape(tensors, jax.random.key(0)))
 
 
 def training_rows(
@@ -166,6 +172,8 @@ def experts(
   opened = bank.Bank(config.bank.dir, setup._replace(labels=labels))
   if "targets" in objective.reads:
     opened.require(config.gradient_matching.matched)
+  if "later" in objective.reads:
+    opened.require_float32()
   fields = config.experts.to_dict()
   share = fields.pop("curriculum")
   if not 0 <= share <= 1:
@@ -246,6 +254,12 @@ def parameterization(
       f"examples_per_step={per_step} must be 1 to data_per_class={per_class}, "
       "or 0 for all."
     )
+  if num_steps and 0 < per_step * num_steps < per_class:
+    raise errors.InputError(
+      f"examples_per_step={per_step} in replay_steps={num_steps} steps leaves "
+      f"out some of data_per_class={per_class}; take at least "
+      f"{-(-per_class // num_steps)} a step, or more steps."
+    )
   return schedule.named(
     "step_schedule",
     lambda: synthetic.with_learning_rates(
@@ -294,7 +308,7 @@ def starting_set(
       f"run's is of {wanted}; use the data_per_class and sequence_length of "
       "the set."
     )
-  return syn
+  return set_files.for_student(setup.problem, syn)
 
 
 def reported_protocols(

@@ -188,7 +188,7 @@ def _schedule(outer, num_steps: int, rate: float | None = None):
   return optax.warmup_cosine_decay_schedule(
     0.0,
     rate,
-    max(1, round(outer.warmup * num_steps)),
+    max(1, min(round(outer.warmup * num_steps), num_steps - 1)),
     max(2, num_steps),
     0.05 * rate,
   )

@@ -4,13 +4,15 @@ import dataclasses
 import json
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
 from etils import epath
 
-from gmdistill import data, errors, paths, synthetic
+from gmdistill import data, errors, metrics, paths, replays, synthetic
+from gmdistill import problem as problems
 
 FORMAT = "gmdistill-set-1"
 PRECISIONS = ("float32", "bfloat16", "int8")
@@ -149,6 +151,42 @@ def require_classes(
       f"the set in {folder} has the classes {theirs}, the data {ours}; give "
       "the --config that the set was made with."
     )
+
+
+def for_student(
+  problem: problems.Problem, syn: synthetic.SyntheticSet
+) -> synthetic.SyntheticSet:
+  """Leaves out what only students of the set's own architecture can use."""
+  shapes = jax.eval_shape(problem.init, jax.random.key(0))
+  outputs = jax.eval_shape(problem.apply, shapes, syn.batch)
+  labels = syn.batch.attention
+  if labels is not None:
+    own = outputs.attention
+    if own is None or own.shape != labels.shape:
+      metrics.say("the set's attention labels are left out: another student's")
+      batch = dataclasses.replace(syn.batch, attention=None)
+      syn = dataclasses.replace(syn, batch=batch)
+  told, slots = syn.batch.rationale, outputs.rationale
+  if told is not None and (slots is None or slots.shape != told.shape):
+    metrics.say("the set's rationales are left out: another student's slots")
+    batch = dataclasses.replace(
+      syn.batch, rationale=None, rationale_weights=None
+    )
+    syn = dataclasses.replace(syn, batch=batch)
+  shares = syn.tensor_shares
+  if shares is not None and shares.shape[1] != len(replays.movable(shapes)):
+    metrics.say(
+      "the set's steps are left out, being of another student: a protocol that "
+      "replays chooses its learning rate"
+    )
+    syn = dataclasses.replace(
+      syn,
+      learning_rates=None,
+      head_learning_rates=None,
+      tensor_shares=None,
+      order=None,
+    )
+  return syn
 
 
 def _tensors(

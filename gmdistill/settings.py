@@ -270,11 +270,13 @@ def check_numbers(config: ml_collections.ConfigDict) -> None:
   positive = (
     "data_per_class num_steps num_students rows_per_class steps_per_dispatch "
     "eval_every checkpoint_every students_at_once coreset_pool refresh "
-    "outer.students_at_once "
-    "selection.num_students selection.rows full.num_students "
+    "outer.students_at_once student.width student.num_heads student.hidden "
+    "selection.num_students selection.rows full.batch_size full.num_students "
     "replay.num_students finetune.num_students scratch.num_students"
   )
-  at_least = {field: 1 for field in positive.split()} | {"replay_steps": 0}
+  from_zero = "seed replay_steps selection.apart trajectory.steps_between"
+  at_least = dict.fromkeys(positive.split(), 1)
+  at_least |= dict.fromkeys(from_zero.split(), 0)
   for protocol in ("finetune", "scratch", "full"):
     at_least[f"{protocol}.num_steps"] = 2  # a warm-up, and a step after it
   for field, least in at_least.items():
@@ -296,6 +298,12 @@ def check_numbers(config: ml_collections.ConfigDict) -> None:
     raise errors.InputError(
       f"label_smoothing={config.label_smoothing} must be from 0 to below 1."
     )
+  for protocol in ("replay", "finetune", "scratch", "full"):
+    rates = config[protocol].rates
+    if not rates or min(rates) <= 0:
+      raise errors.InputError(
+        f"{protocol}.rates={rates} must be one or more learning rates above 0."
+      )
   if not config.protocols:
     raise errors.InputError(
       "protocols is empty; use one or more of replay, finetune, scratch, bayes."

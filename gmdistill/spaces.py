@@ -271,6 +271,12 @@ def _cached_table(
   folder = paths.path(paths.cache_folder() / "spaces" / digest)
   if not is_written(folder):
     shape = (corpus.tokenizer.vocab_size, module.width)
+    if shape[1] > shape[0]:
+      raise errors.InputError(
+        f"student.width={shape[1]} is more than the {shape[0]} tokens from "
+        f"which the table is learned; use at most {shape[0]}, or a larger "
+        "data.vocab_size."
+      )
     learned = learn_table(corpus.train, shape=shape, **table)
     write(folder, learned, corpus.tokenizer)
   return read_table(folder)

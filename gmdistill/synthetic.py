@@ -120,8 +120,9 @@ def with_soft_labels(base: Parameterization, kind: str) -> Parameterization:
   Args:
     base: Any parameterization.
     kind: `hard`: fixed, the base as it is. `softmax`: y = softmax(z), started
-      at 0.9 for the true class. `unrestricted`: y free, started one-hot
-      (Sucholutsky and Schonlau 2021; the soft cross-entropy reads y as it is).
+      at nine tenths one-hot and one tenth uniform. `unrestricted`: y free,
+      started one-hot (Sucholutsky and Schonlau 2021; the soft cross-entropy
+      reads y as it is).
 
   Raises:
     ValueError: another kind.

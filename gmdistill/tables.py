@@ -26,7 +26,7 @@ from gmdistill import (
 )
 
 CORESETS = ("random", "herding", "k_centers")
-_VERSION = 3  # Raise it when the same options come to mean other baselines.
+_VERSION = 4  # Raise it when the same options come to mean other baselines.
 
 
 class Table:
@@ -132,9 +132,16 @@ class Table:
       config.replay_steps if protocol.replays else 0,
     ]
     if protocol.replays:
-      decides.append(f"normalised={config.normalised_steps}")
+      decides += [config.normalised_steps, config.step_schedule]
     if name == "bayes":
-      decides.append(config[config.bayes.start].to_dict())
+      start = config.bayes.start
+      decides.append(config[start].to_dict())
+      if start == "replay":
+        decides += [
+          config.replay_steps,
+          config.normalised_steps,
+          config.step_schedule,
+        ]
 
     def measured():
       # A random coreset is drawn afresh for every student.

@@ -42,8 +42,8 @@ def look_ahead(
     start: `fresh`, or `bank`: theta_0 is a state of an expert bank.
     last_steps: Differentiate the last so many steps alone, as if the student
       had come to them from elsewhere (truncated backpropagation; Feng et al.
-      2023). The steps before cost no second pass, and their sizes get no
-      gradient. 0: all T.
+      2023). The steps before cost no second pass; their sizes, and examples
+      that they alone take, get no gradient. 0: all T.
     rule: A rule of `mixed_mode.grad`.
 
   Raises:
@@ -74,25 +74,9 @@ def look_ahead(
 def _real_loss(problem, params, real, centred):
   """Returns the loss of the first real batch, and its accuracy to be logged."""
   batch = jax.tree.map(lambda x: x[0], real.batches)
-  value, logits_BxC = _loss_and_logits(problem, params, batch, centred)
+  value, logits_BxC = problem.loss_and_logits(params, batch, centred=centred)
   right_B = logits_BxC.argmax(axis=-1) == batch.labels.argmax(axis=-1)
   return value, {"look_ahead/accuracy": right_B.mean()}
-
-
-def _loss_and_logits(problem, params, batch, centred):
-  if centred:
-    return _centred_loss(problem, params, batch)
-  return problem.loss_and_logits(params, batch)
-
-
-def _centred_loss(problem, params, batch):
-  """Returns the loss around the batch's mean logits, and the logits."""
-  logits_BxC = problem.apply(params, batch).logits
-  mean_1xC = logits_BxC.mean(axis=0, keepdims=True)
-  log_probs_BxC = jax.nn.log_softmax(logits_BxC - mean_1xC)
-  value = -(batch.labels * log_probs_BxC).sum(axis=-1).mean()
-  shift_1xC = mean_1xC - mean_1xC.mean()
-  return value + 0.01 * jnp.square(shift_1xC).sum(), logits_BxC
 
 
 def step_matching(
@@ -131,7 +115,7 @@ def step_matching(
     gradient = mixed_mode.grad(problem.loss, rule)
 
     def real_loss(params, batch):
-      return _loss_and_logits(problem, params, batch, centred)[0]
+      return problem.loss_and_logits(params, batch, centred=centred)[0]
 
     def step(params, own_batch):
       own, batch = own_batch

@@ -1,6 +1,5 @@
 """The verbs of the command line, one function each."""
 
-import dataclasses
 import json
 import shlex
 from typing import Any
@@ -21,7 +20,6 @@ from gmdistill import (
   paths,
   pretrained,
   recipe,
-  replays,
   set_files,
   settings,
   spaces,
@@ -35,9 +33,6 @@ from gmdistill import (
 )
 from gmdistill import (
   plan as planning,
-)
-from gmdistill import (
-  problem as problems,
 )
 from gmdistill import (
   sweep as sweeping,
@@ -110,6 +105,7 @@ def bank(flags: Any, rest: list[str], command: str) -> None:
     )
   options = recipe.bank_options(flags.config)
   setup = labelling.with_taught_rows(recipe.setup(flags.config), flags.config)
+  recipe.require_matched(setup, options.matched, "bank")
   folder = experts.build(flags.workdir, setup, options)
   print(
     f"next: gmdistill distill ... --config.bank.dir={shlex.quote(str(folder))}"
@@ -247,7 +243,7 @@ def _fitting_set(
         f"the set brings no {name}, so students lose no {loss} to them; "
         "gmdistill relabel gives it some"
       )
-  return _for_student(setup.problem, syn)
+  return set_files.for_student(setup.problem, syn)
 
 
 def _say_stale(card, folder, config):
@@ -264,42 +260,6 @@ def _say_stale(card, folder, config):
         f"gmdistill update --set={folder} --teacher={source} --workdir=DIR "
         "distils on from it"
       )
-
-
-def _for_student(
-  problem: problems.Problem, syn: synthetic.SyntheticSet
-) -> synthetic.SyntheticSet:
-  """Leaves out what only students of the set's own architecture can use."""
-  shapes = jax.eval_shape(problem.init, jax.random.key(0))
-  outputs = jax.eval_shape(problem.apply, shapes, syn.batch)
-  labels = syn.batch.attention
-  if labels is not None:
-    own = outputs.attention
-    if own is None or own.shape != labels.shape:
-      metrics.say("the set's attention labels are left out: another student's")
-      batch = dataclasses.replace(syn.batch, attention=None)
-      syn = dataclasses.replace(syn, batch=batch)
-  told, slots = syn.batch.rationale, outputs.rationale
-  if told is not None and (slots is None or slots.shape != told.shape):
-    metrics.say("the set's rationales are left out: another student's slots")
-    batch = dataclasses.replace(
-      syn.batch, rationale=None, rationale_weights=None
-    )
-    syn = dataclasses.replace(syn, batch=batch)
-  shares = syn.tensor_shares
-  if shares is not None and shares.shape[1] != len(replays.movable(shapes)):
-    metrics.say(
-      "the set's steps are left out, being of another student: a protocol that "
-      "replays chooses its learning rate"
-    )
-    syn = dataclasses.replace(
-      syn,
-      learning_rates=None,
-      head_learning_rates=None,
-      tensor_shares=None,
-      order=None,
-    )
-  return syn
 
 
 def config_and_set(

@@ -20,7 +20,6 @@ from gmdistill import (
   replays,
   set_files,
   synthetic,
-  verbs,
   workdirs,
 )
 
@@ -203,10 +202,10 @@ def test_another_student_leaves_out_what_only_the_sets_own_can_use(capfd):
   syn = synthetic.SyntheticSet(
     batch, np.ones(1), head_learning_rates=np.ones(1), tensor_shares=shares
   )
-  assert verbs._for_student(own, syn) is syn
+  assert set_files.for_student(own, syn) is syn
   assert not capfd.readouterr().err
   for other in (make_problem(num_layers=1), make_problem("bilstm")):
-    left = verbs._for_student(other, syn)
+    left = set_files.for_student(other, syn)
     assert left.batch.attention is None and left.learning_rates is None
     said = capfd.readouterr().err
     assert "attention labels are left out" in said

@@ -163,8 +163,8 @@ def test_a_shift_of_all_logits_hardly_changes_the_centred_loss():
   head = {**params["head"], "bias": params["head"]["bias"] + jnp.array([3, 0])}
   shifted = {**params, "head": head}
   assert problem.loss(shifted, batch) - problem.loss(params, batch) > 0.5
-  centred, _ = unrolled._centred_loss(problem, shifted, batch)
-  before, _ = unrolled._centred_loss(problem, params, batch)
+  centred, _ = problem.loss_and_logits(shifted, batch, centred=True)
+  before, _ = problem.loss_and_logits(params, batch, centred=True)
   # 0.01 times the square of (1.5, -1.5), the shift around its own mean.
   np.testing.assert_allclose(centred - before, 0.01 * 2 * 1.5**2, atol=2e-3)
 
@@ -181,7 +181,7 @@ def test_each_step_is_matched_at_the_student_that_the_last_one_left(centred):
   def real_loss(params, t):
     own = jax.tree.map(lambda x: x[t], real.batches)
     if centred:
-      return unrolled._centred_loss(problem, params, own)[0]
+      return problem.loss_and_logits(params, own, centred=True)[0]
     return problem.loss(params, own)
 
   # The students as they come, which no derivative reaches.
