@@ -120,9 +120,11 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def data_per_class_figure(runs: Sequence[results.Run], protocol: str) -> Figure:
-  """Accuracy against data per class, one line a row; runs are pooled.
+  """Accuracy against data per class, one line a row; seeds are pooled.
 
-  The bands are ± one std over all students of all runs at that size.
+  Distilled sets of one size that other recipes made have lines of their own,
+  named by what they changed. The bands are ± one std over all students that
+  are pooled.
   """
   rows = figures.rows_of(runs, protocol)
   sizes = sorted({row["data_per_class"] for row in rows})
@@ -132,10 +134,17 @@ def data_per_class_figure(runs: Sequence[results.Run], protocol: str) -> Figure:
       f"under {protocol!r}; got {sizes}."
     )
   several = len({row["objective"] for row in rows}) > 1
+  usual = _usual([row for row in rows if row["row"] == "distilled"])
   lines: dict[str, dict[int, list[results.Row]]] = {}
   for row in rows:
-    distilled = several and row["row"] == "distilled"
-    label = f"distilled, {row['objective']}" if distilled else row["row"]
+    label = row["row"]
+    if label == "distilled":
+      fields = dict(_leaves(json.loads(row["setting"])))
+      label = ", ".join(
+        [label]
+        + [row["objective"]] * several
+        + [f"{k}={fields.get(k)}" for k in usual if fields.get(k) != usual[k]]
+      )
     by_size = lines.setdefault(label, {})
     by_size.setdefault(row["data_per_class"], []).append(row)
   figure, axes = figures.new_axes()
@@ -159,6 +168,21 @@ def data_per_class_figure(runs: Sequence[results.Run], protocol: str) -> Figure:
   return figures.described(
     figure, told + f"one line each for {', '.join(lines)}."
   )
+
+
+def _usual(rows: Sequence[results.Row]) -> dict[str, Any]:
+  """The fields in which sets of one size differ, as the first one has them."""
+  by_size: dict[int, list[dict[str, Any]]] = {}
+  for row in rows:
+    setting = dict(_leaves(json.loads(row["setting"])))
+    by_size.setdefault(row["data_per_class"], []).append(setting)
+  found: dict[str, Any] = {}
+  for first, *others in by_size.values():
+    for setting in others:
+      for name in sorted({*first, *setting} - {"objective"}):
+        if first.get(name) != setting.get(name):
+          found.setdefault(name, first.get(name))
+  return found
 
 
 COSTS = {

@@ -184,7 +184,9 @@ def _analysis(setup, best, config):
   classes = np.repeat(np.arange(num_classes), config.data_per_class)
   # The space that the students end in: one trained on the set.
   params = setup.problem.init(jax.random.key(0))
+  method = "PCA of the features of a student before any step"
   if best.learning_rates is not None:
+    method = "PCA of a student's features after the set's own steps"
     params = jax.jit(replays.replay)(
       setup.problem, params, best.batch, best.steps
     )
@@ -209,7 +211,7 @@ def _analysis(setup, best, config):
       classes,
     ),
     "projection": {
-      "method": "PCA of a student's features after the set's own steps",
+      "method": method,
       "real": points(real_xy, real.labels),
       "synthetic": points(synthetic_xy, classes),
       "explained": explained,

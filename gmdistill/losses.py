@@ -207,10 +207,11 @@ def init_projection(
 def layer_map(student_layers: int, teacher_layers: int) -> list[int]:
   """Returns the teacher's layer for each of the student's, evenly spread.
 
-  The last goes with the last (Jiao et al. 2020).
+  The last goes with the last (Jiao et al. 2020). A student of more layers than
+  the teacher has several to one layer, the lowest to the lowest.
   """
   step = teacher_layers / student_layers
-  return [round((i + 1) * step) - 1 for i in range(student_layers)]
+  return [max(round((i + 1) * step), 1) - 1 for i in range(student_layers)]
 
 
 def feature_mse(

@@ -68,6 +68,12 @@ def main(argv: list[str]) -> int:
   try:
     flags, rest = _parse([argv[0], *argv[2:]])
     command = shlex.join(["gmdistill", *argv[1:]])
+    if flags.distributed and verb == "sweep":
+      raise errors.InputError(
+        "sweep runs every run in one process; for several, start it once in "
+        "each with the same --workdir, or give a run of its own to distill "
+        "--distributed."
+      )
     if flags.distributed:
       _run_with_others(verb, flags, rest, command)
     else:
@@ -95,8 +101,10 @@ def main(argv: list[str]) -> int:
 
 
 def _run(verb: str, flags: Any, rest: list[str], command: str) -> None:
-  from gmdistill import teacher_verbs, verbs
+  from gmdistill import settings, teacher_verbs, verbs
 
+  if flags.config is not None and verb != "sweep":
+    settings.require_one_run(flags.config)
   _keep_programs()
   where = teacher_verbs if hasattr(teacher_verbs, verb) else verbs
   getattr(where, verb)(flags, rest, command)
@@ -166,7 +174,7 @@ def _parse(argv: list[str]) -> tuple[Any, list[str]]:
   before, sys.argv = sys.argv, argv  # where config_flags looks for overrides
   try:
     rest = values(argv)
-  except (absl_flags.Error, AttributeError, KeyError, TypeError) as error:
+  except Exception as error:  # a config file is a program: any there is
     raise errors.InputError(_first_line(error)) from error
   finally:
     sys.argv = before
@@ -174,12 +182,20 @@ def _parse(argv: list[str]) -> tuple[Any, list[str]]:
 
 
 def _first_line(error: Exception) -> str:
+  # ml_collections puts one error into another, whole or as its repr.
+  while error.args and isinstance(error.args[0], Exception):
+    error = error.args[0]
   text = str(error.args[0] if error.args else error)
-  # ml_collections puts one error's repr into another: undo the escapes.
-  text = text.replace("\\n", "\n").replace("\\'", "'").strip("'\" \n")
+  text = text.replace("\\n", "\n").replace("\\'", "'").strip()
   if "Traceback (most recent call last)" in text:
     # An error inside the config file: its last line says which.
-    text = text.splitlines()[-1].partition(": ")[2] or text.splitlines()[-1]
+    text = text.splitlines()[-1]
+    kind, _, said = text.partition(": ")
+    text = said if kind.isidentifier() and " " in said else text
+  elif isinstance(error, SyntaxError):
+    text = f"SyntaxError in the config file: {error}"  # with file and line
+  elif " " not in text or isinstance(error, ArithmeticError):
+    text = f"{type(error).__name__} in the config file: {text}"
   # ml_collections lists every field of the config before its suggestion.
   text = " ".join(text.split())
   return re.sub(r' Other fields present: ".*"(?= Did you mean|$)', "", text)

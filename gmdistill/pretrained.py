@@ -29,7 +29,14 @@ _SIZES = (
   "intermediate_size",
   "max_position_embeddings",
 )
-_SPECIAL_TOKENS = ("pad", "unk", "cls", "sep", "mask")
+# By what they do, as BERT's and RoBERTa's tokenizers name them.
+_SPECIAL_TOKENS = {
+  "pad": ("[PAD]", "<pad>"),
+  "unk": ("[UNK]", "<unk>"),
+  "cls": ("[CLS]", "<s>"),
+  "sep": ("[SEP]", "</s>"),
+  "mask": ("[MASK]", "<mask>"),
+}
 
 
 class Pretrained(NamedTuple):
@@ -158,6 +165,14 @@ def save(
   architecture = (
     "BertForSequenceClassification" if is_classifier else "BertModel"
   )
+  added = json.loads(tokenizer_json)["added_tokens"]
+  known = {token["content"]: token["id"] for token in added}
+  special = {
+    f"{name}_token": token
+    for name, tokens in _SPECIAL_TOKENS.items()
+    for token in reversed(tokens)  # the first that is there stays
+    if token in known
+  }
   config = {
     "architectures": [architecture],
     "model_type": "bert",
@@ -172,7 +187,7 @@ def save(
     "layer_norm_eps": student.epsilon,
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
-    "pad_token_id": 0,
+    "pad_token_id": known.get(special.get("pad_token"), 0),
     "id2label": {str(i): name for i, name in enumerate(label_names)},
     "label2id": {name: i for i, name in enumerate(label_names)},
   }
@@ -191,14 +206,12 @@ def save(
     tensors |= {f"classifier.{name}": x for name, x in head.items()}
   else:
     beside["classifier.safetensors"] = head
-  known = {t["content"] for t in json.loads(tokenizer_json)["added_tokens"]}
-  special = {f"{name}_token": f"[{name.upper()}]" for name in _SPECIAL_TOKENS}
   tokenizer_config = {
     "tokenizer_class": "PreTrainedTokenizerFast",
     "model_max_length": student.max_positions,
     # No token_type_ids: the student saw segment 0 alone, in pairs too.
     "model_input_names": ["input_ids", "attention_mask"],
-    **{name: token for name, token in special.items() if token in known},
+    **special,
   }
   files = {
     "config.json": _as_json(config),

@@ -61,6 +61,12 @@ def setup(config: ml_collections.ConfigDict) -> spaces.Setup:
       f"rank={config.rank} of the embeddings must be 1 to {most} (positions "
       "and width of the set), or 0 for full."
     )
+  for field in ("shallow_weight", "features"):
+    if config.kd[field] and not hasattr(built.problem.student, "num_layers"):
+      raise errors.InputError(
+        f"kd.{field}={config.kd[field]} is about layers, which a student of "
+        f"kind={config.student.kind} has not; use student.kind=transformer."
+      )
   for objective in ("gradient_matching", "step_matching"):
     if objective in config.objective:
       require_matched(built, config[objective].matched, objective)

@@ -82,7 +82,11 @@ def of_texts(
   """
   names = list(setup.corpus.label_names)
   texts, labels_MxC = [], []
-  lines = path.read_text().splitlines()
+  try:
+    # Of JSON, the end of a line alone is one: a text may hold other breaks.
+    lines = path.read_text(encoding="utf-8").split("\n")
+  except UnicodeDecodeError as error:
+    raise errors.InputError(f"{path} is not UTF-8; write it so.") from error
   for number, line in enumerate(lines, start=1):
     if line.strip():
       text, label_C = _parsed(line, f"{path}, line {number}", names)
@@ -94,18 +98,19 @@ def of_texts(
     )
   labels = np.stack(labels_MxC)
 
-  def batch_of(tokenizer):
+  def batch_of(tokenizer, slots):
     ids, mask = tokenizer.encode(texts, options.max_length)
-    return data.Batch(ids, mask, labels)
+    rows = data.Examples(ids, mask, labels.argmax(axis=1))
+    if slots:
+      rows = data.with_slots(rows, slots, tokenizer.special_id("mask"))
+    return data.Batch(rows.token_ids, rows.mask, labels)
 
   def read(teacher):
-    teachers.require_labels(teacher, names)
-    teachers.require_length(
-      teacher, options.max_length, "config.data.max_length"
-    )
-    return batch_of(tokenizing.Tokenizer.from_file(teacher.tokenizer_file))
+    teachers.require_reads(teacher, names, options)
+    tokenizer = tokenizing.Tokenizer.from_file(teacher.tokenizer_file)
+    return batch_of(tokenizer, teacher.slots)
 
-  own = _embedded(setup, batch_of(setup.corpus.tokenizer))
+  own = _embedded(setup, batch_of(setup.corpus.tokenizer, options.slots))
   return Rows(synthetic.SyntheticSet(own), read)
 
 
@@ -118,12 +123,14 @@ def _parsed(line, where, names):
       f'{where} is no {{"text": "...", "label": "..."}} in JSON.'
     ) from error
   pair = isinstance(text, list) and len(text) == 2
-  if not (isinstance(text, str) or pair and all(map(_is_text, text))):
-    raise errors.InputError(f"{where}: text must be a string or two of them.")
+  if not all(map(_is_text, text if pair else [text])):
+    raise errors.InputError(
+      f"{where}: text must be a string or two of them, of whole characters."
+    )
   if label is None:
     return text, np.full(len(names), 1 / len(names), np.float32)
   index = names.index(label) if label in names else label
-  if not (isinstance(index, int) and 0 <= index < len(names)):
+  if type(index) is not int or not 0 <= index < len(names):  # a bool is an int
     raise errors.InputError(f"{where}: the label {label!r} is none of {names}.")
   return tuple(text) if pair else text, np.eye(len(names), dtype=np.float32)[
     index
@@ -131,7 +138,14 @@ def _parsed(line, where, names):
 
 
 def _is_text(x):
-  return isinstance(x, str)
+  """Whether this is a string of whole characters, which UTF-8 can say."""
+  if not isinstance(x, str):
+    return False
+  try:
+    x.encode()
+  except UnicodeEncodeError:
+    return False
+  return True
 
 
 def _embedded(setup, batch):

@@ -67,13 +67,14 @@ def _comparison(runs: Sequence[results.Run]) -> dict[str, Any]:
   for run in runs:
     about = "{dataset}, {student}, length {sequence_length}"
     groups.setdefault(about.format_map(run.summary), []).append(run)
+  measured = sorted({p for run in runs for p in results.measured(run)})
   by_size, by_cost, tables = {}, {}, {}
   for kind, members in groups.items():
-    for protocol in results.PROTOCOLS:
+    for protocol in measured:
       with contextlib.suppress(errors.InputError):  # fewer than two sizes
         figure = comparison.data_per_class_figure(members, protocol)
         by_size[f"{kind}: {protocol}"] = figures.as_image(figure)
-  for protocol in results.PROTOCOLS:
+  for protocol in measured:
     for cost in comparison.COSTS:
       with contextlib.suppress(errors.InputError):  # fewer than two runs
         figure = comparison.cost_figure(runs, protocol, cost)
@@ -245,7 +246,7 @@ def _set_facts(run: results.Run) -> dict[str, str]:
     low, high = tensors["labels"].min(), tensors["labels"].max()
     facts["labels"] = f"from {low:.2f} to {high:.2f}"
   for key, said in (
-    ("learning_rates", "learned step sizes"),
+    ("learning_rates", "step sizes"),
     ("head_learning_rates", "the head's step sizes"),
   ):
     if key in tensors:

@@ -324,7 +324,7 @@ def ledger(run: Run) -> dict[str, str]:
     "Real training text (UTF-8)": _bytes(text),
     "The set against the text": ratio,
     "Distillation": _seconds(cost.get("distill_seconds")),
-    "Peak memory": _bytes(cost.get("peak_memory_bytes")),
+    "Peak memory of the process": _bytes(cost.get("peak_memory_bytes")),
     "One student on the set": _seconds(on_set),
     "One student on the full data": _seconds(on_full),
     "Break-even": break_even,

@@ -1,6 +1,7 @@
 """The fields that a config has, and their values."""
 
 import operator
+from typing import Any
 
 import ml_collections
 
@@ -259,6 +260,28 @@ def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   for protocol in (config.finetune, config.scratch, config.full):
     protocol.update(num_steps=4, num_students=2)
   return config
+
+
+def require_one_run(config: Any) -> None:
+  """Checks that a config is `defaults()` with other values.
+
+  Raises:
+    InputError: it holds several runs, or lacks fields.
+  """
+  kind = ml_collections.ConfigDict
+  fields = dict(config.items()) if isinstance(config, kind) else {}
+  runs = [
+    x for x in fields.values() if isinstance(x, kind) and "protocols" in x
+  ]
+  if runs:
+    raise errors.InputError(
+      "this config holds several runs; use gmdistill sweep and the same flags."
+    )
+  if set(defaults()) - set(fields):
+    raise errors.InputError(
+      "the config is no run's: its get_config must return "
+      "gmdistill.settings.defaults() with values changed."
+    )
 
 
 def check_numbers(config: ml_collections.ConfigDict) -> None:

@@ -101,8 +101,11 @@ def relabel(flags: Any, rest: list[str], command: str) -> None:
     labelling.label_options(config),
     features=bool(config.kd.features),
   )
+  if texts:
+    del card["data_per_class"]
   card = {
     **card,
+    "sequence_length": labelled.batch.mask.shape[1],
     "teachers": [{"name": one.name, "id": one.id} for one in named],
     "results": {},
   }

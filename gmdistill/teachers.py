@@ -157,14 +157,7 @@ def as_read(
   Raises:
     InputError: other classes, or rows too long for the teacher.
   """
-  require_labels(teacher, corpus.label_names)
-  if teacher.slots not in (0, options.slots):
-    raise errors.InputError(
-      f"the teacher {teacher.name} reads {teacher.slots} slots for rationales; "
-      "set data.rationale_key, and data.rationale_length to that."
-    )
-  longest = options.max_length + teacher.slots
-  require_length(teacher, longest, "config.data.max_length and its slots")
+  require_reads(teacher, corpus.label_names, options)
   # The same texts: without the rationale's key, it would look like one of them.
   fields = {
     **options.__dict__,
@@ -180,6 +173,24 @@ def as_read(
       "clear the cache folder."
     )
   return own
+
+
+def require_reads(
+  teacher: Teacher, label_names: Sequence[str], options: loading.Options
+) -> None:
+  """Checks that a teacher can read texts of a config's data.
+
+  Raises:
+    InputError: other classes, other slots, or too few positions.
+  """
+  require_labels(teacher, label_names)
+  if teacher.slots not in (0, options.slots):
+    raise errors.InputError(
+      f"the teacher {teacher.name} reads {teacher.slots} slots for rationales; "
+      "set data.rationale_key, and data.rationale_length to that."
+    )
+  longest = options.max_length + teacher.slots
+  require_length(teacher, longest, "config.data.max_length and its slots")
 
 
 def require_length(teacher: Teacher, length: int, field: str) -> None:

@@ -46,10 +46,6 @@ def distill(flags: Any, rest: list[str], command: str) -> None:
     raise errors.InputError(
       "distill needs --config=configs/NAME.py and --workdir=DIR."
     )
-  if "num_steps" not in flags.config:
-    raise errors.InputError(
-      "this config holds several runs; use gmdistill sweep and the same flags."
-    )
   distillation.run(flags.config, flags.workdir, command)
   folder = flags.workdir.rstrip("/")
   print(
@@ -146,17 +142,23 @@ def train(flags: Any, rest: list[str], command: str) -> None:
 
 
 def student_folder(workdir: str, whose: str) -> epath.Path:
-  """Returns a folder for what is no run's, which no run may hold.
+  """Returns a folder for a `set`, `student` or `teacher` that is no run's.
 
   Raises:
-    InputError: a run is there already.
+    InputError: something is there already whose `config.json` would be lost.
   """
   folder = workdirs.writable(workdir)
-  if (folder / "environment.json").exists():
-    raise errors.InputError(
-      f"workdir {folder} holds a run, whose config.json the {whose}'s would "
-      "replace; give another --workdir."
-    )
+  others = {"a run": "environment.json"}
+  if whose == "set":
+    others["a student"] = "model.safetensors"
+  else:
+    others["a set"] = "set"
+  for held, name in others.items():
+    if (folder / name).exists():
+      raise errors.InputError(
+        f"workdir {folder} holds {held}, whose config.json the {whose}'s would "
+        "replace; give another --workdir."
+      )
   return folder
 
 
@@ -280,7 +282,13 @@ def config_and_set(
         f"there is no {path}; give the --config that the set was made with."
       )
     config = settings.defaults()
-    config.update(json.loads(path.read_text()))
+    try:
+      config.update(json.loads(path.read_text()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+      raise errors.InputError(
+        f"{path} is damaged, or no run's config; give the --config that the "
+        "set was made with."
+      ) from error
   space = paths.absolute(folder).parent / "space"
   if not config.student.pretrained and not config.student.space:
     if needs_set and space.is_dir():
