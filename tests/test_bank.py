@@ -273,6 +273,24 @@ def test_a_bank_of_another_student_is_refused(tmp_path, built):
   assert "student is Transformer" in said and "num_layers = 2" in said
 
 
+def test_a_bank_serves_students_that_compute_the_same(built, setup):
+  def laid_out(**fields):
+    student = setup.problem.student.clone(**fields)
+    return setup._replace(problem=setup.problem.replace(student=student))
+
+  assert bank.Bank(built, laid_out(remat="layers", unroll=2)).options
+  with pytest.raises(errors.InputError, match="compute = 'bfloat16'"):
+    bank.Bank(built, laid_out(compute="bfloat16"))
+
+
+def test_rounded_states_lead_no_trajectory(tmp_path, setup):
+  options = bank.Options(**FIELDS | dict(precision="bfloat16"))
+  folder = experts.build(tmp_path / "halves", setup, options)
+  config = config_of(folder, objective="trajectory_matching")
+  said = refused(config, tmp_path / "run")
+  assert "--config.bank.precision=float32" in said
+
+
 def test_a_bank_of_other_data_is_refused(tmp_path, built):
   config = config_of(built)
   config.data.max_length = 10

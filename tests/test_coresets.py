@@ -1,13 +1,15 @@
 """Baselines on toys that can be checked by hand."""
 
 import functools
+import json
 
 import jax
 import numpy as np
 import pytest
+import tiny_config
 from conftest import make_examples, make_problem
 
-from gmdistill import coresets, data, errors
+from gmdistill import coresets, data, errors, recipe, tables
 
 
 def test_herding_follows_the_class_mean_on_a_hand_computed_toy():
@@ -126,3 +128,20 @@ def test_representatives_spread_over_a_class_and_are_refreshed():
     return np.mean(gaps)
 
   assert gap(sampler) < 0.8 * gap(random)
+
+
+@pytest.mark.parametrize("name", ["replay", "bayes"])
+def test_a_cached_row_is_of_its_own_steps(name, monkeypatch):
+  config = tiny_config.get_config()
+  config.bayes.start = "replay"
+  setup, kept = recipe.setup(config), []
+
+  def cached(self, decides, measured):
+    kept.append(json.dumps(decides))
+
+  monkeypatch.setattr(tables.Table, "_cached", cached)
+  for changes in ({}, {"step_schedule": "linear"}, {"replay_steps": 3}):
+    config.update(changes)
+    protocol = recipe.protocol(config, name)
+    tables.Table(setup, config).coreset(name, protocol, "herding")
+  assert len(set(kept)) == 3

@@ -59,6 +59,23 @@ def test_forward_kl_has_the_gradient_of_soft_labels():
   equal(grad(taught, params, batch), grad(plain, params, soft))
 
 
+@pytest.mark.parametrize("centred", [False, True])
+def test_what_the_outer_loop_asks_of_real_rows_hears_their_teachers(centred):
+  taught = problem_with(to_teachers())
+  params = start(taught)
+  one, other = (
+    taught.loss_and_logits(params, with_teachers(seed=seed), centred=centred)[0]
+    for seed in (3, 4)
+  )
+  assert abs(one - other) > 1e-3
+  # At no weight, what is left is the loss of the labels.
+  silent = problem_with(to_teachers(weight=0.0))
+  np.testing.assert_array_equal(
+    silent.loss_and_logits(params, with_teachers(), centred=centred)[0],
+    make_problem().loss_and_logits(params, BATCH, centred=centred)[0],
+  )
+
+
 def lost(criterion, batch, own=1.3):
   """What a student of fixed outputs loses, and the gradient of its logits."""
   logits, features = jax.random.normal(jax.random.key(8), (2, ROWS, CLASSES))

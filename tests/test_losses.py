@@ -251,3 +251,9 @@ def test_a_uniform_teacher_has_no_weight():
   assert float(found[1]) == 1.0 and 0 < float(found[2]) < 1
   grad = jax.grad(lambda x: ensembles.certainty(x).sum())(jnp.zeros((2, 3)))
   assert np.isfinite(grad).all()
+
+
+def test_every_layer_has_a_teacher_s_of_its_depth():
+  assert losses.layer_map(2, 4) == [1, 3]
+  assert losses.layer_map(4, 4) == [0, 1, 2, 3]
+  assert losses.layer_map(6, 2) == [0, 0, 0, 0, 1, 1]

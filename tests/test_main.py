@@ -133,6 +133,10 @@ def test_the_verbs_work_on_a_finished_run(finished, tmp_path, capsys):
     ("--config.student.remat=True", ["student.remat=True", "elementwise"]),
     ("--config.step_schedule=cosine", ["step_schedule", "cosine", "linear"]),
     ("--config.step_matching.matched=tail", ["step_matching", "last_K"]),
+    ("--config.replay.rates=()", ["replay.rates=()", "above 0"]),
+    ("--config.seed=-1", ["seed=-1", "at least 0"]),
+    ("--config.selection.apart=-1", ["selection.apart=-1"]),
+    ("--config.student.width=302", ["student.width=302", "300 tokens"]),
   ],
 )
 def test_a_bad_field_is_one_line_and_writes_nothing(
@@ -170,6 +174,48 @@ def test_a_bad_field_is_one_line_and_writes_nothing(
     (["evaluate", CONFIG, "--row=best"], "k_centers"),
     (["report"], "workdirs"),
     (["report", "nowhere"], "nowhere"),
+    (
+      ["distill", "--config=configs/results.py", "--workdir=x"],
+      "use gmdistill sweep",
+    ),
+    (["sweep", CONFIG, "--workdir=x", "--distributed"], "the same --workdir"),
+    (
+      ["evaluate", CONFIG, "--row=random", "--config.data_per_class=0"],
+      "at least 1",
+    ),
+    (
+      ["evaluate", CONFIG, "--row=random", "--config.scratch.num_steps=1"],
+      "at least 2",
+    ),
+    (
+      [
+        "evaluate",
+        CONFIG,
+        "--row=random",
+        "--config.student.kind=textcnn",
+        "--config.kd.shallow_weight=0.5",
+      ],
+      "kd.shallow_weight=0.5 is about layers",
+    ),
+    (
+      [
+        "plan",
+        CONFIG,
+        "--config.objective=step_matching",
+        "--config.step_matching.matched=last_1",
+        "--config.student.kind=textcnn",
+      ],
+      "no layers",
+    ),
+    (
+      [
+        "plan",
+        CONFIG,
+        "--config.examples_per_step=1",
+        "--config.replay_steps=1",
+      ],
+      "take at least 2 a step",
+    ),
   ],
 )
 def test_a_bad_command_is_one_line(arguments, word, capsys):
@@ -318,3 +364,36 @@ def test_a_trained_student_depends_on_the_set_alone(finished, tmp_path):
     weights.append(safetensors.numpy.load_file(path))
   for name, value in weights[0].items():
     np.testing.assert_array_equal(value, weights[1][name])
+
+
+@pytest.mark.parametrize(
+  "text, said",
+  [
+    ("def get_config(:", "SyntaxError in the config file"),
+    ("import no_such_package", "No module named 'no_such_package'"),
+    ("def get_config(): return 1 / 0", "division by zero"),
+    ("def get_config(): return {}[3]", "KeyError in the config file: 3"),
+    ("def get_config(): return 3", "settings.defaults()"),
+  ],
+)
+def test_a_config_file_that_fails_is_one_line(text, said, tmp_path, capsys):
+  file = tmp_path / "mine.py"
+  file.write_text(text)
+  assert said in refused(capsys, "plan", f"--config={file}")
+
+
+@pytest.mark.parametrize("text", ['{"num_st', '{"no_such_field": 3}', "[]"])
+def test_a_damaged_config_of_a_set_is_one_line(
+  text, finished, tmp_path, capsys
+):
+  shutil.copytree(finished / "set", tmp_path / "set")
+  (tmp_path / "config.json").write_text(text)
+  said = refused(capsys, "evaluate", f"--set={tmp_path / 'set'}")
+  assert f"{tmp_path / 'config.json'} is damaged" in said
+
+
+def test_a_student_does_not_replace_a_set(finished, tmp_path, capsys):
+  shutil.copytree(finished / "set", tmp_path / "set")
+  given = f"--set={finished / 'set'}"
+  said = refused(capsys, "train", given, f"--workdir={tmp_path}")
+  assert "holds a set" in said and not (tmp_path / "config.json").exists()

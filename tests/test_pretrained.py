@@ -49,7 +49,7 @@ def hidden_states(problem, batch):
   )[0]
 
 
-def save(folder, read):
+def save(folder, read, tokenizer_json=None):
   """Writes a classifier with a drawn head; returns its parameters."""
   problem = make_problem(read)
   params = problem.init(jax.random.key(0))
@@ -60,7 +60,7 @@ def save(folder, read):
     embeddings=read.embeddings,
     student=problem.student,
     label_names=NAMES,
-    tokenizer_json=(TINY / "tokenizer.json").read_text(),
+    tokenizer_json=tokenizer_json or (TINY / "tokenizer.json").read_text(),
   )
   return params
 
@@ -250,6 +250,20 @@ def test_the_saved_tokenizer_is_the_one_given(tmp_path):
   files = [str(f / "tokenizer.json") for f in (TINY, tmp_path)]
   one, two = (tokenizers.Tokenizer.from_file(f).encode(text) for f in files)
   assert one.tokens == two.tokens and "##ed" in one.tokens
+
+
+def test_other_special_tokens_are_named_too(tmp_path):
+  words = {"<unk>": 0, "<pad>": 1, "word": 2}
+  tokenizer = tokenizers.Tokenizer(
+    tokenizers.models.WordLevel(words, unk_token="<unk>")
+  )
+  tokenizer.add_special_tokens(["<unk>", "<pad>"])
+  read = pretrained.load(str(TINY))
+  save(tmp_path, read, tokenizer.to_str())
+  said = json.loads((tmp_path / "tokenizer_config.json").read_text())
+  assert (said["pad_token"], said["unk_token"]) == ("<pad>", "<unk>")
+  assert "cls_token" not in said
+  assert pretrained.read_config(tmp_path)["pad_token_id"] == 1
 
 
 def test_a_saved_student_answers_the_same_in_transformers(

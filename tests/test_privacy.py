@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -180,6 +181,10 @@ def test_the_noise_is_nobodys_to_take_out(tmp_path, pretrained, monkeypatch):
   for folder in folders:
     experts.build(folder, pretrained, OPTIONS)
   assert not key.exists()
+  shutil.copytree(folders[1], tmp_path / "c")
+  shutil.rmtree(tmp_path / "c" / "entries" / "000-00002")
+  with pytest.raises(errors.InputError, match="spend privacy anew"):
+    experts.build(tmp_path / "c", pretrained, OPTIONS)
   one, two = (
     bank.Bank(folder, pretrained).expert(0, 0, ("targets",)).targets
     for folder in folders

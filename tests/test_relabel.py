@@ -143,6 +143,8 @@ def softmax(x):
     ('{"texts": "a"}', "line 1 is no"),
     ('{"text": 3}', "text must be a string or two"),
     ('{"text": "a", "label": "blue"}', "label 'blue' is none of"),
+    ('{"text": "a", "label": true}', "label True is none of"),
+    ('{"text": "\\ud800"}', "of whole characters"),
     ("", "has no line"),
   ],
 )
@@ -152,6 +154,17 @@ def test_lines_that_are_no_texts_are_refused(tmp_path, line, said):
   config = tiny_config.get_config()
   setup, read = recipe.setup(config), settings.data_options(config)
   with pytest.raises(errors.InputError, match=said):
+    relabel.of_texts(setup, path, read)
+
+
+def test_a_line_ends_where_the_file_says_so(tmp_path):
+  path = tmp_path / "texts.jsonl"
+  config = tiny_config.get_config()
+  setup, read = recipe.setup(config), settings.data_options(config)
+  path.write_text('{"text": "one\u2028two"}\r\n{"text": "three"}\n')
+  assert len(relabel.of_texts(setup, path, read).syn.batch.labels) == 2
+  path.write_bytes('{"text": "caf\u00e9"}'.encode("latin-1"))
+  with pytest.raises(errors.InputError, match="is not UTF-8"):
     relabel.of_texts(setup, path, read)
 
 
@@ -177,6 +190,9 @@ def test_what_cannot_be_labelled_is_refused_in_one_line(
   assert "--row=best is none of distilled, random" in said
   said = refused(capsys, "relabel", to, teacher, "--set=no.jsonl", POLISH)
   assert "there is no file no.jsonl" in said
+  into = f"--workdir={taught[0]}"
+  said = refused(capsys, "relabel", POLISH, into, teacher, "--row=random")
+  assert "holds a student" in said
   two = [teacher, f"--teacher={taught[1]}", "--config.kd.features=mse"]
   said = refused(capsys, "relabel", POLISH, to, "--row=random", *two)
   assert "takes the features of one teacher, not of 2" in said

@@ -255,6 +255,24 @@ def test_runs_of_two_sizes_give_the_figure_by_size(tmp_path):
     comparison.data_per_class_figure(loaded[:1], "finetune")
 
 
+def test_recipes_of_one_size_have_lines_of_their_own(tmp_path):
+  runs = [
+    make_run(
+      tmp_path / f"dpc{size}-{alpha}",
+      make_summary(size, distilled=0.5 + alpha),
+      teachers={"alpha": alpha},
+      budget=size,  # differs by size alone, and names no line
+    )
+    for size in (1, 5)
+    for alpha in (0.1, 0.4)
+  ]
+  loaded = [report.load_run(run) for run in runs]
+  figure = comparison.data_per_class_figure(loaded, "finetune")
+  lines = {x.get_label(): x.get_ydata() for x in figure.axes[0].get_lines()}
+  np.testing.assert_allclose(lines["distilled"], [60, 60])
+  np.testing.assert_allclose(lines["distilled, teachers.alpha=0.4"], [90, 90])
+
+
 def test_ablations_are_measured_from_the_base(tmp_path):
   runs = [
     make_run(
