@@ -16,6 +16,7 @@ from gmdistill import (
   recipe,
   schedule,
   scoring,
+  settings,
   spaces,
   synthetic,
 )
@@ -50,6 +51,7 @@ def prepare(config: ml_collections.ConfigDict, command: str = "") -> Job:
   Raises:
     InputError: something the user can mend.
   """
+  settings.check_numbers(config)  # before a schedule is made of them
   stages = schedule.stages(config)
   mesh = meshes.build(config.num_students, **config.mesh.to_dict())
   setup = recipe.setup(config)

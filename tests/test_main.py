@@ -119,6 +119,10 @@ def test_the_verbs_work_on_a_finished_run(finished, tmp_path, capsys):
     ("--config.full.num_steps=1", ["full.num_steps=1", "at least 2"]),
     ("--config.rank=99", ["rank=99", "1 to 16"]),
     ("--config.examples_per_step=3", ["examples_per_step=3", "1 to data_per"]),
+    (
+      "--config.finetune_ahead.until=5 --config.finetune.rates=()",
+      ["finetune.rates=()"],
+    ),
     ("--config.finetune_ahead.window=0", ["window=0", "at least 1"]),
     ("--config.finetune_ahead.stride=0", ["stride=0", "at least 1"]),
     ("--config.finetune_ahead.until=201", ["until=201", "200 steps"]),
@@ -151,7 +155,7 @@ def test_a_bad_field_is_one_line_and_writes_nothing(
     extra = ["--config.objective=finetune_ahead"]
   workdir = tmp_path / "run"
   said = refused(
-    capsys, "distill", CONFIG, f"--workdir={workdir}", override, *extra
+    capsys, "distill", CONFIG, f"--workdir={workdir}", *override.split(), *extra
   )
   for word in words:
     assert word in said
