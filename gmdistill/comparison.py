@@ -99,7 +99,7 @@ def _parts(row: results.Row) -> list[str]:
 
 def _changes(base: results.Row, row: results.Row) -> str:
   """The fields in which two settings differ, with the row's values."""
-  flat = [dict(_leaves(json.loads(each["setting"]))) for each in (base, row)]
+  flat = _setting(base), _setting(row)
   names = sorted({*flat[0], *flat[1]})
   told = [
     f"{name}={flat[1].get(name)}"
@@ -107,6 +107,11 @@ def _changes(base: results.Row, row: results.Row) -> str:
     if flat[0].get(name) != flat[1].get(name)
   ]
   return ", ".join(told) or "the same"
+
+
+def _setting(row: results.Row) -> dict[str, Any]:
+  """The fields of a row's config but its seed, by their dotted names."""
+  return dict(_leaves(json.loads(row["setting"])))
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -139,12 +144,14 @@ def data_per_class_figure(runs: Sequence[results.Run], protocol: str) -> Figure:
   for row in rows:
     label = row["row"]
     if label == "distilled":
-      fields = dict(_leaves(json.loads(row["setting"])))
-      label = ", ".join(
-        [label]
-        + [row["objective"]] * several
-        + [f"{k}={fields.get(k)}" for k in usual if fields.get(k) != usual[k]]
-      )
+      fields = _setting(row)
+      named = [row["objective"]] if several else []
+      changed = [
+        f"{name}={fields.get(name)}"
+        for name, value in usual.items()
+        if fields.get(name) != value
+      ]
+      label = ", ".join([label, *named, *changed])
     by_size = lines.setdefault(label, {})
     by_size.setdefault(row["data_per_class"], []).append(row)
   figure, axes = figures.new_axes()
@@ -174,8 +181,7 @@ def _usual(rows: Sequence[results.Row]) -> dict[str, Any]:
   """The fields in which sets of one size differ, as the first one has them."""
   by_size: dict[int, list[dict[str, Any]]] = {}
   for row in rows:
-    setting = dict(_leaves(json.loads(row["setting"])))
-    by_size.setdefault(row["data_per_class"], []).append(setting)
+    by_size.setdefault(row["data_per_class"], []).append(_setting(row))
   found: dict[str, Any] = {}
   for first, *others in by_size.values():
     for setting in others:

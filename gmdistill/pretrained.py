@@ -17,6 +17,7 @@ import safetensors.numpy
 from etils import epath
 
 from gmdistill import bert, blocks, errors, paths, students
+from gmdistill import tokenizer as tokenizing
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
 # For what BERT has no place.
@@ -29,14 +30,6 @@ _SIZES = (
   "intermediate_size",
   "max_position_embeddings",
 )
-# By what they do, as BERT's and RoBERTa's tokenizers name them.
-_SPECIAL_TOKENS = {
-  "pad": ("[PAD]", "<pad>"),
-  "unk": ("[UNK]", "<unk>"),
-  "cls": ("[CLS]", "<s>"),
-  "sep": ("[SEP]", "</s>"),
-  "mask": ("[MASK]", "<mask>"),
-}
 
 
 class Pretrained(NamedTuple):
@@ -169,7 +162,7 @@ def save(
   known = {token["content"]: token["id"] for token in added}
   special = {
     f"{name}_token": token
-    for name, tokens in _SPECIAL_TOKENS.items()
+    for name, tokens in tokenizing.SPECIAL_TOKENS.items()
     for token in reversed(tokens)  # the first that is there stays
     if token in known
   }

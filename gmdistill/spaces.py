@@ -266,17 +266,17 @@ def read_table(folder: epath.Path) -> jax.Array:
 def _cached_table(
   module: Any, corpus: data.Corpus, table: dict[str, Any]
 ) -> jax.Array:
+  shape = (corpus.tokenizer.vocab_size, module.width)
+  if shape[1] > shape[0]:
+    raise errors.InputError(
+      f"student.width={shape[1]} is more than the {shape[0]} tokens from which "
+      f"the table is learned; use at most {shape[0]}, or a larger "
+      "data.vocab_size."
+    )
   identity = json.dumps([corpus.fingerprint, module.width, table, 2])
   digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
   folder = paths.path(paths.cache_folder() / "spaces" / digest)
   if not is_written(folder):
-    shape = (corpus.tokenizer.vocab_size, module.width)
-    if shape[1] > shape[0]:
-      raise errors.InputError(
-        f"student.width={shape[1]} is more than the {shape[0]} tokens from "
-        f"which the table is learned; use at most {shape[0]}, or a larger "
-        "data.vocab_size."
-      )
     learned = learn_table(corpus.train, shape=shape, **table)
     write(folder, learned, corpus.tokenizer)
   return read_table(folder)

@@ -134,14 +134,7 @@ class Table:
     if protocol.replays:
       decides += [config.normalised_steps, config.step_schedule]
     if name == "bayes":
-      start = config.bayes.start
-      decides.append(config[start].to_dict())
-      if start == "replay":
-        decides += [
-          config.replay_steps,
-          config.normalised_steps,
-          config.step_schedule,
-        ]
+      decides.append(config[config.bayes.start].to_dict())
 
     def measured():
       # A random coreset is drawn afresh for every student.

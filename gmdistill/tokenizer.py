@@ -25,7 +25,15 @@ from gmdistill import errors, paths
 # Another release of the library may train another vocabulary.
 LIBRARY_VERSION = tokenizers.__version__
 
-_SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+# By what they do: as BERT's tokenizers name them, and as RoBERTa's.
+SPECIAL_TOKENS = {
+  "pad": ("[PAD]", "<pad>"),
+  "unk": ("[UNK]", "<unk>"),
+  "cls": ("[CLS]", "<s>"),
+  "sep": ("[SEP]", "</s>"),
+  "mask": ("[MASK]", "<mask>"),
+}
+_OF_BERT = [names[0] for names in SPECIAL_TOKENS.values()]
 _ALPHABET = 1000  # characters at most; rarer ones are unknown
 # A step of a rationale is a sentence or a line; "3.5 m" is none.
 _NEXT_STEP = re.compile(r"(?<=[.!?;])\s+|\s*\n\s*")
@@ -52,7 +60,7 @@ class Tokenizer:
     self.tokens = [""] * (max(vocabulary.values()) + 1)  # [V], by id
     for token, index in vocabulary.items():
       self.tokens[index] = token
-    names = [padding["pad_token"]] if padding else ["[PAD]", "<pad>"]
+    names = [padding["pad_token"]] if padding else SPECIAL_TOKENS["pad"]
     known = [name for name in names if name in vocabulary]
     if not known:
       raise errors.InputError(
@@ -201,7 +209,7 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
   learner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
   trainer = trainers.WordPieceTrainer(
     vocab_size=vocab_size,
-    special_tokens=_SPECIAL_TOKENS + continuing,
+    special_tokens=_OF_BERT + continuing,
     initial_alphabet=alphabet,
     limit_alphabet=len(alphabet),
     show_progress=False,
@@ -214,7 +222,7 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
   tokenizer.normalizer = normalizer
   tokenizer.pre_tokenizer = learner.pre_tokenizer
   tokenizer.decoder = decoders.WordPiece()
-  tokenizer.add_special_tokens(_SPECIAL_TOKENS)
+  tokenizer.add_special_tokens(_OF_BERT)
   vocabulary = tokenizer.get_vocab()
   tokenizer.post_processor = processors.BertProcessing(
     ("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"])

@@ -576,22 +576,22 @@ def test_a_taught_student_keeps_its_slots_and_its_second_head(tmp_path, capsys):
   assert head["dense.weight"].shape == (16, 16)
   teacher = teachers.load(str(tmp_path))
   config = tiny_chains()
-  corpus = recipe.setup(config).corpus
-  said = teachers.logits(teacher, corpus, settings.data_options(config))
+  setup, read = recipe.setup(config), settings.data_options(config)
+  corpus = setup.corpus
+  said = teachers.logits(teacher, corpus, read)
   batch = data.as_batch(data.take(corpus.train, [3]), 10)
   direct = teacher.problem.apply(teacher.params, jax.device_put(batch)).logits
   np.testing.assert_allclose(said[3], direct[0], atol=1e-5)
   # A text is read as a row is: with slots, by student and teacher.
   texts = tmp_path / "texts.jsonl"
   texts.write_text('{"text": "3 + 4"}')
-  setup, read = recipe.setup(config), settings.data_options(config)
   rows = relabel.of_texts(setup, texts, read)
   slots = rows.read(teacher).inputs[0, 1:8]
   np.testing.assert_array_equal(slots, corpus.train.token_ids[0, 1:8])
   np.testing.assert_array_equal(
     rows.syn.batch.inputs[0, 1:8], setup.problem.embeddings[slots]
   )
-  options = dataclasses.replace(settings.data_options(config), rationale_key="")
+  options = dataclasses.replace(read, rationale_key="")
   with pytest.raises(errors.InputError, match="reads 7 slots"):
     teachers.logits(teacher, corpus, options)
 
