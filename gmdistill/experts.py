@@ -1,39 +1,28 @@
 """Building an expert bank: trajectories walked, gradients taken, all saved."""
 
 import dataclasses
-import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from etils import epath
 
 from gmdistill import (
   bank,
   checkpoint,
-  coresets,
   data,
-  distances,
   errors,
   metrics,
-  objectives,
   paths,
   privacy,
-  protocols,
   set_files,
   spaces,
-  training,
+  walks,
   workdirs,
 )
-
-CHUNK = 32  # rows of a class whose gradient is taken at once
-SET_ROWS = 64  # examples of a set at most in a step: the protocol `finetune`'s
 
 
 def build(
@@ -115,7 +104,7 @@ def _require_disk(folder, needed):
 def _compute(folder, setup, options, missing, along):
   secret = folder / "noise_key"
   noise_key = privacy.secret_key(secret) if options.noise else None
-  compute = _Computer(setup, options, noise_key, along)
+  walker = walks.Walker(setup, options, noise_key, along)
   done = len(options.names) - len(missing)
   progress = metrics.Progress(len(options.names), done, 1)
   try:
@@ -123,7 +112,7 @@ def _compute(folder, setup, options, missing, along):
       ages = [age for h, age in missing if h == trajectory]
       # A trajectory that was cut is walked again from its start: what is
       # stored may be rounded, and the states must be the same bits.
-      for age, expert in compute.trajectory(trajectory, ages):
+      for age, expert in walker.walk(trajectory, ages):
         path = bank.entry_path(folder / "entries", trajectory, age)
         checkpoint.save_tree(path, expert)
         done += 1
@@ -142,169 +131,6 @@ def _set_of(setup, options):
   syn, card = set_files.load(options.along, setup.space_id)
   set_files.require_classes(syn, card, options.along, setup.corpus.label_names)
   return set_files.for_student(setup.problem, syn).batch
-
-
-class _Computer:
-  """Walks trajectories and takes the gradients."""
-
-  def __init__(
-    self,
-    setup: spaces.Setup,
-    options: bank.Options,
-    noise_key: jax.Array | None,
-    along: data.Batch | None,
-  ):
-    self._setup, self._options = setup, options
-    self._num_classes = len(setup.corpus.label_names)
-    sampler = functools.partial(
-      data.class_balanced_sampler,
-      setup.corpus.train,
-      num_classes=self._num_classes,
-    )
-    seed = options.seed
-    self._training = sampler(
-      rows_per_class=options.batch_rows_per_class, seed=seed
-    )
-    self._random = sampler(rows_per_class=options.rows_per_class, seed=seed + 1)
-    self._along = along
-    if along is None:
-      optimizer = optax.adamw(options.learning_rate)
-    else:
-      optimizer = protocols.fine_tuning_optimizer(
-        options.learning_rate, num_steps=options.along_steps
-      )
-    self._optimizer = optimizer
-
-    private = functools.partial(
-      privacy.gradient, clip=options.clip, noise=options.noise
-    )
-
-    @jax.jit
-    def step(problem, params, state, batch, key):
-      if options.clip:
-        both = jax.value_and_grad(problem.loss)
-        _, grads = private(both, params, batch, key=key)
-      else:
-        grads = jax.grad(problem.loss)(params, batch)
-      updates, state = optimizer.update(grads, state, params)
-      return optax.apply_updates(params, updates), state
-
-    self._step = step
-    self._measure = jax.jit(
-      functools.partial(
-        class_gradients,
-        num_classes=self._num_classes,
-        matched=options.matched,
-        private=private if options.clip else None,
-      )
-    )
-    # Without noise, a key that nothing draws from.
-    self._noise_key = jax.random.key(0) if noise_key is None else noise_key
-
-  def trajectory(self, trajectory, ages):
-    """Yields (age, expert) for each of `ages`, in rising order."""
-    if not ages:
-      return
-    options, problem = self._options, self._setup.problem
-    key = jax.random.fold_in(jax.random.key(options.seed), trajectory)
-    params = problem.init(key)
-    state = self._optimizer.init(params)
-    longest = max(options.ages)
-    train = self._batches(trajectory, key)
-    for age in range(max(ages) + 1):
-      if age in ages:
-        yield age, self._expert(params, trajectory, age)
-      if age < max(ages):
-        index = trajectory * longest + age
-        batch = train(age)
-        key = jax.random.fold_in(self._noise_key, 2 * index)
-        params, state = self._step(problem, params, state, batch, key)
-
-  def _batches(self, trajectory, key):
-    """Returns `batch(age)` of a trajectory: real rows, or the set's own."""
-    options, own = self._options, self._along
-    if own is None:
-      first = trajectory * max(options.ages)
-      return lambda age: self._training(first + age)
-    rows_TxB = training.shuffled_rows(
-      jax.random.fold_in(key, 1),
-      len(own.labels),
-      options.along_steps,
-      SET_ROWS,
-    )
-    return lambda age: jax.tree.map(lambda x: x[rows_TxB[age]], own)
-
-  def _expert(self, params, trajectory, age):
-    options = self._options
-    index = trajectory * len(options.ages) + options.ages.index(age)
-    if options.rows == "random":
-      rows = self._random(index)
-    else:
-      rows = self._representatives
-    key = jax.random.fold_in(self._noise_key, 2 * index + 1)
-    targets, losses = self._measure(self._setup.problem, params, rows, key)
-    stored = lambda x: np.asarray(x.astype(options.precision))  # noqa: E731
-    return objectives.Expert(
-      params=jax.tree.map(stored, params),
-      targets=jax.tree.map(stored, targets),
-      losses=None if options.noise else np.asarray(losses),
-    )
-
-  @functools.cached_property
-  def _representatives(self):
-    corpus = self._setup.corpus
-    rows = coresets.choose(
-      "k_centers",
-      self._setup.problem,
-      corpus.train,
-      per_class=self._options.rows_per_class,
-      seed=self._options.seed,
-    )
-    return data.as_batch(data.take(corpus.train, rows), self._num_classes)
-
-
-def class_gradients(
-  problem: Any,
-  params: Any,
-  batch: data.Batch,
-  key: jax.Array | None = None,
-  *,
-  num_classes: int,
-  matched: str,
-  private: Callable[..., tuple[jax.Array, Any]] | None = None,
-) -> tuple[Any, jax.Array]:
-  """Returns each class's mean gradient [C, ...] and mean loss [C].
-
-  `batch` is in class order. Rows are taken a chunk at a time, so memory does
-  not grow with their number. `private` is `privacy.gradient` with its clip and
-  noise, which `key` draws.
-  """
-
-  def kept_gradient(params, rows):
-    value, grads = jax.value_and_grad(problem.loss)(params, rows)
-    return value, distances.keep(grads, matched)
-
-  def one_class(rows_key):
-    rows, own_key = rows_key
-    if private is not None:
-      return private(kept_gradient, params, rows, key=own_key)
-    count = len(rows.labels)
-    size = max(d for d in range(1, min(CHUNK, count) + 1) if count % d == 0)
-    chunks = jax.tree.map(
-      lambda x: x.reshape(count // size, size, *x.shape[1:]), rows
-    )
-
-    def add(total, chunk):
-      return jax.tree.map(jnp.add, total, kept_gradient(params, chunk)), None
-
-    zeros = jax.tree.map(jnp.zeros_like, distances.keep(params, matched))
-    total, _ = jax.lax.scan(add, (jnp.float32(0.0), zeros), chunks)
-    return jax.tree.map(lambda x: x * size / count, total)
-
-  by_class = objectives.by_class(jax.tree.map(jnp.asarray, batch), num_classes)
-  keys_C = None if key is None else jax.random.split(key, num_classes)
-  losses_C, grads = jax.lax.map(one_class, (by_class, keys_C))
-  return grads, losses_C
 
 
 def guarantee(setup: spaces.Setup, options: bank.Options) -> dict[str, Any]:

@@ -18,7 +18,9 @@ from gmdistill import (
   scoring,
   settings,
   spaces,
+  splits,
   synthetic,
+  wrappers,
 )
 from gmdistill import mesh as meshes
 from gmdistill import problem as problems
@@ -57,7 +59,7 @@ def prepare(config: ml_collections.ConfigDict, command: str = "") -> Job:
   setup = recipe.setup(config)
   labelling.require_no_params(config)
   parameterization = recipe.parameterization(config, setup.problem)
-  finished = synthetic.with_smoothed_labels(
+  finished = wrappers.with_smoothed_labels(
     parameterization, config.label_smoothing
   )
   return Job(
@@ -160,14 +162,14 @@ def _selector(setup, config, parameterization):
   )
   at_once = min(config.students_at_once, config.selection.num_students)
   trainer = evaluate.Trainer(setup.problem, protocol, at_once)
-  chosen = recipe.selection_rows(setup.corpus, config)
+  chosen = splits.selection_rows(setup.corpus, config)
   buckets = scoring.length_buckets(chosen, len(setup.corpus.label_names))
-  splits = evaluate.Splits(buckets, buckets)
+  both = evaluate.Splits(buckets, buckets)
   decode = jax.jit(parameterization.decode)
 
   def select(params):
     sets = evaluate.stacked(decode(jax.device_get(params)))
-    found = evaluate.measure(trainer, sets, splits, seed=SELECTION_SEED)
+    found = evaluate.measure(trainer, sets, both, seed=SELECTION_SEED)
     return float(found.accuracies.mean())
 
   return select

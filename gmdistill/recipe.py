@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import jax
 import ml_collections
-import numpy as np
 
 from gmdistill import (
   bank,
@@ -19,7 +18,6 @@ from gmdistill import (
   distances,
   errors,
   labelling,
-  metrics,
   objectives,
   protocols,
   replays,
@@ -27,7 +25,9 @@ from gmdistill import (
   set_files,
   settings,
   spaces,
+  splits,
   synthetic,
+  wrappers,
 )
 from gmdistill import problem as problems
 
@@ -87,70 +87,6 @@ def require_matched(setup: spaces.Setup, matched: str, field: str) -> None:
   schedule.named(field, lambda: jax.eval_shape(tensors, jax.random.key(0)))
 
 
-def training_rows(
-  corpus: data.Corpus, config: ml_collections.ConfigDict
-) -> data.Examples:
-  """Returns the rows that the outer loop may draw.
-
-  With `selection.apart`, none that shares so many consecutive tokens with a
-  row on which choices are made: of phrases of one sentence, in several splits,
-  the accuracy says little.
-
-  Raises:
-    InputError: a class has none long enough, or none apart.
-  """
-  train, apart = labelling.taught(corpus, config), config.selection.apart
-  if apart:
-    chosen_on = data.without_slots(selection_rows(corpus, config))
-    shared = data.sharing(data.without_slots(train), chosen_on, apart)
-    train = data.take(train, np.flatnonzero(~shared))
-    if not len(train.labels):
-      raise errors.InputError(
-        f"selection.apart={apart} leaves no training row; use more tokens, or "
-        "0 to keep all."
-      )
-    metrics.say(
-      f"{shared.sum()} training rows share {apart} tokens with the selection "
-      "split and are left out of the outer loop"
-    )
-  return _long_rows(train, config.min_tokens, "min_tokens", corpus.label_names)
-
-
-def selection_rows(
-  corpus: data.Corpus, config: ml_collections.ConfigDict
-) -> data.Examples:
-  """Returns the rows on which iterations and learning rates are chosen.
-
-  Raises:
-    InputError: a class has none long enough.
-  """
-  options = config.selection
-  found = _long_rows(
-    corpus.selection,
-    options.min_tokens,
-    "selection.min_tokens",
-    corpus.label_names,
-  )
-  order = np.random.default_rng(0).permutation(len(found.labels))
-  return data.take(found, order[: options.rows])
-
-
-def _long_rows(examples, min_tokens, field, label_names):
-  """Returns the rows of at least `min_tokens` tokens."""
-  lengths_N = data.without_slots(examples).mask.sum(axis=1)
-  found = data.take(examples, np.flatnonzero(lengths_N >= min_tokens))
-  counts = np.bincount(found.labels, minlength=len(label_names))
-  # A class too rare for the split is no fault of the lengths.
-  had = np.bincount(examples.labels, minlength=len(label_names)) > 0
-  if not counts[had].all():
-    raise errors.InputError(
-      f"{field}={min_tokens} leaves no row of class "
-      f"{label_names[int(np.where(had, counts, 1).argmin())]}; use a smaller "
-      "one."
-    )
-  return found
-
-
 def bank_options(config: ml_collections.ConfigDict) -> bank.Options:
   """Returns what `gmdistill bank` builds for a config."""
   fields = config.bank.to_dict()
@@ -200,7 +136,7 @@ def sampler(
   Raises:
     InputError: an unknown way to choose them, or too few rows.
   """
-  examples = training_rows(setup.corpus, config)
+  examples = splits.training_rows(setup.corpus, config)
   num_classes = len(setup.corpus.label_names)
   if config.real_rows == "random":
     return data.class_balanced_sampler(
@@ -239,14 +175,14 @@ def parameterization(
   )
   stored = schedule.named(
     "labels",
-    lambda: synthetic.with_soft_labels(base, config.labels),
+    lambda: wrappers.with_soft_labels(base, config.labels),
   )
   if config.attention_labels:
-    stored = synthetic.with_attention_labels(
+    stored = wrappers.with_attention_labels(
       stored, functools.partial(_attention, problem)
     )
   if config.data.rationale_key and config.rationales.learned:
-    stored = synthetic.with_rationales(stored)
+    stored = wrappers.with_rationales(stored)
   # Step sizes that no objective reads are chosen like any learning rate.
   brings = any(name in config.objective for name in schedule.STEPPING)
   num_steps = config.replay_steps if brings else 0
@@ -268,7 +204,7 @@ def parameterization(
     )
   return schedule.named(
     "step_schedule",
-    lambda: synthetic.with_learning_rates(
+    lambda: wrappers.with_learning_rates(
       stored,
       num_steps,
       config.initial_step_size,

@@ -21,6 +21,7 @@ from gmdistill import (
   recipe,
   scoring,
   spaces,
+  splits,
   synthetic,
   workdirs,
 )
@@ -48,7 +49,7 @@ class Table:
     self._trainers: dict[str, evaluate.Trainer] = {}
     cut = lambda part: scoring.length_buckets(part, self._num_classes)  # noqa: E731
     self._splits = evaluate.Splits(
-      cut(recipe.selection_rows(setup.corpus, config)),
+      cut(splits.selection_rows(setup.corpus, config)),
       cut(setup.corpus.reported),
       {
         name: cut(part)
@@ -65,14 +66,14 @@ class Table:
     by_group: bool = False,
   ) -> evaluate.Measurement:
     """Measures one row, and says its accuracy; by group too if asked."""
-    splits = self._splits if by_group else self._splits._replace(groups={})
+    parts = self._splits if by_group else self._splits._replace(groups={})
     at_once = min(
       at_once or self._config.students_at_once, protocol.num_students
     )
     found = evaluate.measure(
       self._trainer(protocol, at_once),
       sets,
-      splits,
+      parts,
       look=evaluate.calibration if self._calibrated else evaluate.accuracy,
     )
     row = found.row()

@@ -29,6 +29,7 @@ from gmdistill import (
   schedule,
   set_files,
   training,
+  walks,
 )
 from gmdistill import mesh as meshes
 
@@ -114,9 +115,9 @@ def test_chunks_do_not_change_a_gradient(setup, monkeypatch):
   params = setup.problem.init(jax.random.key(0))
 
   def gradients(chunk):
-    monkeypatch.setattr(experts, "CHUNK", chunk)
+    monkeypatch.setattr(walks, "CHUNK", chunk)
     return jax.jit(
-      lambda p, b: experts.class_gradients(
+      lambda p, b: walks.class_gradients(
         setup.problem, p, b, num_classes=4, matched="head"
       )
     )(params, sampler(0))

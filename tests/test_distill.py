@@ -32,6 +32,7 @@ from gmdistill import (
   results,
   schedule,
   set_files,
+  splits,
 )
 from gmdistill import mesh as meshes
 
@@ -350,15 +351,15 @@ def test_students_side_by_side_are_students_one_by_one(recipe_name):
 def test_the_outer_loop_keeps_apart_from_the_rows_that_choose():
   config = tiny_config.get_config()
   corpus = recipe.setup(config).corpus
-  whole = recipe.training_rows(corpus, config)
+  whole = splits.training_rows(corpus, config)
   config.selection.apart = 3
-  apart = recipe.training_rows(corpus, config)
-  chosen = recipe.selection_rows(corpus, config)
+  apart = splits.training_rows(corpus, config)
+  chosen = splits.selection_rows(corpus, config)
   assert 0 < len(apart.labels) < len(whole.labels)
   assert not data.sharing(apart, chosen, 3).any()
   config.selection.apart = 1  # every row has a token of the selection's
   with pytest.raises(errors.InputError, match="selection.apart=1 leaves no"):
-    recipe.training_rows(corpus, config)
+    splits.training_rows(corpus, config)
 
 
 def test_labels_and_step_sizes_have_learning_rates_of_their_own():

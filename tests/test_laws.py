@@ -24,6 +24,7 @@ from gmdistill import (
   replays,
   synthetic,
   unrolled,
+  wrappers,
 )
 
 TRAJECTORY = matching.trajectory(optax.sgd(0.1), max_age=4, steps_between=2)
@@ -61,15 +62,15 @@ OBJECTIVES = {
 }
 PARAMETERIZATIONS = {
   "hard": lambda: synthetic.direct(),
-  "softmax": lambda: synthetic.with_soft_labels(synthetic.direct(), "softmax"),
-  "unrestricted": lambda: synthetic.with_soft_labels(
+  "softmax": lambda: wrappers.with_soft_labels(synthetic.direct(), "softmax"),
+  "unrestricted": lambda: wrappers.with_soft_labels(
     synthetic.direct(), "unrestricted"
   ),
-  "factorized": lambda: synthetic.with_soft_labels(
+  "factorized": lambda: wrappers.with_soft_labels(
     synthetic.factorized(3), "unrestricted"
   ),
-  "attention": lambda: synthetic.with_attention_labels(
-    synthetic.with_soft_labels(synthetic.direct(), "unrestricted"),
+  "attention": lambda: wrappers.with_attention_labels(
+    wrappers.with_soft_labels(synthetic.direct(), "unrestricted"),
     # Far from a fresh student's even attention, whose queries' gradients are
     # too small for finite differences of their cosines.
     lambda batch: jnp.broadcast_to(
@@ -78,7 +79,7 @@ PARAMETERIZATIONS = {
     ),
   ),
   # With steps of another kind; see outer_loss.
-  "normalised_steps": lambda: synthetic.with_soft_labels(
+  "normalised_steps": lambda: wrappers.with_soft_labels(
     synthetic.direct(), "unrestricted"
   ),
 }
@@ -98,7 +99,7 @@ def outer_loss(objective, parameterization, problem, normalised=False):
   if normalised:
     shapes = jax.eval_shape(problem.init, jax.random.key(0))
     shares = replays.even_shares(shapes)
-  stored = synthetic.with_learning_rates(parameterization, 3, 0.1, 0.3, shares)
+  stored = wrappers.with_learning_rates(parameterization, 3, 0.1, 0.3, shares)
   params = stored.init(make_synthetic())
   student = jax.jit(objective.init)(
     problem, jax.random.key(1), jnp.float32(0.0)

@@ -13,7 +13,7 @@ from conftest import (
   make_synthetic,
 )
 
-from gmdistill import data, matching, objectives, synthetic, unrolled
+from gmdistill import data, matching, objectives, synthetic, unrolled, wrappers
 
 TRAJECTORY = matching.trajectory(optax.sgd(0.1), max_age=4, steps_between=2)
 
@@ -195,7 +195,7 @@ def test_the_token_distance_is_zero_at_tokens_and_pulls_towards_them():
 
 def test_more_weight_on_the_token_distance_brings_the_set_nearer():
   problem, key = make_problem(), jax.random.key(2)
-  stored = synthetic.with_learning_rates(synthetic.direct(), 2, 0.1)
+  stored = wrappers.with_learning_rates(synthetic.direct(), 2, 0.1)
   real = objectives.Real(make_real())
   distance = matching.token_distance().loss
   optimizer = optax.adam(0.05)

@@ -31,11 +31,13 @@ from gmdistill import (
   scoring,
   set_files,
   settings,
+  splits,
   students,
   synthetic,
   teachers,
   training,
   unrolled,
+  wrappers,
 )
 from gmdistill import problem as problems
 from gmdistill import tokenizer as tokenizing
@@ -301,11 +303,11 @@ def test_slots_are_not_counted_as_text():
   corpus = recipe.setup(config).corpus
   # start, a digit and four words, between [CLS] and [SEP]
   config.min_tokens, config.selection.min_tokens = 8, 8
-  rows = recipe.training_rows(corpus, config)
+  rows = splits.training_rows(corpus, config)
   assert (rows.rationale_steps.max(axis=1) == 3).all()
   # All rows share their slots, and few share seven tokens of text.
   config.min_tokens, config.selection.apart = 0, 7
-  assert len(recipe.training_rows(corpus, config).labels) > 1000
+  assert len(splits.training_rows(corpus, config).labels) > 1000
 
 
 def test_rationales_go_where_their_rows_go():
@@ -447,8 +449,8 @@ def told_set():
     rationale=rationales.queries(problem, IDS[[0, 1, 0, 1]]),
     rationale_weights=told_batch(2).rationale_weights[jnp.array([0, 1, 0, 1])],
   )
-  stored = synthetic.with_learning_rates(
-    synthetic.with_rationales(synthetic.direct()), 2, 0.1, 0.2
+  stored = wrappers.with_learning_rates(
+    wrappers.with_rationales(synthetic.direct()), 2, 0.1, 0.2
   )
   return problem, stored, stored.init(start)
 

@@ -10,14 +10,14 @@ import pytest
 import safetensors.numpy
 from conftest import make_synthetic
 
-from gmdistill import errors, set_files, synthetic
+from gmdistill import errors, set_files, synthetic, wrappers
 
 CARD = {"task": "toy", "label_names": ["a", "b"], "embedding_space": "abc"}
 
 
 def learned(kind="unrestricted", steps=3):
-  stored = synthetic.with_learning_rates(
-    synthetic.with_soft_labels(synthetic.direct(), kind), steps, 0.05
+  stored = wrappers.with_learning_rates(
+    wrappers.with_soft_labels(synthetic.direct(), kind), steps, 0.05
   )
   return stored, stored.init(make_synthetic())
 
@@ -38,10 +38,10 @@ def test_decoding_the_first_parameters_gives_the_batch_back(kind):
 @pytest.mark.parametrize("base", [synthetic.direct(), synthetic.factorized(5)])
 def test_a_set_that_is_there_is_encoded_to_what_decodes_to_it(kind, base):
   even = jnp.full((4, 2, 2, 6), 1 / 6)
-  stored = synthetic.with_smoothed_labels(
-    synthetic.with_learning_rates(
-      synthetic.with_attention_labels(
-        synthetic.with_soft_labels(base, kind), lambda batch: even
+  stored = wrappers.with_smoothed_labels(
+    wrappers.with_learning_rates(
+      wrappers.with_attention_labels(
+        wrappers.with_soft_labels(base, kind), lambda batch: even
       ),
       3,
       0.05,
@@ -63,7 +63,7 @@ def test_a_set_that_is_there_is_encoded_to_what_decodes_to_it(kind, base):
 
 
 def test_rationales_are_encoded_and_a_set_without_them_is_no_start():
-  stored = synthetic.with_rationales(synthetic.direct())
+  stored = wrappers.with_rationales(synthetic.direct())
   told = dataclasses.replace(
     make_synthetic(),
     rationale=jax.random.normal(jax.random.key(5), (4, 3, 8)),
@@ -99,7 +99,7 @@ def test_hard_labels_get_no_gradient():
 
 def test_the_sizes_of_all_steps_are_saved_beside_the_others(tmp_path):
   shares = np.array([0.6, 0.8])
-  stored = synthetic.with_learning_rates(
+  stored = wrappers.with_learning_rates(
     synthetic.direct(), 3, 0.05, 0.5, shares
   )
   decoded = stored.decode(stored.init(make_synthetic()))
@@ -113,7 +113,7 @@ def test_the_sizes_of_all_steps_are_saved_beside_the_others(tmp_path):
 
 
 def test_a_step_takes_the_next_examples_of_each_class():
-  stored = synthetic.with_learning_rates(synthetic.direct(), 4, 0.1, per_step=2)
+  stored = wrappers.with_learning_rates(synthetic.direct(), 4, 0.1, per_step=2)
   decoded = stored.decode(stored.init(make_synthetic(per_class=5)))
   expected = [[0, 1, 5, 6], [2, 3, 7, 8], [4, 0, 9, 5], [1, 2, 6, 7]]
   np.testing.assert_array_equal(decoded.steps.order, expected)
@@ -121,7 +121,7 @@ def test_a_step_takes_the_next_examples_of_each_class():
 
 def test_attention_labels_are_distributions_and_are_saved(tmp_path):
   start = jnp.broadcast_to(jax.nn.softmax(jnp.arange(6.0)), (4, 2, 2, 6))
-  stored = synthetic.with_attention_labels(
+  stored = wrappers.with_attention_labels(
     synthetic.direct(), lambda batch: start
   )
   params = stored.init(make_synthetic())
@@ -145,7 +145,7 @@ def test_no_replayed_steps_means_no_learning_rates():
 
 def test_an_unknown_label_kind_is_refused():
   with pytest.raises(ValueError, match="hard, softmax, unrestricted"):
-    synthetic.with_soft_labels(synthetic.direct(), "smooth")
+    wrappers.with_soft_labels(synthetic.direct(), "smooth")
 
 
 def test_a_saved_set_loads_with_safetensors_alone(tmp_path):

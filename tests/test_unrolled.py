@@ -22,6 +22,7 @@ from gmdistill import (
   synthetic,
   training,
   unrolled,
+  wrappers,
 )
 
 
@@ -111,9 +112,7 @@ def test_normalised_steps_move_each_tensor_by_its_distance():
   params = problem.init(jax.random.key(0))
   shares = replays.even_shares(params)
   assert np.square(shares).sum() == pytest.approx(1.0)
-  stored = synthetic.with_learning_rates(
-    synthetic.direct(), 1, 0.3, 2.0, shares
-  )
+  stored = wrappers.with_learning_rates(synthetic.direct(), 1, 0.3, 2.0, shares)
   steps = stored.decode(stored.init(batch)).steps
   np.testing.assert_allclose(steps.tensor_shares[0], shares, rtol=1e-5)
   moved = jax.jit(replays.replay)(problem, params, batch, steps)
@@ -173,7 +172,7 @@ def test_a_shift_of_all_logits_hardly_changes_the_centred_loss():
 def test_each_step_is_matched_at_the_student_that_the_last_one_left(centred):
   problem, real = make_problem(), objectives.Real(make_real(3))
   batch, key = make_synthetic(), jax.random.key(4)
-  rows = synthetic.cyclic_order(2, len(batch.labels) // 2, 1, 3)
+  rows = wrappers.cyclic_order(2, len(batch.labels) // 2, 1, 3)
   sizes = replays.Steps(jnp.array([0.5, 0.3, 0.1]), order=jnp.asarray(rows))
   objective = unrolled.step_matching(3, centred=centred)
   assert objective.num_batches == 3
@@ -218,7 +217,7 @@ def test_each_step_is_matched_at_the_student_that_the_last_one_left(centred):
 
 def test_matched_steps_keep_the_sizes_that_they_start_with():
   problem, real = make_problem(), objectives.Real(make_real(4))
-  stored = synthetic.with_learning_rates(
+  stored = wrappers.with_learning_rates(
     synthetic.direct(), 4, 0.4, 0.1, schedule="linear"
   )
   params = stored.init(make_synthetic())

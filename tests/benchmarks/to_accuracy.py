@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import record
 
-from gmdistill import outer, recipe
+from gmdistill import outer, recipe, splits
 
 HERE = pathlib.Path(__file__).parent
 CONFIG = HERE.parents[1] / "configs" / "quickstart.py"
@@ -35,7 +35,7 @@ def write_arrays(config: Any, folder: pathlib.Path) -> list[str]:
   setup = recipe.setup(config)
   stored = recipe.parameterization(config, setup.problem)
   start = stored.decode(outer.first_params(setup, config, stored)).batch
-  chosen = recipe.selection_rows(setup.corpus, config)
+  chosen = splits.selection_rows(setup.corpus, config)
   parts = {"train": setup.corpus.train, "selection": chosen}
   arrays = {
     "table": setup.problem.embeddings,
