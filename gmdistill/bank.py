@@ -112,6 +112,10 @@ class Options:
         f"bank.clip={self.clip} and bank.noise={self.noise} must not be below "
         f"0, bank.delta={self.delta} must lie between 0 and 1."
       )
+    if self.along and self.along_steps < 2:
+      raise errors.InputError(
+        f"bank.along_steps={self.along_steps} must be at least 2."
+      )
     if self.along and ages[-1] > self.along_steps:
       raise errors.InputError(
         f"bank.ages={ages} reaches beyond bank.along_steps={self.along_steps}, "

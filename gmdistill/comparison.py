@@ -56,17 +56,19 @@ def pool(rows: Sequence[results.Row]) -> results.Row:
 
 def ablations(
   runs: Sequence[results.Run], protocol: str
-) -> list[dict[str, Any]]:
-  """How far each setting is from the base: one dict a setting.
+) -> dict[str, list[dict[str, Any]]]:
+  """How far each setting is from its base: by kind, one dict a setting.
 
-  The base are the runs of this protocol whose folders' names have the part
-  `base`, such as `replay-base-0`; every other setting is named by the fields in
-  which it differs. `difference` is in fractions, `standard_error` that of the
-  difference: from the seeds' spread where both have seeds, from the students'
-  where there is one.
+  A base are the runs of this protocol whose folders' names have the part
+  `base`, and what stands before it is a kind of its own: `steps-no_ema` differs
+  from `steps-base`, and from no `replay-base` beside it. Every other setting is
+  named by the fields in which it differs. `difference` is in fractions,
+  `standard_error` that of the difference: from the seeds' spread where both
+  have seeds, from the students' where there is one.
 
   Returns:
-    Nothing where there is no base, or it was not measured under `protocol`.
+    Kinds, and their settings, the base first. Nothing of runs without a base,
+    or of one that was not measured under `protocol`.
   """
   rows = [
     row
@@ -75,26 +77,32 @@ def ablations(
     and row["protocol"] == protocol
     and row["mean"] is not None
   ]
-  base = next((row for row in rows if BASE in _parts(row)), None)
-  if base is None:
-    return []
-  found = []
+  bases: dict[str, results.Row] = {}
   for row in rows:
-    errors_of = [row["standard_error"], base["standard_error"]]
-    known = None not in errors_of and row is not base
-    found.append(
-      row
-      | {
-        "change": "base" if row is base else _changes(base, row),
-        "difference": row["mean"] - base["mean"],
-        "standard_error": math.hypot(*errors_of) if known else None,
-      }
-    )
+    parts = _parts(row)
+    if BASE in parts:
+      bases.setdefault("-".join(parts[: parts.index(BASE)]), row)
+  found = {kind: [_measured_from(base, base)] for kind, base in bases.items()}
+  for row in rows:
+    starts = {"-".join(_parts(row)[:n]) for n in range(len(_parts(row)))}
+    kind = max(starts & bases.keys(), key=len, default=None)
+    if kind is not None and row is not bases[kind]:
+      found[kind].append(_measured_from(bases[kind], row))
   return found
 
 
 def _parts(row: results.Row) -> list[str]:
   return str(row["run"]).rsplit("/", 1)[-1].split("-")
+
+
+def _measured_from(base: results.Row, row: results.Row) -> dict[str, Any]:
+  errors_of = [row["standard_error"], base["standard_error"]]
+  known = None not in errors_of and row is not base
+  return row | {
+    "change": "base" if row is base else _changes(base, row),
+    "difference": row["mean"] - base["mean"],
+    "standard_error": math.hypot(*errors_of) if known else None,
+  }
 
 
 def _changes(base: results.Row, row: results.Row) -> str:

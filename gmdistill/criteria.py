@@ -206,16 +206,17 @@ def to_deepest(*, weight: float) -> Criterion:
   def value(own, params, outputs, batch):
     del batch
     head = params["head"]
-    below_BxNxF = _layers(outputs)[:, :-1]
-    if not below_BxNxF.shape[1]:
+    layers_BxNxF = _layers(outputs)
+    if layers_BxNxF.shape[1] == 1:
       return own
     # The head is the deep branch's: it is a teacher here, and stays as it is.
     kernel, bias = jax.lax.stop_gradient((head["kernel"], head["bias"]))
-    logits_NxBxC = jnp.moveaxis(below_BxNxF, 1, 0) @ kernel
+    logits_NxBxC = jnp.moveaxis(layers_BxNxF, 1, 0) @ kernel
     logits_NxBxC = logits_NxBxC + bias[None, None]
-    counted_B = jnp.ones(len(below_BxNxF))
+    # Of the last layer too: a loss may have centred the outputs' own logits.
+    deepest_BxC = logits_NxBxC[-1]
     gaps_N = jax.vmap(losses.forward_kl, in_axes=(0, None, None))(
-      logits_NxBxC, outputs.logits, counted_B
+      logits_NxBxC[:-1], deepest_BxC, jnp.ones(len(layers_BxNxF))
     )
     return own + weight * gaps_N.mean()
 

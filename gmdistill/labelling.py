@@ -61,7 +61,8 @@ def with_taught_rows(
   """Returns the setup with its teachers' labels in the training part.
 
   Raises:
-    InputError: a teacher that cannot be read, or in a private bank.
+    InputError: a teacher that cannot be read; labels or weights in a private
+      bank that tell of other rows.
   """
   require_no_params(config)
   if asks_teachers(config) and config.bank.noise:
@@ -69,6 +70,12 @@ def with_taught_rows(
       f"bank.noise={config.bank.noise} hides a row's own gradient, and "
       "teachers.dirs labels it by teachers that may know it; use "
       "teachers.dirs=() or bank.noise=0.0."
+    )
+  rare = config.data.rationale_key and config.rationales.weights == "rare"
+  if rare and config.bank.noise:
+    raise errors.InputError(
+      f"bank.noise={config.bank.noise} hides a row's own gradient, and "
+      "rationales.weights=rare weighs it by what all rows say; use uniform."
     )
   train = taught(setup.corpus, config)
   return setup._replace(
@@ -82,14 +89,22 @@ def require_no_params(config: ml_collections.ConfigDict) -> None:
   Raises:
     InputError: a gate, or features, which are learned with a student.
   """
-  kd = config.kd
-  gate = kd.loss and kd.weights == "gate"
-  if gate or kd.features:
-    field = "kd.weights=gate" if gate else f"kd.features={kd.features}"
+  if field := learned_field(config):
     raise errors.InputError(
       f"{field} is learned with a student, by train, evaluate or teach; leave "
       "it out of distill and bank."
     )
+
+
+def learned_field(config: ml_collections.ConfigDict) -> str:
+  """Returns the field by which a criterion learns beside its student, if any.
+
+  An optimiser trains both: the protocol `replay` has none.
+  """
+  kd = config.kd
+  if kd.loss and kd.weights == "gate":
+    return "kd.weights=gate"
+  return f"kd.features={kd.features}" if kd.features else ""
 
 
 def labels_id(config: ml_collections.ConfigDict) -> str:

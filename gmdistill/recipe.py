@@ -35,6 +35,11 @@ from gmdistill import problem as problems
 def setup(config: ml_collections.ConfigDict) -> spaces.Setup:
   """Loads the data and the student that a config names."""
   settings.check_numbers(config)
+  if config.stored_as not in set_files.PRECISIONS:
+    raise errors.InputError(
+      f"stored_as={config.stored_as} is none of "
+      f"{', '.join(set_files.PRECISIONS)}."
+    )
   built = spaces.build(
     config.student.to_dict(),
     config.table.to_dict(),
@@ -110,6 +115,11 @@ def experts(
       "gmdistill bank --config=... --workdir=DIR, and give "
       "--config.bank.dir=DIR."
     )
+  if config.selection.apart:
+    raise errors.InputError(
+      f"selection.apart={config.selection.apart} is about the rows that a run "
+      "draws itself; a bank has taken any. Use 0."
+    )
   labels = labelling.labels_id(config)
   opened = bank.Bank(config.bank.dir, setup._replace(labels=labels))
   if "targets" in objective.reads:
@@ -165,11 +175,6 @@ def parameterization(
   config: ml_collections.ConfigDict, problem: problems.Problem
 ) -> synthetic.Parameterization:
   """Returns how the config's synthetic set is stored, for these students."""
-  if config.stored_as not in set_files.PRECISIONS:
-    raise errors.InputError(
-      f"stored_as={config.stored_as} is none of "
-      f"{', '.join(set_files.PRECISIONS)}."
-    )
   base = (
     synthetic.factorized(config.rank) if config.rank else synthetic.direct()
   )
@@ -250,6 +255,13 @@ def starting_set(
       f"run's is of {wanted}; use the data_per_class and sequence_length of "
       "the set."
     )
+  least = config.label_smoothing / len(names)
+  if config.labels != "unrestricted" and syn.batch.labels.min() < least - 1e-3:
+    raise errors.InputError(
+      f"start={config.start} has labels below {least:.3g}, which "
+      f"label_smoothing={config.label_smoothing} leaves to every class; use "
+      "that of the set."
+    )
   return set_files.for_student(setup.problem, syn)
 
 
@@ -266,9 +278,14 @@ def protocol(
   """Returns one protocol.
 
   Raises:
-    InputError: an unknown name.
+    InputError: an unknown name, or one that cannot train what is learned.
   """
   if name == "replay":
+    if field := labelling.learned_field(config):
+      raise errors.InputError(
+        f"{field} is learned with a student, by an optimiser that "
+        "protocol=replay has not; use finetune or scratch, or leave it out."
+      )
     return schedule.named(
       "step_schedule",
       lambda: protocols.replaying(

@@ -80,8 +80,10 @@ def _comparison(runs: Sequence[results.Run]) -> dict[str, Any]:
         figure = comparison.cost_figure(runs, protocol, cost)
         title = f"{protocol}, against {comparison.COSTS[cost][0]}"
         by_cost[title] = figures.as_image(figure)
-    if found := comparison.ablations(runs, protocol):
-      tables[protocol] = _ablation_table(found)
+    for kind, found in comparison.ablations(runs, protocol).items():
+      tables[f"{protocol}, {kind}" if kind else protocol] = _ablation_table(
+        found
+      )
   layers = None
   with contextlib.suppress(errors.InputError):  # measured by none
     layers = figures.as_image(comparison.layers_figure(runs))

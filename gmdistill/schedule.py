@@ -195,9 +195,11 @@ def _schedule(outer, num_steps: int, rate: float | None = None):
 
 
 def _optimizer(outer, schedule):
-  clips = [optax.clip_by_global_norm(outer.clip)]
+  clips = []
   if outer.norm_clip:
-    clips.insert(0, clip_by_norm_average(outer.norm_clip))
+    clips.append(clip_by_norm_average(outer.norm_clip))
+  if outer.clip:
+    clips.append(optax.clip_by_global_norm(outer.clip))
   return optax.chain(
     *clips,
     optax.adam(schedule),

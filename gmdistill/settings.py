@@ -87,7 +87,7 @@ def defaults() -> ml_collections.ConfigDict:
       rows_per_class=16,  # real rows a batch
       real_rows="random",  # or representatives: rows nearest k-means centroids
       refresh=10,  # outer steps until representatives are chosen anew
-      min_tokens=0,  # of the outer loop's real rows; shorter ones are left out
+      min_tokens=0,  # of rows in the outer loop's real batches
       # Whose labels the outer loop's real rows carry, in the share alpha; see
       # teachers.Options. dirs: what `gmdistill teach` wrote, or hub ids.
       teachers=dict(
@@ -165,7 +165,7 @@ def defaults() -> ml_collections.ConfigDict:
         label_scale=1.0,  # times the learning rate, for the labels
         step_size_scale=1.0,  # the same for the learned step sizes
         warmup=0.1,
-        clip=1.0,  # of the gradient's norm
+        clip=1.0,  # of the gradient's norm; 0: as it is
         norm_clip=0.0,  # times the norm's moving average; 0: not clipped so
         ema=0.99,
         # Of num_students, so many side by side on a device: larger products
@@ -177,8 +177,8 @@ def defaults() -> ml_collections.ConfigDict:
       checkpoint_every=100,
       # How sets are measured.
       # Of the selection split: at most so many rows, none shorter. apart: the
-      # outer loop leaves out rows with so many consecutive tokens in common
-      # with one of them; 0: it leaves out none.
+      # outer loop's real batches leave out rows with so many consecutive tokens
+      # in common with one of them; 0: none. What a set starts from may be any.
       selection=dict(
         protocol="replay", num_students=2, rows=500, min_tokens=0, apart=0
       ),
@@ -317,6 +317,10 @@ def check_numbers(config: ml_collections.ConfigDict) -> None:
       raise errors.InputError(
         f"{field}={value} must be a fraction of the steps, from 0 to below 1."
       )
+  for field in ("outer.clip", "outer.norm_clip"):
+    value = operator.attrgetter(field)(config)
+    if value < 0:
+      raise errors.InputError(f"{field}={value} must not be below 0.")
   if not 0 <= config.label_smoothing < 1:
     raise errors.InputError(
       f"label_smoothing={config.label_smoothing} must be from 0 to below 1."
@@ -327,6 +331,11 @@ def check_numbers(config: ml_collections.ConfigDict) -> None:
       raise errors.InputError(
         f"{protocol}.rates={rates} must be one or more learning rates above 0."
       )
+  scales = config.replay.head_scales
+  if not scales or min(scales) < 0:
+    raise errors.InputError(
+      f"replay.head_scales={scales} must be one or more numbers from 0 on."
+    )
   if not config.protocols:
     raise errors.InputError(
       "protocols is empty; use one or more of replay, finetune, scratch, bayes."

@@ -114,10 +114,14 @@ def relabel(flags: Any, rest: list[str], command: str) -> None:
   # Who reads the set by this config is told when a teacher has changed.
   config.teachers.dirs = tuple(flags.teacher)
   workdirs.write_json(folder / "config.json", config.to_dict())
+  learned = bool(labelling.learned_field(config))
+  protocol = "finetune" if config.student.pretrained else "scratch"
   print(
     f"{len(labelled.batch.labels)} examples labelled by "
     f"{', '.join(teacher.name for teacher in named)}; next: gmdistill evaluate "
     f"--set={shlex.quote(str(folder / 'set'))}"
+    + f" --protocol={protocol}"
+    * (learned and "replay" in config.protocols)
   )
 
 

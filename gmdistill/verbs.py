@@ -250,13 +250,13 @@ def _fitting_set(
 
 def _say_stale(card, folder, config):
   """Says so where the set's teachers are other ones by now."""
-  before = {one["name"]: one["id"] for one in card.get("teachers", [])}
+  before: dict[str, set[str]] = {}
+  for one in card.get("teachers", []):
+    before.setdefault(one["name"], set()).add(one["id"])
   for source in labelling.teacher_names(config):
     path = paths.absolute(source)
-    if path.is_dir() and before.get(path.name, "") not in (
-      "",
-      teachers.identity(path),
-    ):
+    known = before.get(path.name) if path.is_dir() else None
+    if known and teachers.identity(path) not in known:
       metrics.say(
         f"the set in {folder} is stale: its teacher {path.name} has changed; "
         f"gmdistill update --set={folder} --teacher={source} --workdir=DIR "

@@ -441,6 +441,7 @@ def test_a_set_s_students_lead_no_trajectory(along, setup):
   "fields, said",
   [
     (dict(along_steps=2), "beyond bank.along_steps=2"),
+    (dict(along_steps=1, ages=(0, 1)), "along_steps=1 must be at least 2"),
     (dict(clip=1.0), "leave one of both out"),
   ],
 )

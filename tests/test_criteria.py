@@ -1,6 +1,7 @@
 """What students lose to teachers in training."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -196,6 +197,24 @@ def test_shallow_layers_learn_of_deep_ones_and_not_the_other_way():
   )
   assert moved["kernel"][0] > 1e-6  # the first of two layers
   assert moved["kernel"][1] == 0
+
+
+def test_a_centred_loss_asks_shallow_layers_for_no_other_shift():
+  taught = problem_with(criteria.to_deepest(weight=1.0), pooling="mean")
+  plain = make_problem(pooling="mean")
+  params = start(taught)
+  shift = jnp.array([3.0, 0.0])
+  params["head"] = {**params["head"], "bias": params["head"]["bias"] + shift}
+
+  @functools.partial(jax.jit, static_argnames="centred")
+  def gap(centred):
+    found = [
+      problem.loss_and_logits(params, BATCH, centred=centred)[0]
+      for problem in (taught, plain)
+    ]
+    return found[0] - found[1]
+
+  np.testing.assert_allclose(gap(True), gap(False), atol=1e-5)
 
 
 def test_a_student_without_layers_is_refused():

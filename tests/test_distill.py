@@ -429,6 +429,17 @@ def test_students_train_alone_and_only_the_sets_gradients_are_averaged():
   assert not np.allclose(kernels[0], kernels[1])
 
 
+def test_without_a_clip_the_gradient_is_as_it_is():
+  outer = tiny_config.get_config().outer
+  grads, found = {"embeddings": jnp.array([3.0, -4.0])}, []
+  for clip in (0.0, 1e3):
+    outer.clip = clip
+    optimizer = schedule._optimizer(outer, lambda _: 1e-2)
+    found.append(optimizer.update(grads, optimizer.init(grads))[0])
+  assert np.all(found[0]["embeddings"])
+  jax.tree.map(np.testing.assert_array_equal, *found)
+
+
 def test_a_jump_of_the_gradient_is_clipped_to_the_usual_norm():
   clip = schedule.clip_by_norm_average(2.0, decay=0.5)
   grads = {"a": jnp.array([3.0, 4.0])}  # of norm 5

@@ -117,6 +117,8 @@ def test_the_verbs_work_on_a_finished_run(finished, tmp_path, capsys):
     ("--config.selection.num_students=0", ["selection.num_students=0"]),
     ("--config.outer.warmup=1.0", ["outer.warmup=1.0", "below 1"]),
     ("--config.full.num_steps=1", ["full.num_steps=1", "at least 2"]),
+    ("--config.replay.head_scales=()", ["head_scales=()", "one or more"]),
+    ("--config.outer.clip=-1.0", ["outer.clip=-1.0", "not be below 0"]),
     ("--config.rank=99", ["rank=99", "1 to 16"]),
     ("--config.examples_per_step=3", ["examples_per_step=3", "1 to data_per"]),
     (

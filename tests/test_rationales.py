@@ -622,6 +622,23 @@ def test_what_does_not_fit_is_one_line(field, said, capsys):
   assert said in line
 
 
+def test_weights_that_tell_of_other_rows_are_no_private_bank_s(
+  tmp_path, capsys
+):
+  command = [
+    "gmdistill",
+    "bank",
+    CONFIG,
+    *CHAINS,
+    f"--workdir={tmp_path / 'b'}",
+  ]
+  command += ["--config.rationales.weights=rare", "--config.bank.clip=1.0"]
+  assert main.main([*command, "--config.bank.noise=1.0"]) == 2
+  (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+  assert "rationales.weights=rare weighs it by what all rows say" in line
+  assert not (tmp_path / "b").exists()
+
+
 def test_rationales_without_any_text_are_refused(monkeypatch):
   read = sources.read
 

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -83,13 +84,18 @@ def test_students_train_on_a_relabelled_set_by_any_loss(folder, taught, capsys):
   assert syn.batch.teacher_features.shape == (8, 1, 16)
   np.testing.assert_array_equal(syn.batch.labels.sum(axis=1), 1.0)
   assert syn.batch.labels.max(axis=1).min() == 1.0  # alpha=0: their own
-  capsys.readouterr()
+  given = f"--set={folder / 'coreset' / 'set'}"
+  # What is printed next works: projections of features want an optimiser.
+  assert f"evaluate {given} --protocol=scratch" in capsys.readouterr().out
+  said = refused(capsys, "evaluate", given, "--protocol=replay")
+  assert "kd.features=cosine is learned with a student" in said
+  assert "use finetune or scratch" in said
   found = []
   for kd in ("", "reverse_kl"):
     assert not command(
       "evaluate",
       POLISH,
-      f"--set={folder / 'coreset' / 'set'}",
+      given,
       "--protocol=scratch",
       f"--config.kd.loss={kd}",
       "--config.kd.features=mse",
@@ -196,6 +202,9 @@ def test_what_cannot_be_labelled_is_refused_in_one_line(
   two = [teacher, f"--teacher={taught[1]}", "--config.kd.features=mse"]
   said = refused(capsys, "relabel", POLISH, to, "--row=random", *two)
   assert "takes the features of one teacher, not of 2" in said
+  odd = "--config.stored_as=uint8"
+  said = refused(capsys, "relabel", POLISH, to, teacher, "--row=random", odd)
+  assert "stored_as=uint8 is none of float32" in said
   assert not (folder / "never").exists()
 
 
@@ -265,6 +274,31 @@ def test_a_newer_teacher_makes_a_set_stale_and_update_starts_from_it(
   assert not command("evaluate", f"--set={again / 'set'}", "--protocol=scratch")
   assert "is stale: its teacher teacher1 has changed" in capsys.readouterr().err
   weights.write_bytes(kept)
+
+
+def test_teachers_of_one_name_are_told_apart(folder, taught, capsys):
+  named = [folder / "one" / "teacher", folder / "two" / "teacher"]
+  for path, teacher in zip(named, taught, strict=True):
+    shutil.copytree(teacher, path)
+  relabelled(folder / "same", POLISH, named, "--row=random")
+  capsys.readouterr()
+  given = f"--set={folder / 'same' / 'set'}"
+  assert not command("evaluate", given, "--protocol=scratch")
+  assert "is stale" not in capsys.readouterr().err
+
+
+def test_a_start_sharper_than_smoothed_labels_is_refused(source, capsys):
+  said = refused(
+    capsys,
+    "distill",
+    POLISH,
+    f"--workdir={HERE / 'never'}",
+    f"--config.start={source}",
+    "--config.sequence_length=12",
+    "--config.labels=hard",
+    "--config.label_smoothing=0.2",
+  )
+  assert "has labels below 0.05, which label_smoothing=0.2 leaves" in said
 
 
 def test_a_run_starts_from_a_set_only_of_its_own_shape(source, capsys):

@@ -286,17 +286,49 @@ def test_ablations_are_measured_from_the_base(tmp_path):
     )
   ]
   loaded = [report.load_run(run) for run in runs]
-  base, other = comparison.ablations(loaded, "finetune")
+  ((base, other),) = comparison.ablations(loaded, "finetune").values()
   assert base["change"] == "base" and base["difference"] == 0
   assert other["change"] == "outer.ema=0.0" and other["seeds"] == 2
   assert other["difference"] == pytest.approx(0.765 - 0.81)
   # The seeds' standard errors are half their distances.
   expected = (0.01**2 + 0.005**2) ** 0.5
   assert other["standard_error"] == pytest.approx(expected)
-  assert comparison.ablations(loaded[2:], "finetune") == []
+  assert comparison.ablations(loaded[2:], "finetune") == {}
   page = page_of(runs, tmp_path)
   for text in ("Ablations: finetune", "outer.ema=0.0", "-4.5"):
     assert text in page
+
+
+def test_each_kind_of_ablation_has_a_base_of_its_own(tmp_path):
+  runs = [
+    make_run(tmp_path / name, make_summary(distilled=mean), **fields)
+    for name, mean, fields in (
+      ("replay-base", 0.782, {"objective": "look_ahead"}),
+      (
+        "replay-no_ema",
+        0.774,
+        {"objective": "look_ahead", "outer": {"ema": 0}},
+      ),
+      ("steps-base", 0.773, {"objective": "step_matching"}),
+      (
+        "steps-no_ema",
+        0.778,
+        {"objective": "step_matching", "outer": {"ema": 0}},
+      ),
+      ("other", 0.5, {"objective": "distribution_matching"}),
+    )
+  ]
+  loaded = [report.load_run(run) for run in runs]
+  found = comparison.ablations(loaded, "finetune")
+  assert {
+    kind: [(x["change"], round(x["difference"], 4)) for x in lines]
+    for kind, lines in found.items()
+  } == {
+    "replay": [("base", 0), ("outer.ema=0", -0.008)],
+    "steps": [("base", 0), ("outer.ema=0", 0.005)],
+  }
+  page = page_of(runs, tmp_path)
+  assert "finetune, replay" in page and "finetune, steps" in page
 
 
 def test_layers_are_in_order_from_below():

@@ -221,6 +221,9 @@ def test_a_bank_is_of_its_teachers_labels(folder, tmp_path):
     jobs.prepare(config)
   config.teachers.dirs = (str(folder),)
   jobs.prepare(config)
+  config.selection.apart = 3
+  with pytest.raises(errors.InputError, match="apart=3 is about the rows"):
+    jobs.prepare(config)
   noisy = ["--config.bank.clip=1.0", "--config.bank.noise=1.0", dirs]
   assert main.main([*command, f"--workdir={tmp_path / 'no'}", *noisy]) == 2
 
