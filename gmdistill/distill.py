@@ -28,6 +28,7 @@ from gmdistill import (
 from gmdistill import mesh as meshes
 
 
+@plan.memory_errors_named()
 def run(
   config: ml_collections.ConfigDict, workdir: str, command: str = ""
 ) -> outer.DistillState:
@@ -49,7 +50,10 @@ def run(
     folder = workdirs.check(workdir, config)
     job = jobs.prepare(config, command)
     for cost in jobs.costs(job):
-      plan.require_room(cost, plan.remedies(config, job.mesh.size))
+      plan.require_room(cost, plan.remedies(config, job.mesh))
+  if jax.process_count() > 1:
+    what = "the data, the student and the first set"
+    processes.require_agreement(what, jobs.digest(job))
   with contextlib.ExitStack() as until_the_end:
     with processes.together():
       if processes.is_first():
@@ -57,6 +61,8 @@ def run(
         until_the_end.enter_context(workdirs.held(folder))
         workdirs.check(workdir, config)  # another run may have come before
         workdirs.claim(folder, config, command)
+    with processes.together():
+      workdirs.require_shared(folder)
     return _run(job, folder, protocols)
 
 
@@ -75,40 +81,51 @@ def _run(job, folder, protocols):
     keep=keep,
     writer=metrics.Writer(folder / "metrics.jsonl", step),
     progress=metrics.Progress(config.num_steps, step, config.eval_every),
-    signals=interrupts.Signals(),
   )
-  try:
-    for index, stage in enumerate(job.stages):
-      if int(state.step) < stage.last:
-        state = _run_stage(job, index, state, to)
-    seconds = to.writer.seconds
-  finally:
-    for part in (to.progress, to.writer, to.keep, to.signals):
-      part.close()
-  finish.finish(
-    config=config,
-    folder=folder,
-    setup=setup,
-    protocols=protocols,
-    best=job.finished.decode(jax.device_get(state.best)),
-    chosen={
-      "step": int(state.best_step),
-      "accuracy": float(state.best_accuracy),
-      "protocol": config.selection.protocol,
-    },
-    distill_seconds=seconds,
-  )
+  with contextlib.closing(interrupts.Signals()) as signals:
+    try:
+      for index, stage in enumerate(job.stages):
+        if int(state.step) < stage.last:
+          state = _run_stage(job, index, state, to, signals)
+      seconds = to.writer.seconds
+    finally:
+      for part in (to.progress, to.writer, to.keep):
+        part.close()
+    _stop_if_asked(job, int(state.step), signals)  # during the last save
+    signals.obey_at_once(_saved(job, int(state.step)))
+    finish.finish(
+      config=config,
+      folder=folder,
+      setup=setup,
+      protocols=protocols,
+      best=job.finished.decode(jax.device_get(state.best)),
+      chosen={
+        "step": int(state.best_step),
+        "accuracy": float(state.best_accuracy),
+        "protocol": config.selection.protocol,
+      },
+      distill_seconds=seconds,
+    )
   return state
 
 
+def _stop_if_asked(job, step, signals):
+  """Ends all processes, at a step that is saved, where one was signalled."""
+  if received := processes.largest(signals.received):
+    raise errors.Stopped(_saved(job, step), interrupts.status(received))
+
+
+def _saved(job, step):
+  return f"saved at step {step}; go on with the same command: {job.command}"
+
+
 class _Outputs(NamedTuple):
-  """Where a run writes while it goes, and what may end it."""
+  """Where a run writes while it goes."""
 
   folder: epath.Path
   keep: checkpoint.Checkpoints
   writer: metrics.Writer
   progress: metrics.Progress
-  signals: interrupts.Signals
 
 
 def _resumed(job, keep):
@@ -137,7 +154,7 @@ def _resumed(job, keep):
   )
 
 
-def _run_stage(job, index, state, to):
+def _run_stage(job, index, state, to, signals):
   """Returns the state at the end of a stage; logs, chooses and saves."""
   config, stage = job.config, job.stages[index]
   step = int(state.step)
@@ -182,7 +199,7 @@ def _run_stage(job, index, state, to):
         values["selection/accuracy"] = accuracy
       to.writer.write(done + 1, values)
     to.progress.update(step, float(seen["outer/loss"][-1]), accuracy)
-    received = processes.largest(to.signals.received)  # by any process
+    received = processes.largest(signals.received)  # by any process
     if (
       step % config.checkpoint_every == 0
       or step in (stage.last, config.num_steps)
@@ -191,10 +208,7 @@ def _run_stage(job, index, state, to):
       to.writer.keep()  # not fewer lines than the state has steps
       to.keep.save(step, state)
     if received:
-      raise errors.Stopped(
-        f"saved at step {step}; go on with the same command: {job.command}",
-        interrupts.status(received),
-      )
+      raise errors.Stopped(_saved(job, step), interrupts.status(received))
   return state
 
 

@@ -12,14 +12,23 @@ class Busy(InputError):
   """Another process is working in the folder."""
 
 
+class RefusedByAll(InputError):
+  """The same in every process of a run, so that none waits for another."""
+
+
 class NotFinite(ArithmeticError):
   """A number of the run became NaN or infinite; the message says where."""
 
 
 class Stopped(Exception):
-  """A signal ended the run after a save; the message says how to go on."""
+  """A signal ended the run after a save; the message says how to go on.
 
-  def __init__(self, message: str, status: int):
-    """Carries the exit status of the process."""
+  `status` is the process's exit status; `alone`: the run's other processes
+  are still at work, and wait for this one.
+  """
+
+  def __init__(self, message: str, status: int, alone: bool = False):
+    """Says how to go on, and how to end."""
     super().__init__(message)
     self.status = status
+    self.alone = alone

@@ -4,6 +4,8 @@ import signal
 import types
 from typing import Any
 
+from gmdistill import errors
+
 
 def status(received: int) -> int:
   """Returns the exit status that a signal asks for."""
@@ -17,12 +19,23 @@ class Signals:
   def __init__(self) -> None:
     """Takes the two signals over, where this is the main thread."""
     self.received = 0
+    self._saved = ""
     self._before: dict[int, Any] = {}
     for number in (signal.SIGINT, signal.SIGTERM):
       try:
         self._before[number] = signal.signal(number, self._remember)
       except ValueError:  # not the main thread: a notebook's, say
         pass
+
+  def obey_at_once(self, message: str) -> None:
+    """From here on, where all is saved, a signal ends the run where it is.
+
+    Raises:
+      Stopped: so does one that came before.
+    """
+    self._saved = message
+    if self.received:
+      raise errors.Stopped(message, status(self.received), alone=True)
 
   def close(self) -> None:
     """Puts back what handled the signals before."""
@@ -34,3 +47,5 @@ class Signals:
       self.close()
       raise KeyboardInterrupt  # a second Ctrl-C does not wait for the step
     self.received = number
+    if self._saved:
+      raise errors.Stopped(self._saved, status(number), alone=True)

@@ -1,5 +1,6 @@
 """What a run needs and never changes, ready before anything is written."""
 
+import hashlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -77,6 +78,17 @@ def prepare(config: ml_collections.ConfigDict, command: str = "") -> Job:
     select=_selector(setup, config, finished),
     programs={},
   )
+
+
+def digest(job: Job) -> str:
+  """Returns a hash of what a run's processes must have in common."""
+  corpus, space = job.setup.corpus.fingerprint, job.setup.space_id
+  found = hashlib.sha256(f"{corpus} {space}".encode())
+  if job.setup.problem.initial is not None:
+    found.update(job.setup.problem.weights_id.encode())
+  for leaf in jax.tree.leaves(job.params):
+    found.update(np.asarray(leaf).tobytes())
+  return found.hexdigest()
 
 
 def costs(job: Job) -> list[plan.Cost]:

@@ -5,6 +5,7 @@ import re
 import shlex
 import sys
 import time
+import traceback
 from typing import Any
 
 VERBS = {
@@ -19,6 +20,8 @@ VERBS = {
   "evaluate": "measure a set, or a baseline, under a protocol",
   "report": "write one page over one or several workdirs",
 }
+
+DISTRIBUTED = ("distill", "update", "plan")  # that several processes may share
 
 HELP = """\
 usage: gmdistill VERB [--config=configs/NAME.py[:mode]] [--workdir=DIR] [...]
@@ -35,8 +38,9 @@ usage: gmdistill VERB [--config=configs/NAME.py[:mode]] [--workdir=DIR] [...]
                               herding or k_centers; evaluate: or full
   --protocol=NAME             train, evaluate: replay, finetune or scratch;
                               evaluate: bayes
-  --distributed               one process of several; TPU pods and SLURM say by
-                              themselves which, elsewhere these do:
+  --distributed               distill, update, plan: one process of several;
+                              TPU pods and SLURM say by themselves which,
+                              elsewhere these do:
                               --coordinator=HOST:PORT, --num_processes=N,
                               --process_id=I (from 0)
 
@@ -68,46 +72,59 @@ def main(argv: list[str]) -> int:
   try:
     flags, rest = _parse([argv[0], *argv[2:]])
     command = shlex.join(["gmdistill", *argv[1:]])
-    if flags.distributed and verb == "sweep":
+    if flags.distributed and verb not in DISTRIBUTED:
       raise errors.InputError(
-        "sweep runs every run in one process; for several, start it once in "
-        "each with the same --workdir, or give a run of its own to distill "
-        "--distributed."
+        f"--distributed goes with {', '.join(DISTRIBUTED)}, and {verb} is no "
+        "work for several processes as one; start it in a single one. (Sweep "
+        "may be started in several with the same --workdir.)"
       )
     if flags.distributed:
       _run_with_others(verb, flags, rest, command)
     else:
       _run(verb, flags, rest, command)
-  except errors.InputError as error:
+  except BaseException as error:
+    status = _say(error)
+    if status is None:
+      raise
+    return status
+  return 0
+
+
+def _say(error: BaseException) -> int | None:
+  """Prints the line of what ended a command; returns the exit status.
+
+  None, and nothing is printed: it is a defect of ours, and wants a traceback.
+  """
+  from gmdistill import errors
+
+  if isinstance(error, errors.InputError):
     return _refuse(str(error))
-  except errors.Stopped as error:
+  if isinstance(error, errors.Stopped | errors.NotFinite):
     print(f"gmdistill: {error}", file=sys.stderr)
-    return error.status
-  except errors.NotFinite as error:
-    print(f"gmdistill: {error}", file=sys.stderr)
-    return 1
-  except OSError as error:
+    return error.status if isinstance(error, errors.Stopped) else 1
+  if isinstance(error, OSError):
     where = f"{error.filename}: " if error.filename else ""
     return _refuse(
       f"{where}{error.strerror or error}; free some room, or use a folder that "
       "can be written."
     )
-  except KeyboardInterrupt:
+  if isinstance(error, KeyboardInterrupt):
     print(
       "gmdistill: interrupted; the last checkpoint is kept", file=sys.stderr
     )
     return 130
-  return 0
+  return None
 
 
 def _run(verb: str, flags: Any, rest: list[str], command: str) -> None:
-  from gmdistill import settings, teacher_verbs, verbs
+  from gmdistill import plan, settings, teacher_verbs, verbs
 
   if flags.config is not None and verb != "sweep":
     settings.require_one_run(flags.config)
   _keep_programs()
   where = teacher_verbs if hasattr(teacher_verbs, verb) else verbs
-  getattr(where, verb)(flags, rest, command)
+  with plan.memory_errors_named():
+    getattr(where, verb)(flags, rest, command)
 
 
 def _run_with_others(
@@ -121,13 +138,21 @@ def _run_with_others(
   processes.start(flags.coordinator, flags.num_processes, flags.process_id)
   try:
     _run(verb, flags, rest, command)
-  except jax.errors.JaxRuntimeError:
-    # What is left of a process that died: the line that says so is better.
-    time.sleep(5)
-    raise
-  except (errors.InputError, errors.Stopped, errors.NotFinite):
+  except (errors.RefusedByAll, errors.NotFinite):
     processes.leave()
     raise
+  except BaseException as error:
+    stopped = isinstance(error, errors.Stopped)
+    if isinstance(error, errors.Stopped) and not error.alone:
+      processes.leave()
+      raise
+    if isinstance(error, jax.errors.JaxRuntimeError):
+      # What is left of a process that died: the line that says so is better.
+      time.sleep(5)
+    status = _say(error)
+    if status is None:
+      traceback.print_exc()
+    processes.abandon(1 if status is None else status, stopped)
   processes.leave()
 
 

@@ -1,6 +1,10 @@
 """What an outer step needs, known before it runs: compiled, and read."""
 
+import collections
+import contextlib
+import functools
 import re
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +28,9 @@ class Cost(NamedTuple):
   bank: int  # the bank's states that a dispatch reads
   arguments: int  # those, the table, pretrained parameters, set and optimiser
   temporary: int
-  flops: int  # of an outer step; a multiply-add is two
+  # Of an outer step, by all devices that share a student's batch; a
+  # multiply-add is two.
+  flops: int
   crossing: int  # sent between devices in an outer step
   room: int  # the device's memory
 
@@ -51,17 +57,34 @@ def program(
   compiled = traced.lower().compile()
   memory = compiled.memory_analysis()
   num_steps = len(jax.tree.leaves(real)[0])
-  # XLA counts the body of a loop once, so what crosses is of one step; and so
-  # is the jaxpr's sum, divided.
   return compiled, Cost(
     pool=_on_a_device(state.students),
     bank=_on_a_device(real.expert),
     arguments=memory.argument_size_in_bytes,
     temporary=memory.temp_size_in_bytes,
     flops=matmul_flops(traced.jaxpr.jaxpr) // num_steps,
-    crossing=crossing(compiled.as_text()),
+    crossing=crossing(compiled.as_text()) // num_steps,
     room=meshes.room(),
   )
+
+
+@contextlib.contextmanager
+def memory_errors_named() -> Iterator[None]:
+  """What no plan foresees: evaluation, say, or a device that others use too.
+
+  Raises:
+    InputError: a device ran out of memory.
+  """
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    raise errors.InputError(
+      f"a device ran out of memory ({' '.join(str(error).split())[:120]}); use "
+      "a smaller students_at_once, outer.students_at_once or rows_per_class, "
+      "or a larger device."
+    ) from error
 
 
 def require_room(cost: Cost, remedies: list[str]) -> None:
@@ -83,7 +106,7 @@ def require_room(cost: Cost, remedies: list[str]) -> None:
     )
 
 
-def remedies(config: Any, num_devices: int) -> list[str]:
+def remedies(config: Any, mesh: jax.sharding.Mesh) -> list[str]:
   """Returns what would make the outer step of a config smaller, best first."""
   found = []
   if config.student.kind == "transformer" and config.student.remat != "layers":
@@ -94,8 +117,10 @@ def remedies(config: Any, num_devices: int) -> list[str]:
     found.append("student.compute=bfloat16")
   if config.outer.students_at_once > 1:
     found.append("outer.students_at_once=1")
-  if config.num_students > num_devices:
-    found.append(f"num_students={num_devices}, one on each device")
+  places = mesh.shape["students"]
+  if config.num_students > places:
+    where = "each device" if places == mesh.size else "each group of devices"
+    found.append(f"num_students={places}, one on {where}")
   matching = "gradient_matching" in config.objective
   if matching and config.gradient_matching.class_chunk != 1:
     found.append("gradient_matching.class_chunk=1")
@@ -103,7 +128,8 @@ def remedies(config: Any, num_devices: int) -> list[str]:
     found.append("gradient_matching.matched=head")
   # With examples in turn, the last two steps would learn theirs alone.
   ahead = "look_ahead" in config.objective and not config.examples_per_step
-  if ahead and config.replay_steps > 2:
+  kept = config.look_ahead.last_steps or config.replay_steps
+  if ahead and min(kept, config.replay_steps) > 2:
     found.append("look_ahead.last_steps=2")
   if config.rows_per_class > 1:
     found.append(f"rows_per_class={config.rows_per_class // 2}")
@@ -116,8 +142,8 @@ def matmul_flops(jaxpr: Any) -> int:
   """Returns the FLOPs of the products and convolutions of a jaxpr.
 
   Loops count as often as they run, unlike in XLA's own analysis; of branches
-  the dearest counts, of a mapped function one device's share. What nobody reads
-  is not computed, and does not count.
+  the dearest counts, of a mapped function the share of one device, or of those
+  that `data` makes one. What nobody reads is not computed, and does not count.
   """
   return _count(partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0])
 
@@ -160,24 +186,46 @@ def crossing(text: str) -> int:
   """Returns the bytes of what devices exchange in a compiled program.
 
   Args:
-    text: The program's HLO; a loop's body counts once.
+    text: The program's HLO; a loop counts as often as it says that it runs.
   """
-  total = 0
+  own: collections.Counter[str] = collections.Counter()
+  calls: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)
+  entry = place = ""
   for line in text.splitlines():
-    found = re.match(
-      rf"\s*(?:ROOT )?\S+ = (.*?) (?:{_COLLECTIVES})(?:-start)?\(", line
-    )
-    # A group of one device exchanges nothing.
-    alone = re.search(
-      r"replica_groups=(\[\d+,1\]|\{\{\d+\}(,\{\d+\})*\}|\{\})", line
-    )
-    if found and not alone:
-      total += sum(
-        _WIDTHS.get(kind, 4)
-        * int(np.prod([int(n) for n in dims.split(",") if n]))
-        for kind, dims in re.findall(r"(\w+)\[([\d,]*)\]", found[1])
-      )
-  return total
+    if begun := re.match(r"(ENTRY )?%?(\S+) \(.*\{$", line):
+      place = begun[2]
+      entry = place if begun[1] else entry
+    own[place] += _exchanged(line)
+    times = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
+    for names in re.findall(
+      r"(?:to_apply|calls|body|\w+_computations?)=(\{.*?\}|%[^\s,]+)", line
+    ):
+      found = re.findall(r"%([^\s,}]+)", names)
+      calls[place] += [(name, int(times[1]) if times else 1) for name in found]
+
+  @functools.cache
+  def total(name: str) -> int:
+    inner = sum(times * total(callee) for callee, times in calls[name])
+    return own[name] + inner
+
+  return total(entry)
+
+
+def _exchanged(line):
+  """Returns the bytes that one instruction sends between devices."""
+  found = re.match(
+    rf"\s*(?:ROOT )?\S+ = (.*?) (?:{_COLLECTIVES})(?:-start)?\(", line
+  )
+  # A group of one device exchanges nothing.
+  alone = re.search(
+    r"replica_groups=(\[\d+,1\]|\{\{\d+\}(,\{\d+\})*\}|\{\})", line
+  )
+  if not found or alone:
+    return 0
+  return sum(
+    _WIDTHS.get(kind, 4) * int(np.prod([int(n) for n in dims.split(",") if n]))
+    for kind, dims in re.findall(r"(\w+)\[([\d,]*)\]", found[1])
+  )
 
 
 _WIDTHS = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f64": 8, "s64": 8}

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -35,15 +35,20 @@ def start(coordinator: str, num_processes: int, process_id: int) -> None:
     InputError: the coordinator does not answer, or the environment does not
       say enough.
   """
-  if coordinator and (num_processes < 1 or process_id < 0):
+  if coordinator and not 0 <= process_id < num_processes:
     raise errors.InputError(
       "--coordinator needs --num_processes=N and --process_id=0 to N-1 too."
     )
   if coordinator:  # before JAX, whose own wait ends by an abort
     host, _, port = coordinator.rpartition(":")
-    if not port.isdigit():
-      raise errors.InputError(f"--coordinator={coordinator} must be HOST:PORT.")
+    if not port.isdigit() or not 0 < int(port) < 1 << 16:
+      raise errors.InputError(
+        f"--coordinator={coordinator} must be HOST:PORT, with a port from 1 to "
+        "65535."
+      )
     _meet(host, int(port), num_processes, process_id)
+  # Its handler would swallow every SIGTERM before the outer loop.
+  jax.config.update("jax_enable_preemption_service", False)
   try:
     jax.distributed.initialize(
       coordinator_address=coordinator or None,
@@ -67,7 +72,8 @@ def start(coordinator: str, num_processes: int, process_id: int) -> None:
 # that was killed. JAX's own heartbeats, which are slower and end a process by a
 # stack trace, are left for machines that vanish.
 _connections: list[socket.socket] = []
-_GOODBYE, _COMPLETE = b".", b"!"
+_GOODBYE, _COMPLETE, _STOPPED = b".", b"!", b"s"
+_ending = threading.Event()  # whether this process is about to end by itself
 
 
 def _meet(host, port, num_processes, process_id):
@@ -122,21 +128,46 @@ def _wait_for(connection):
     said = connection.recv(1)
   except OSError:
     said = b""
-  if said != _GOODBYE:
-    print(
-      "gmdistill: another process of this run is gone; start all of them again "
-      "with the same commands: they go on from the last checkpoint",
-      file=sys.stderr,
-      flush=True,
-    )
-    os._exit(1)  # the interpreter's way out would wait for the one that is gone
+  if said == _GOODBYE or _ending.is_set():
+    return
+  what = "was told to stop" if said == _STOPPED else "is gone"
+  print(
+    f"gmdistill: another process of this run {what}; start all of them again "
+    "with the same commands: they go on from the last checkpoint",
+    file=sys.stderr,
+    flush=True,
+  )
+  _tell(said)
+  # The interpreter's way out would wait for the one that is gone.
+  os._exit(0 if said == _STOPPED else 1)
 
 
 def leave() -> None:
-  """Tells the others that this process ends as it should."""
+  """Tells the others that this process ends as they do."""
+  _tell(_GOODBYE)
+
+
+def abandon(status: int, stopped: bool = False) -> NoReturn:
+  """Ends this process, and so the others, which would wait for it.
+
+  Args:
+    status: This process's exit status.
+    stopped: By a signal, and everything is saved: the others' status is 0.
+  """
+  _ending.set()
+  # Others that end for the same reason have a line of their own to print.
+  time.sleep(0 if stopped else 1)
+  if stopped:
+    _tell(_STOPPED)
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(status)
+
+
+def _tell(word):
   for connection in _connections:
     with contextlib.suppress(OSError):
-      connection.sendall(_GOODBYE)
+      connection.sendall(word)
 
 
 def is_first() -> bool:
@@ -181,7 +212,7 @@ def together() -> Iterator[None]:
   Without it the others would wait for the one that has gone.
 
   Raises:
-    InputError: what the first of them was refused for.
+    RefusedByAll: what the first of them was refused for.
   """
   refused = ""
   try:
@@ -194,17 +225,17 @@ def together() -> Iterator[None]:
     return
   found = [text for text in gathered(refused) if text]
   if found:
-    raise errors.InputError(found[0])
+    raise errors.RefusedByAll(found[0])
 
 
 def require_agreement(what: str, digest: str) -> None:
   """Checks that all processes were started for the same run.
 
   Raises:
-    InputError: their digests differ.
+    RefusedByAll: their digests differ.
   """
   if len(set(gathered(digest))) > 1:
-    raise errors.InputError(
+    raise errors.RefusedByAll(
       f"the processes of this run do not agree on {what}; start all of them "
       "with the same command, but for --process_id."
     )

@@ -69,6 +69,11 @@ def stages(config: ml_collections.ConfigDict) -> list[Stage]:
   found, first = [], 0
   for i, name in enumerate(names):
     last = round(config.num_steps * sum(shares[: i + 1]))
+    if last <= first:
+      raise errors.InputError(
+        f"stage_fractions={shares} of num_steps={config.num_steps} leave no "
+        f"step to {name}; give each stage at least one."
+      )
     schedule = _schedule(config.outer, max(last - first, 1))
     optimizer = _optimizer(config.outer, schedule)
     objective = _sum(config, name)

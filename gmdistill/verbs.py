@@ -19,6 +19,7 @@ from gmdistill import (
   metrics,
   paths,
   pretrained,
+  processes,
   recipe,
   set_files,
   settings,
@@ -47,11 +48,12 @@ def distill(flags: Any, rest: list[str], command: str) -> None:
       "distill needs --config=configs/NAME.py and --workdir=DIR."
     )
   distillation.run(flags.config, flags.workdir, command)
-  folder = flags.workdir.rstrip("/")
-  print(
-    f"next: gmdistill train --set={shlex.quote(f'{folder}/set')} "
-    f"--workdir={shlex.quote(f'{folder}-student')}"
-  )
+  folder = str(paths.path(flags.workdir).expanduser()).rstrip("/")
+  if processes.is_first():
+    print(
+      f"next: gmdistill train --set={shlex.quote(f'{folder}/set')} "
+      f"--workdir={shlex.quote(f'{folder}-student')}"
+    )
 
 
 def plan(flags: Any, rest: list[str], command: str) -> None:
@@ -68,7 +70,7 @@ def plan(flags: Any, rest: list[str], command: str) -> None:
     "set_bytes": set_files.num_bytes(best, flags.config.stored_as),
   }
   names = flags.config.objective.split(",")
-  remedies = planning.remedies(flags.config, job.mesh.size)
+  remedies = planning.remedies(flags.config, job.mesh)
   for name, cost in zip(names, jobs.costs(job), strict=True):
     print(f"{name.strip()}, on a mesh of {dict(job.mesh.shape)}:")
     print(planning.text(cost, **fields))
@@ -270,7 +272,7 @@ def config_and_set(
   """Returns the config and the set's folder; a set knows its run's config."""
   if needs_set and not flags.set:
     raise errors.InputError("this verb needs --set=DIR, a run's set/ folder.")
-  folder = paths.path(flags.set)
+  folder = paths.path(flags.set).expanduser()
   if needs_set:
     set_files.load(folder)  # a damaged set is refused before anything is read
   if flags.config is not None:

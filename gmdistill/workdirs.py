@@ -9,6 +9,7 @@ import os
 import pathlib
 import platform
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,7 +17,9 @@ import jax
 import ml_collections
 from etils import epath
 
-from gmdistill import errors, paths
+from gmdistill import errors, paths, processes
+
+SHARED_WITHIN = 10  # seconds until a shared folder shows a new file everywhere
 
 
 def write_json(path: epath.Path, content: Any) -> None:
@@ -106,6 +109,24 @@ def claim(
       f"workdir {folder} cannot be written ({error.strerror}); free some room "
       "or give another --workdir."
     ) from error
+
+
+def require_shared(folder: epath.Path) -> None:
+  """Checks that a run's processes all see the folder that the first one has.
+
+  Raises:
+    InputError: in this process, it is another one.
+  """
+  path = folder / "environment.json"
+  first = processes.of_first(path.read_text() if processes.is_first() else "")
+  deadline = time.monotonic() + SHARED_WITHIN
+  while not path.is_file() or path.read_text() != first:
+    if time.monotonic() > deadline:
+      raise errors.InputError(
+        f"workdir {folder} is not the first process's; give a --workdir in a "
+        "folder that all machines share, the same to all."
+      )
+    time.sleep(0.2)
 
 
 @contextlib.contextmanager

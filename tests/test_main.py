@@ -65,7 +65,9 @@ def test_compiled_programs_are_kept_in_the_cache_folder():
     jax.config.update(name, before)
 
 
-def test_the_verbs_work_on_a_finished_run(finished, tmp_path, capsys):
+def test_the_verbs_work_on_a_finished_run(
+  finished, tmp_path, capsys, monkeypatch
+):
   given = f"--set={finished / 'set'}"
   student = tmp_path / "student"
   assert main.main(["x", "train", given, f"--workdir={student}"]) == 0
@@ -87,7 +89,11 @@ def test_the_verbs_work_on_a_finished_run(finished, tmp_path, capsys):
   assert main.main(["x", "evaluate", CONFIG, "--row=random"]) == 0
 
   pages = f"--workdir={tmp_path / 'pages'}"
-  assert main.main(["x", "report", str(finished), pages]) == 0
+  monkeypatch.setenv("HOME", str(finished.parent))
+  short = f"~/{finished.name}"  # a shell leaves it in --set=~/...
+  assert main.main(["x", "report", short, pages]) == 0
+  line = refused(capsys, "train", f"--set={short}/set", f"--workdir={short}")
+  assert "holds a run" in line
   assert (tmp_path / "pages" / "report.html").is_file()
 
 
@@ -117,6 +123,11 @@ def test_the_verbs_work_on_a_finished_run(finished, tmp_path, capsys):
     ("--config.selection.num_students=0", ["selection.num_students=0"]),
     ("--config.outer.warmup=1.0", ["outer.warmup=1.0", "below 1"]),
     ("--config.full.num_steps=1", ["full.num_steps=1", "at least 2"]),
+    (
+      "--config.objective=look_ahead,look_ahead "
+      "--config.stage_fractions=(1.5,-0.5)",
+      ["stage_fractions=(1.5, -0.5)", "leave no step to look_ahead"],
+    ),
     ("--config.replay.head_scales=()", ["head_scales=()", "one or more"]),
     ("--config.outer.clip=-1.0", ["outer.clip=-1.0", "not be below 0"]),
     ("--config.rank=99", ["rank=99", "1 to 16"]),
@@ -185,6 +196,17 @@ def test_a_bad_field_is_one_line_and_writes_nothing(
       "use gmdistill sweep",
     ),
     (["sweep", CONFIG, "--workdir=x", "--distributed"], "the same --workdir"),
+    (["bank", CONFIG, "--workdir=x", "--distributed"], "and bank is no work"),
+    (
+      ["plan", CONFIG, "--distributed", "--coordinator=localhost:99999"]
+      + ["--num_processes=2", "--process_id=0"],
+      "a port from 1 to 65535",
+    ),
+    (
+      ["plan", CONFIG, "--distributed", "--coordinator=localhost:1234"]
+      + ["--num_processes=2", "--process_id=2"],
+      "--process_id=0 to N-1",
+    ),
     (
       ["evaluate", CONFIG, "--row=random", "--config.data_per_class=0"],
       "at least 1",

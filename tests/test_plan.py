@@ -1,6 +1,7 @@
 """What a run needs is known before it runs."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import pytest
 import tiny_config
 
 from gmdistill import distill, errors, jobs, main, plan
+from gmdistill import mesh as meshes
 
 CONFIG = "--config=tests/tiny_config.py"
 
@@ -53,6 +55,31 @@ def test_what_crosses_is_read_from_the_program():
   assert plan.crossing(text) == 4 * 15 + 4 + 2 * 4
 
 
+def test_a_loop_exchanges_as_often_as_it_runs():
+  text = """
+%add (a: f32[], b: f32[]) -> f32[] {
+  ROOT %c = f32[] add(%a, %b)
+}
+
+%inner (p: (s32[], f32[3])) -> (s32[], f32[3]) {
+  %g = f32[3]{0} all-reduce(%x), replica_groups={{0,1}}, to_apply=%add
+}
+
+%outer (p: (s32[], f32[3])) -> (s32[], f32[3]) {
+  %w = (s32[], f32[3]) while(%t), condition=%until, body=%inner, \
+backend_config={"known_trip_count":{"n":"5"}}
+  %h = f32[2]{0} all-reduce(%y), replica_groups={{0,1}}, to_apply=%add
+}
+
+ENTRY %main (p: f32[3]) -> f32[3] {
+  %v = (s32[], f32[3]) while(%t), condition=%end, body=%outer, \
+backend_config={"known_trip_count":{"n":"7"}}
+  %i = f32[] conditional(%q, %r), branch_computations={%inner, %add}
+}
+"""
+  assert plan.crossing(text) == 7 * (5 * 4 * 3 + 4 * 2) + 4 * 3
+
+
 def test_a_stage_costs_what_its_program_says():
   matching, ahead = jobs.costs(job())
   assert matching.pool > 0 and ahead.pool == 0  # only matching keeps students
@@ -75,7 +102,8 @@ def test_a_run_that_does_not_fit_is_refused_before_it_starts(
 
 def test_class_chunks_are_a_remedy_of_gradient_matching_alone():
   config = tiny_config.get_config()
-  named = [text.partition("=")[0] for text in plan.remedies(config, 1)]
+  mesh = meshes.build(1, devices=jax.devices()[:1])
+  named = [text.partition("=")[0] for text in plan.remedies(config, mesh)]
   assert named[:5] == [
     "student.remat",
     "student.compute",
@@ -84,9 +112,36 @@ def test_class_chunks_are_a_remedy_of_gradient_matching_alone():
     "gradient_matching.matched",
   ]
   config.gradient_matching.class_chunk = 1
-  assert "gradient_matching.class_chunk=1" not in plan.remedies(config, 1)
+  assert "gradient_matching.class_chunk=1" not in plan.remedies(config, mesh)
   config.objective = "look_ahead"
-  assert not any("matching" in text for text in plan.remedies(config, 1))
+  assert not any("matching" in text for text in plan.remedies(config, mesh))
+
+
+def test_a_remedy_makes_the_step_smaller():
+  config = tiny_config.get_config()
+  config.objective = "look_ahead"
+  config.update(replay_steps=6, num_students=8)
+  mesh = meshes.build(1, devices=jax.devices()[:1])
+  assert "look_ahead.last_steps=2" in plan.remedies(config, mesh)
+  for few in (1, 2):
+    config.look_ahead.last_steps = few
+    assert "look_ahead.last_steps=2" not in plan.remedies(config, mesh)
+  # Two devices share each student's batch: four students have two such groups.
+  groups = types.SimpleNamespace(shape={"students": 2, "data": 2}, size=4)
+  said = [x for x in plan.remedies(config, groups) if "num_students" in x]
+  assert said == ["num_students=2, one on each group of devices"]
+
+
+def test_a_device_without_memory_is_one_line(monkeypatch, tmp_path, capsys):
+  def full(*_):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+  monkeypatch.setattr(jobs, "prepare", full)
+  argv = ["gmdistill", "distill", CONFIG, f"--workdir={tmp_path / 'run'}"]
+  assert main.main(argv) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert "ran out of memory (RESOURCE_EXHAUSTED" in line
+  assert "smaller students_at_once" in line
 
 
 def test_the_verb_prints_a_table_for_every_stage(capsys):
