@@ -141,18 +141,20 @@ def _run_with_others(
   except (errors.RefusedByAll, errors.NotFinite):
     processes.leave()
     raise
+  except errors.Stopped as error:
+    if error.alone:
+      _say(error)
+      processes.abandon(error.status, stopped=True)
+    processes.leave()
+    raise
   except BaseException as error:
-    stopped = isinstance(error, errors.Stopped)
-    if isinstance(error, errors.Stopped) and not error.alone:
-      processes.leave()
-      raise
     if isinstance(error, jax.errors.JaxRuntimeError):
       # What is left of a process that died: the line that says so is better.
       time.sleep(5)
     status = _say(error)
     if status is None:
       traceback.print_exc()
-    processes.abandon(1 if status is None else status, stopped)
+    processes.abandon(1 if status is None else status)
   processes.leave()
 
 
