@@ -21,7 +21,7 @@ _SCHEMES = ("gs", "s3", "az", "hf")  # of etils.epath
 
 
 def path(text: epath.PathLike) -> epath.Path:
-  """Returns the path of a folder or file here, or in a bucket.
+  """Returns the path of a folder or file here (`~`: the user's) or in a bucket.
 
   Raises:
     InputError: an unknown kind of address, one that a package is missing for,
@@ -30,7 +30,7 @@ def path(text: epath.PathLike) -> epath.Path:
   text = os.fspath(text)
   scheme, separator, _ = text.partition("://")
   if not separator:
-    return epath.Path(pathlib.Path(text))
+    return epath.Path(pathlib.Path(text).expanduser())
   if scheme not in _SCHEMES:
     raise errors.InputError(
       f"{text}: {scheme}:// is none of {', '.join(_SCHEMES)}; give such an "
@@ -63,17 +63,17 @@ def cache_folder() -> epath.Path:
   """
   chosen = os.environ.get("GMDISTILL_CACHE", "")
   if chosen:
-    return path(chosen).expanduser()
+    return path(chosen)
   base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-  return path(base).expanduser() / "gmdistill"
+  return path(base) / "gmdistill"
 
 
 def absolute(text: epath.PathLike) -> epath.Path:
-  """Returns the same from the root of this machine, with the user's `~`."""
+  """Returns the same from the root of this machine."""
   found = path(text)
   if not is_local(found):
     return found
-  return epath.Path(pathlib.Path(found).expanduser().absolute())
+  return epath.Path(pathlib.Path(found).absolute())
 
 
 def is_local(place: epath.PathLike) -> bool:

@@ -47,7 +47,7 @@ def find(source: str) -> epath.Path:
   Raises:
     InputError: neither a complete directory nor a hub id that can be reached.
   """
-  folder = paths.path(source).expanduser()
+  folder = paths.path(source)
   if not folder.is_dir():
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
       raise errors.InputError(

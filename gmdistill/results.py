@@ -46,7 +46,7 @@ class Run:
 
 def load_run(workdir: epath.PathLike) -> Run:
   """Reads a workdir; raises `InputError` where it holds no finished run."""
-  root = paths.path(workdir).expanduser()
+  root = paths.path(workdir)
   for name in ("config.json", "summary.json"):
     if not (root / name).is_file():
       raise errors.InputError(

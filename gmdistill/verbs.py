@@ -48,7 +48,7 @@ def distill(flags: Any, rest: list[str], command: str) -> None:
       "distill needs --config=configs/NAME.py and --workdir=DIR."
     )
   distillation.run(flags.config, flags.workdir, command)
-  folder = str(paths.path(flags.workdir).expanduser()).rstrip("/")
+  folder = str(paths.path(flags.workdir)).rstrip("/")
   if processes.is_first():
     print(
       f"next: gmdistill train --set={shlex.quote(f'{folder}/set')} "
@@ -272,7 +272,7 @@ def config_and_set(
   """Returns the config and the set's folder; a set knows its run's config."""
   if needs_set and not flags.set:
     raise errors.InputError("this verb needs --set=DIR, a run's set/ folder.")
-  folder = paths.path(flags.set).expanduser()
+  folder = paths.path(flags.set)
   if needs_set:
     set_files.load(folder)  # a damaged set is refused before anything is read
   if flags.config is not None:

@@ -62,7 +62,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _prepared(name: str, data_dir: str) -> Any:
-  folder = paths.path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+  folder = paths.path(data_dir or tfds.core.constants.DATA_DIR)
   try:
     with _quiet():
       builder = tfds.builder(name, data_dir=data_dir or None)
