@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -65,13 +66,19 @@ def pair(workdir, *extra, second=(), codes=(None, None), second_in=None):
   ]
 
 
+# What Gloo says once it is connected, in pieces as its threads write it.
+GLOO = re.compile(
+  r"\[Gloo\]|Rank|is connected to|peer ranks\.?|Expected number of connected"
+  r"|is|:|\d+"
+)
+
+
 def ended(processes, timeout=300):
   """Returns exit statuses, and what each process said to a person."""
   said = [process.communicate(timeout=timeout) for process in processes]
-  # The results are the first one's to print; Gloo says that it is connected.
+  # The results are the first one's to print.
   for out, _ in said[1:]:
-    lines = [x for x in out.splitlines() if x and not x.startswith("[Gloo]")]
-    assert not lines
+    assert not GLOO.sub("", out).strip()
   return [process.returncode for process in processes], [x[1] for x in said]
 
 
