@@ -9,7 +9,7 @@ its products, and wants `--config.each.student.unroll=6`. `--config.only=sst2-5-
 run; `--config.each.student.pretrained=DIR` and `--config.each.data.dir=DIR` name
 local copies. Expected: `sst2-1-0` 84.3 % and `sst2-1-1` 84.5 % of 872 validation
 rows, `ag_news-1-0` 89.6 % of 7,600 test rows (20 heads each), `sst2-5-0` 85.0 % (10
-heads); the others are not measured.
+heads, where the config has 20); the others are not measured.
 `:tiny` sweeps two runs of the embedded corpus, in seconds.
 """
 

@@ -1,7 +1,7 @@
 """SST-2, five learned examples per class, for the protocol finetune.
 
-gmdistill bank --config=configs/sst2_finetune.py --workdir=banks/sst2
-gmdistill distill --config=configs/sst2_finetune.py --workdir=runs/sst2_finetune --config.bank.dir=banks/sst2
+gmdistill bank --config=configs/sst2_finetune.py --workdir=banks/sst2_finetune
+gmdistill distill --config=configs/sst2_finetune.py --workdir=runs/sst2_finetune --config.bank.dir=banks/sst2_finetune
 
 Gradient matching alone: students' gradients on the set aim at those of the bank,
 and students then train on it for 200 steps of AdamW. With the first three layers

@@ -28,9 +28,11 @@ usage: gmdistill VERB [--config=configs/NAME.py[:mode]] [--workdir=DIR] [...]
 
 {verbs}
 
-  --config=FILE[:mode]        a config; :tiny ends in seconds on a CPU
+  --config=FILE[:mode]        a config; :tiny is a small run for a CPU
   --config.FIELD=VALUE        change one field of it
-  --workdir=DIR               where a run leaves everything, and goes on from
+  --workdir=DIR               where a run leaves everything, and goes on from;
+                              evaluate: evaluation.json
+  DIR...                      report: finished workdirs
   --set=DIR                   train, evaluate, relabel, update: the set/ folder
                               of a run; relabel: or a file of JSON lines
   --teacher=DIR               relabel, update: a teacher; may be given again
@@ -58,7 +60,7 @@ def entry_point() -> None:
 
 def main(argv: list[str]) -> int:
   """Runs one command; returns its exit status: 0, 1, 2, or 130 by Ctrl-C."""
-  if len(argv) < 2 or argv[1] in ("-h", "--help", "help"):
+  if len(argv) < 2 or argv[1] == "help" or {"-h", "--help"} & set(argv):
     width = max(map(len, VERBS))
     verbs = "\n".join(f"  {v:{width}}  {said}" for v, said in VERBS.items())
     print(HELP.format(verbs=verbs))

@@ -40,9 +40,10 @@ def refused(capsys, *arguments):
   return lines[0]
 
 
-def test_help_says_the_verbs_without_loading_jax():
+@pytest.mark.parametrize("asked", ["'-h'", "'distill', '--help'"])
+def test_help_says_the_verbs_without_loading_jax(asked):
   code = (
-    "import sys; from gmdistill import main; status = main.main(['x', '-h']);"
+    f"import sys; from gmdistill import main; status = main.main(['x', {asked}]);"
     "sys.exit(status or ('jax' in sys.modules))"
   )
   done = subprocess.run(
