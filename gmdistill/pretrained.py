@@ -255,6 +255,15 @@ def _fetch(source: str) -> epath.Path:
     ) from error
 
 
+def tells_pairs(folder: epath.Path) -> bool:
+  """Whether a directory's model was given token types, as BERT's own are."""
+  try:
+    said = json.loads((folder / "tokenizer_config.json").read_text())
+    return "token_type_ids" in said.get("model_input_names", ["token_type_ids"])
+  except (OSError, ValueError, AttributeError, TypeError):
+    return True
+
+
 def read_config(folder: epath.Path) -> dict[str, Any]:
   """Returns a directory's `config.json`, checked.
 

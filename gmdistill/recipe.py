@@ -255,6 +255,11 @@ def starting_set(
       f"run's is of {wanted}; use the data_per_class and sequence_length of "
       "the set."
     )
+  if "data_per_class" not in card:
+    raise errors.InputError(
+      f"start={config.start} are texts of a file, in no order of classes; "
+      "start from a set, or from a baseline's rows."
+    )
   least = config.label_smoothing / len(names)
   if config.labels != "unrestricted" and syn.batch.labels.min() < least - 1e-3:
     raise errors.InputError(
@@ -262,6 +267,7 @@ def starting_set(
       f"label_smoothing={config.label_smoothing} leaves to every class; use "
       "that of the set."
     )
+  syn = dataclasses.replace(syn, batch=synthetic.without_padding(syn.batch))
   return set_files.for_student(setup.problem, syn)
 
 

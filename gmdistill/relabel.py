@@ -106,7 +106,8 @@ def of_texts(
     return data.Batch(rows.token_ids, rows.mask, labels)
 
   def read(teacher):
-    teachers.require_reads(teacher, names, options)
+    pairs = any(isinstance(text, tuple) for text in texts)
+    teachers.require_reads(teacher, names, options, pairs)
     tokenizer = tokenizing.Tokenizer.from_file(teacher.tokenizer_file)
     return batch_of(tokenizer, teacher.slots)
 
@@ -189,6 +190,7 @@ def label(
   for teacher in named:
     batch = rows.read(teacher)
     said.append(jax.jit(teacher.problem.apply)(teacher.params, batch))
+    teachers.require_finite(teacher, np.asarray(said[-1].logits))
   logits_KxMxC = np.stack([np.asarray(one.logits) for one in said])
   own_MxC = np.asarray(rows.syn.batch.labels)
   labels_MxC = schedule.named(

@@ -295,7 +295,8 @@ def check_numbers(config: ml_collections.ConfigDict) -> None:
     "eval_every checkpoint_every students_at_once coreset_pool refresh "
     "outer.students_at_once student.width student.num_heads student.hidden "
     "selection.num_students selection.rows full.batch_size full.num_students "
-    "replay.num_students finetune.num_students scratch.num_students"
+    "replay.num_students finetune.num_students scratch.num_students "
+    "table.window"
   )
   from_zero = "seed replay_steps selection.apart trajectory.steps_between"
   at_least = dict.fromkeys(positive.split(), 1)

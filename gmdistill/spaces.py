@@ -63,6 +63,11 @@ def build(
     InputError: anything that does not fit together, named.
   """
   kind = student.get("kind", "transformer")
+  if student.get("pretrained") and student.get("space"):
+    raise errors.InputError(
+      f"student.pretrained={student['pretrained']} and student.space="
+      f"{student['space']} are two embedding spaces; give one of them."
+    )
   if student.get("pretrained") and kind == "transformer":
     problem, corpus, name = _pretrained(student, options)
   else:
@@ -240,6 +245,23 @@ def write(
     "embeddings.safetensors": safetensors.numpy.save(table),
   }
   paths.write_files(folder, files)
+
+
+def require_room(folder: epath.Path, space_id: str) -> None:
+  """Checks that a space could be written there.
+
+  Raises:
+    InputError: another one is there already.
+  """
+  if not is_written(folder):
+    return
+  own = tokenizing.Tokenizer.from_file(str(folder / "tokenizer.json"))
+  theirs = synthetic.space_id(read_table(folder), own.fingerprint)
+  if theirs != space_id:
+    raise errors.InputError(
+      f"{folder} is embedding space {theirs}, this set's is {space_id}; give "
+      "another --workdir."
+    )
 
 
 def is_written(folder: epath.Path) -> bool:

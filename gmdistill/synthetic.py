@@ -3,6 +3,7 @@
 A `Parameterization` is a pair of pure functions; `wrappers` add to it.
 """
 
+import dataclasses
 import hashlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -38,6 +39,20 @@ class SyntheticSet:
       self.order,
       self.tensor_shares,
     )
+
+
+def without_padding(batch: data.Batch) -> data.Batch:
+  """Returns embedded rows whose own tokens go on, in turn, where they ended.
+
+  Every position of a synthetic example is read, and so would padding be.
+  """
+  mask_MxL = np.asarray(batch.mask)
+  places_MxL = np.arange(mask_MxL.shape[1]) % mask_MxL.sum(axis=1)[:, None]
+  inputs = np.take_along_axis(
+    np.asarray(batch.inputs), places_MxL[..., None], axis=1
+  )
+  full = jnp.ones_like(batch.mask)
+  return dataclasses.replace(batch, inputs=jnp.asarray(inputs), mask=full)
 
 
 class Parameterization(NamedTuple):

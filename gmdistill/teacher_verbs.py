@@ -14,6 +14,7 @@ from gmdistill import (
   recipe,
   set_files,
   settings,
+  spaces,
   synthetic,
   tables,
   teachers,
@@ -63,6 +64,11 @@ def relabel(flags: Any, rest: list[str], command: str) -> None:
   is_set = flags.row == "distilled" and not texts
   if texts and not paths.path(flags.set).is_file():
     raise errors.InputError(f"there is no file {flags.set}.")
+  if texts and flags.row != "distilled":
+    raise errors.InputError(
+      f"--row={flags.row} and --set={flags.set} are two things to label; give "
+      "one of them."
+    )
   if not is_set and flags.config is None:
     raise errors.InputError(
       "relabel needs --config=configs/NAME.py for a baseline's rows or texts: "
@@ -75,6 +81,7 @@ def relabel(flags: Any, rest: list[str], command: str) -> None:
   config, source = verbs.config_and_set(flags, needs_set=is_set)
   folder = verbs.student_folder(flags.workdir, "set")
   setup = recipe.setup(config)
+  spaces.require_room(folder / "space", setup.space_id)
   named = [teachers.load(name) for name in flags.teacher]
   for teacher in named:
     teachers.require_labels(teacher, setup.corpus.label_names)
@@ -145,6 +152,12 @@ def update(flags: Any, rest: list[str], command: str) -> None:
   if not (config.teachers.alpha or config.kd.loss):
     raise errors.InputError(
       "teachers.alpha=0 asks no teacher; give a --config with a larger one."
+    )
+  if config.labels == "hard" and not config.kd.loss:
+    raise errors.InputError(
+      "the labels of this set are fixed (labels=hard), so that distilling on "
+      "gives it no new ones; gmdistill relabel does, or a --config with "
+      "labels=unrestricted."
     )
   config.teachers.dirs = tuple(flags.teacher)
   config.start = str(folder)

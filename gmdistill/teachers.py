@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import zipfile
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -38,6 +39,7 @@ class Teacher(NamedTuple):
   tokenizer_file: str
   label_names: tuple[str, ...]
   slots: int = 0  # R [MASK] after [CLS], which its rows have
+  tells_pairs: bool = False  # by token types, which rows here do not have
 
 
 def load(source: str) -> Teacher:
@@ -81,6 +83,7 @@ def load(source: str) -> Teacher:
     read.tokenizer_file,
     labels,
     config.get("rationale_slots", 0),
+    pretrained.tells_pairs(folder),
   )
 
 
@@ -157,7 +160,8 @@ def as_read(
   Raises:
     InputError: other classes, or rows too long for the teacher.
   """
-  require_reads(teacher, corpus.label_names, options)
+  pairs = len(corpus.text_keys) > 1
+  require_reads(teacher, corpus.label_names, options, pairs)
   # The same texts: without the rationale's key, it would look like one of them.
   fields = {
     **options.__dict__,
@@ -176,14 +180,22 @@ def as_read(
 
 
 def require_reads(
-  teacher: Teacher, label_names: Sequence[str], options: loading.Options
+  teacher: Teacher,
+  label_names: Sequence[str],
+  options: loading.Options,
+  pairs: bool,
 ) -> None:
-  """Checks that a teacher can read texts of a config's data.
+  """Checks that a teacher can read texts, or pairs of them, of a config's data.
 
   Raises:
-    InputError: other classes, other slots, or too few positions.
+    InputError: other classes, other slots, too few positions, or token types.
   """
   require_labels(teacher, label_names)
+  if teacher.tells_pairs and pairs:
+    raise errors.InputError(
+      f"the teacher {teacher.name} tells the two texts of a row apart by token "
+      "types, which are not read here; use one that gmdistill teach wrote."
+    )
   if teacher.slots not in (0, options.slots):
     raise errors.InputError(
       f"the teacher {teacher.name} reads {teacher.slots} slots for rationales; "
@@ -217,9 +229,11 @@ def _cached(path, corpus):
   if not path.is_file():
     return None
   try:
-    with np.load(path) as file:
+    with path.open("rb") as opened, np.load(opened) as file:
       found, of = file["logits"], str(file["data"])
-  except (OSError, ValueError, KeyError, EOFError) as error:
+  except (
+    OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile
+  ) as error:  # fmt: skip
     raise errors.InputError(
       f"{path} is damaged; delete it, and the teacher labels anew."
     ) from error
@@ -250,7 +264,21 @@ def _label(teacher, examples):
     )
     batch = data.as_batch(short, len(teacher.label_names))
     found[rows] = np.asarray(apply(teacher.params, batch))[: len(rows)]
+  require_finite(teacher, found)
   return found
+
+
+def require_finite(teacher: Teacher, logits: np.ndarray) -> None:
+  """Checks what a teacher says.
+
+  Raises:
+    InputError: some of it is NaN or infinite.
+  """
+  if not np.isfinite(logits).all():
+    raise errors.InputError(
+      f"the teacher {teacher.name} says numbers that are not finite; train it "
+      "anew, with smaller full.rates."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,7 +290,8 @@ class Options:
     temperature: Of the teachers.
     temperatures: One for each of the teachers instead.
     join: `probabilities` or `logits`, whose mean is taken.
-    weights: `equal`, `confidence` (in the true label) or `entropy`.
+    weights: `equal`, `confidence` (in the true label; equal where a row has
+      none) or `entropy`.
     certainty: Each row's share is alpha times the teachers' certainty, which is
       0 where what they say is uniform, and 1 where they name one class.
     top_k: Classes that are kept; the mass of the others is spread evenly over
@@ -320,9 +349,13 @@ def soft_labels(
       f"temperatures={options.temperatures} must be one for each of {count} "
       f"teachers, and top_k={options.top_k} from 0 to {classes}."
     )
-  weights_KxN = ensembles.weights(
-    options.weights, logits_KxNxC, truth_NxC.argmax(axis=-1)
+  weights_KxN = np.asarray(
+    ensembles.weights(options.weights, logits_KxNxC, truth_NxC.argmax(axis=-1))
   )
+  if options.weights == "confidence":  # in no label, where a row has none
+    largest_Nx1 = truth_NxC.max(axis=-1, keepdims=True)
+    unlabelled_N = (truth_NxC == largest_Nx1).sum(axis=-1) > 1
+    weights_KxN = np.where(unlabelled_N, 1 / count, weights_KxN)
   joined_NxC = ensembles.JOINS[options.join](
     logits_KxNxC, weights_KxN, np.asarray(temperatures, np.float32)
   )

@@ -301,6 +301,73 @@ def test_a_start_sharper_than_smoothed_labels_is_refused(source, capsys):
   assert "has labels below 0.05, which label_smoothing=0.2 leaves" in said
 
 
+def test_rows_that_had_ended_go_on_with_their_own_tokens(source, tmp_path):
+  syn, card = set_files.load(source)
+  short = syn.batch.mask.at[0, 5:].set(False)
+  batch = syn.batch.replace(mask=short)
+  set_files.save(tmp_path / "set", syn.replace(batch=batch), card)
+  config = tiny_config.get_config("polish")
+  config.start, config.sequence_length = str(tmp_path / "set"), 12
+  found = recipe.starting_set(recipe.setup(config), config).batch
+  assert found.mask.all()
+  own = np.asarray(syn.batch.inputs)
+  np.testing.assert_array_equal(found.inputs[0], own[0, np.arange(12) % 5])
+  np.testing.assert_array_equal(found.inputs[1:], own[1:])
+
+
+def test_texts_and_fixed_labels_cannot_be_distilled_on(
+  folder, taught, tmp_path, capsys
+):
+  path = tmp_path / "texts.jsonl"
+  path.write_text('{"text": "a", "label": 1}\n' * 8)
+  to = tmp_path / "texts"
+  relabelled(to, POLISH, taught[:1], f"--set={path}")
+  own = [f"--set={to / 'set'}", f"--workdir={tmp_path / 'never'}"]
+  newer = f"--teacher={taught[1]}"
+  longer = "--config.sequence_length=12"
+  said = refused(capsys, "update", POLISH, *own, newer, longer)
+  assert "are texts of a file, in no order of classes" in said
+  said = refused(capsys, "update", POLISH, *own, newer, "--config.labels=hard")
+  assert "the labels of this set are fixed (labels=hard)" in said
+  both = [POLISH, f"--set={path}", "--row=herding", newer]
+  said = refused(capsys, "relabel", *both, f"--workdir={tmp_path / 'never'}")
+  assert "are two things to label" in said
+  other = ["--row=random", "--config.data.vocab_size=200", f"--workdir={to}"]
+  said = refused(capsys, "relabel", POLISH, newer, *other)
+  assert f"{to / 'space'} is embedding space" in said
+  assert not (tmp_path / "never").exists()
+
+
+def test_a_relabelled_set_does_not_need_the_run_that_it_came_from(
+  taught, source, tmp_path, capsys
+):
+  first, then = tmp_path / "first", tmp_path / "then"
+  shutil.copytree(source.parent, first)
+  relabelled(then, f"--set={first / 'set'}", taught[:1])
+  shutil.rmtree(first)
+  assert not command("evaluate", f"--set={then / 'set'}", "--protocol=scratch")
+
+
+def test_a_run_goes_on_only_with_its_own_teacher(taught, tmp_path, capsys):
+  teacher = tmp_path / "teacher"
+  shutil.copytree(taught[0], teacher)
+  run = [POLISH, f"--workdir={tmp_path / 'run'}", "--config.num_steps=2"]
+  run += [f"--config.teachers.dirs=('{teacher}',)", "--config.eval_every=2"]
+  assert not command("distill", *run)
+  _, card = set_files.load(tmp_path / "run" / "set")
+  assert card["teachers"][0]["id"] == teachers.identity(taught[0])
+  shutil.copytree(taught[1], teacher, dirs_exist_ok=True)
+  said = refused(capsys, "distill", *run)
+  assert "holds a run of other teachers, of the same name" in said
+
+
+def test_what_a_diverged_teacher_says_is_refused(tmp_path, capsys):
+  fields = [POLISH, f"--workdir={tmp_path}", "--config.full.rates=(1e30,)"]
+  assert command("teach", *fields) == 1
+  assert "are not finite; train with smaller" in capsys.readouterr().err
+  assert not (tmp_path / "model.safetensors").exists()
+
+
 def test_a_run_starts_from_a_set_only_of_its_own_shape(source, capsys):
   said = refused(
     capsys,

@@ -1,6 +1,7 @@
 """Teachers, and what they say of the real data."""
 
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from gmdistill import (
   jobs,
   labelling,
   main,
+  paths,
   recipe,
   settings,
   teachers,
@@ -235,6 +237,48 @@ def test_a_row_that_its_teacher_is_unsure_of_keeps_its_own_label():
   np.testing.assert_allclose(found[0], truth[0], atol=1e-6)  # uniform: nothing
   np.testing.assert_allclose(found[1], [1, 0, 0], atol=1e-5)  # certain: all
   np.testing.assert_allclose(found.sum(axis=1), 1.0, atol=1e-6)
+
+
+def test_nobody_is_confident_in_a_label_that_a_row_does_not_have():
+  logits_KxNxC = np.array([[[3.0, 0.0]] * 2, [[0.0, 3.0]] * 2])
+  truth_NxC = np.array([[0.5, 0.5], [1.0, 0.0]], np.float32)
+  options = teachers.Options(weights="confidence")
+  said_NxC = teachers.soft_labels(logits_KxNxC, truth_NxC, options)
+  np.testing.assert_allclose(said_NxC[0], 0.5, atol=1e-6)
+  assert said_NxC[1, 0] > 0.8
+
+
+def test_numbers_that_are_none_are_no_labels(folder):
+  teacher = teachers.load(str(folder))
+  with pytest.raises(
+    errors.InputError, match="first says numbers that are not"
+  ):
+    teachers.require_finite(teacher, np.array([0.0, np.nan]))
+
+
+def test_a_teacher_of_pairs_by_token_types_is_refused(folder, tmp_path):
+  theirs = tmp_path / "theirs"
+  shutil.copytree(folder, theirs)
+  (theirs / "tokenizer_config.json").write_text("{}")
+  config = tiny_config.get_config()
+  names = recipe.setup(config).corpus.label_names
+  read = settings.data_options(config)
+  teachers.require_reads(teachers.load(str(folder)), names, read, True)
+  teacher = teachers.load(str(theirs))
+  teachers.require_reads(teacher, names, read, False)
+  with pytest.raises(errors.InputError, match="apart by token types"):
+    teachers.require_reads(teacher, names, read, True)
+
+
+def test_a_torn_cache_of_labels_is_one_line(folder):
+  path = next((paths.cache_folder() / "teachers").glob("*.npz"))
+  kept = path.read_bytes()
+  path.write_bytes(kept[: len(kept) // 2])
+  try:
+    with pytest.raises(errors.InputError, match="is damaged; delete it"):
+      teachers._cached(path, None)
+  finally:
+    path.write_bytes(kept)
 
 
 def test_every_teacher_may_have_its_own_temperature():
