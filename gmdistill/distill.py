@@ -49,6 +49,7 @@ def run(
     protocols = recipe.reported_protocols(config)
     folder = workdirs.check(workdir, config)
     job = jobs.prepare(config, command)
+    sources = jobs.sources(job)
     for cost in jobs.costs(job):
       plan.require_room(cost, plan.remedies(config, job.mesh))
   if jax.process_count() > 1:
@@ -60,13 +61,14 @@ def run(
         folder.mkdir(parents=True, exist_ok=True)
         until_the_end.enter_context(workdirs.held(folder))
         workdirs.check(workdir, config)  # another run may have come before
+        workdirs.require_sources(folder, sources)
         workdirs.claim(folder, config, command)
     with processes.together():
       workdirs.require_shared(folder)
-    return _run(job, folder, protocols)
+    return _run(job, folder, protocols, sources["teachers"])
 
 
-def _run(job, folder, protocols):
+def _run(job, folder, protocols, named):
   """Returns the last state; everything is checked and the folder is ours."""
   config, setup = job.config, job.setup
   metrics.say(
@@ -105,6 +107,7 @@ def _run(job, folder, protocols):
         "protocol": config.selection.protocol,
       },
       distill_seconds=seconds,
+      named=named,
     )
   return state
 

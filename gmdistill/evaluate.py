@@ -30,6 +30,9 @@ from gmdistill import problem as problems
 
 SyntheticSet = synthetic.SyntheticSet
 TRIED_STUDENTS = 5  # of a row, with each learning rate
+DIVERGED = (
+  "the logits of a trained student are not finite; train with smaller steps"
+)
 
 
 class Splits(NamedTuple):
@@ -41,7 +44,7 @@ class Splits(NamedTuple):
 
 
 class Measurement(NamedTuple):
-  """One row of a results table. Accuracies are fractions."""
+  """One row of a results table. Accuracies are fractions; NaN: diverged."""
 
   accuracies: np.ndarray  # [n], on the reported split
   rate: protocols.Rate  # the chosen learning rate
@@ -50,12 +53,12 @@ class Measurement(NamedTuple):
   by_group: Mapping[str, float] = {}  # the mean on each part of that split
 
   def row(self) -> dict[str, Any]:
-    """Returns what `summary.json` holds of it."""
-    spread = self.accuracies.std(ddof=1) if len(self.accuracies) > 1 else 0.0
+    """Returns what `summary.json` holds of it; one student has no `std`."""
+    several = len(self.accuracies) > 1
     groups = {"by_group": dict(self.by_group)} if self.by_group else {}
     return {
       "mean": float(self.accuracies.mean()),
-      "std": float(spread),
+      "std": float(self.accuracies.std(ddof=1)) if several else None,
       "n": len(self.accuracies),
       **{name: float(x.mean()) for name, x in self.beside.items()},
       **groups,
@@ -149,9 +152,7 @@ def calibration(
   chosen_SxNxC, chosen_N = read(splits.selection, protocol.logits)
   logits_SxNxC, labels_N = read(splits.reported, protocol.logits)
   if not np.isfinite(logits_SxNxC).all():
-    raise errors.NotFinite(
-      "the logits of a trained student are not finite; train with smaller steps"
-    )
+    raise errors.NotFinite(DIVERGED)
   right_SxN = logits_SxNxC.argmax(axis=-1) == labels_N
   found = {
     "accuracy": right_SxN.mean(axis=1),
@@ -232,12 +233,19 @@ def best_rate(
   tried = min(protocol.num_students, TRIED_STUDENTS)
   splits = Splits(selection, selection)
   scores = [
-    _measure_at(
-      trainer, sets, splits, key=key, rate=rate, num_students=tried
-    ).accuracies.mean()
+    chosen_by(
+      _measure_at(
+        trainer, sets, splits, key=key, rate=rate, num_students=tried
+      ).accuracies
+    )
     for rate in protocol.rates
   ]
   return protocol.rates[int(np.argmax(scores))]
+
+
+def chosen_by(accuracies: np.ndarray) -> float:
+  """Returns the mean by which a choice is made: who diverged is never right."""
+  return float(np.nan_to_num(accuracies, nan=0.0).mean())
 
 
 def _measure_at(

@@ -14,7 +14,6 @@ from gmdistill import (
   coresets,
   data,
   evaluate,
-  labelling,
   processes,
   projection,
   protocols,
@@ -24,7 +23,6 @@ from gmdistill import (
   spaces,
   synthetic,
   tables,
-  teachers,
   workdirs,
 )
 
@@ -38,6 +36,7 @@ def finish(
   best: synthetic.SyntheticSet,
   chosen: dict[str, Any],
   distill_seconds: float,
+  named: list[dict[str, str]],
 ) -> None:
   """Measures the set and the baselines; writes all that a run leaves.
 
@@ -49,10 +48,11 @@ def finish(
     best: The set that the selection split chose.
     chosen: At which step, and its accuracy there.
     distill_seconds: How long the outer loop took.
+    named: Names and ids of the teachers that it asked.
   """
   card = first_card(setup, config)
-  if labelling.asks_teachers(config):
-    card["teachers"] = teachers.names_and_ids(labelling.teacher_names(config))
+  if named:
+    card["teachers"] = named
   first = processes.is_first()  # the process that writes
   if first:
     # Saved before it is measured, so that a kill from here on loses no set.
@@ -73,7 +73,11 @@ def finish(
     rows[name]["full"] = {k: full[k] for k in ("mean", "std", "n")}
   num_bytes = set_files.num_bytes(read, config.stored_as)
   seconds_set = seconds[next(iter(protocols))]
-  cost = _cost(setup, num_bytes, distill_seconds, seconds_set, full["seconds"])
+  # A cached row's seconds may be another device's, which ours do not repay.
+  device = jax.devices()[0].device_kind
+  ours = full.get("device", device) == device
+  seconds_full = full["seconds"] if ours else None
+  cost = _cost(setup, num_bytes, distill_seconds, seconds_set, seconds_full)
   summary = {
     "schema": 1,
     "dataset": config.data.name,
@@ -135,7 +139,7 @@ def write_set(
 
 
 def _cost(setup, num_bytes, distill_seconds, seconds_set, seconds_full):
-  saved = seconds_full - seconds_set
+  saved = 0.0 if seconds_full is None else seconds_full - seconds_set
   return {
     "distill_seconds": distill_seconds,
     "peak_memory_bytes": _peak_memory(),

@@ -21,6 +21,7 @@ from gmdistill import (
   spaces,
   splits,
   synthetic,
+  teachers,
   wrappers,
 )
 from gmdistill import mesh as meshes
@@ -89,6 +90,19 @@ def digest(job: Job) -> str:
   for leaf in jax.tree.leaves(job.params):
     found.update(np.asarray(leaf).tobytes())
   return found.hexdigest()
+
+
+def sources(job: Job) -> dict[str, Any]:
+  """Returns ids of what a run reads that its config only names."""
+  config, problem = job.config, job.setup.problem
+  named = []
+  if labelling.asks_teachers(config):
+    named = teachers.names_and_ids(labelling.teacher_names(config))
+  return {
+    "data": job.setup.corpus.fingerprint,
+    "weights": problem.weights_id if problem.initial is not None else "",
+    "teachers": named,
+  }
 
 
 def costs(job: Job) -> list[plan.Cost]:
@@ -182,6 +196,6 @@ def _selector(setup, config, parameterization):
   def select(params):
     sets = evaluate.stacked(decode(jax.device_get(params)))
     found = evaluate.measure(trainer, sets, both, seed=SELECTION_SEED)
-    return float(found.accuracies.mean())
+    return evaluate.chosen_by(found.accuracies)
 
   return select

@@ -30,13 +30,15 @@ def count_correct(
   batch: data.Batch,
   reading: Reading = logits,
 ) -> jax.Array:
-  """Returns how many rows of `batch` the student labels right (an int).
+  """Returns how many rows of `batch` the student labels right (a float).
 
-  Rows whose labels are all zero are padding and count as wrong.
+  Rows whose labels are all zero are padding and count as wrong. NaN of a
+  student that has diverged: the largest of logits that are NaN is the first.
   """
   logits_BxC = reading(problem, params, batch)
   right_B = logits_BxC.argmax(axis=-1) == batch.labels.argmax(axis=-1)
-  return (right_B & (batch.labels.sum(axis=-1) > 0)).sum()
+  count = (right_B & (batch.labels.sum(axis=-1) > 0)).sum()
+  return jnp.where(jnp.isfinite(logits_BxC).all(), count, jnp.nan)
 
 
 def length_buckets(
@@ -124,6 +126,8 @@ def accuracies(
   reading: Reading = logits,
 ) -> np.ndarray:
   """Returns the accuracy [S] of each of S stacked students (fractions).
+
+  NaN where a student's logits are not finite.
 
   Args:
     problem: The students' architecture.

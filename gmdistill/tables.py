@@ -8,10 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from gmdistill import (
   coresets,
   data,
+  errors,
   evaluate,
   labelling,
   metrics,
@@ -47,6 +49,7 @@ class Table:
     self._calibrated = calibrated
     self._num_classes = len(setup.corpus.label_names)
     self._trainers: dict[str, evaluate.Trainer] = {}
+    self._untaught: set[str] = set()
     cut = lambda part: scoring.length_buckets(part, self._num_classes)  # noqa: E731
     self._splits = evaluate.Splits(
       cut(splits.selection_rows(setup.corpus, config)),
@@ -76,10 +79,12 @@ class Table:
       parts,
       look=evaluate.calibration if self._calibrated else evaluate.accuracy,
     )
+    if not np.isfinite(found.accuracies).all():
+      raise errors.NotFinite(f"{label}: {evaluate.DIVERGED}")
     row = found.row()
+    spread = "" if row["std"] is None else f" ± {100 * row['std']:.1f}"
     metrics.say(
-      f"{label}: {100 * row['mean']:.1f} ± {100 * row['std']:.1f} "
-      f"({row['n']} students)"
+      f"{label}: {100 * row['mean']:.1f}{spread} ({row['n']} students)"
     )
     self._say_groups(label, found.by_group)
     return found
@@ -104,6 +109,8 @@ class Table:
       sets, jax.random.split(key, trainer.chunk), rate, 0
     )
     found = scoring.accuracies(trainer.problem, params, self._splits.reported)
+    if not np.isfinite(found).all():
+      raise errors.NotFinite(evaluate.DIVERGED)
     by_group = {
       name: scoring.accuracies(trainer.problem, params, part)[0]
       for name, part in self._splits.groups.items()
@@ -123,6 +130,7 @@ class Table:
     self, name: str, protocol: protocols.Protocol, method: str
   ) -> dict[str, Any]:
     """Returns the row of a coreset under a protocol, cached."""
+    self._say_untaught(method)
     config = self._config
     decides = [
       method,
@@ -163,7 +171,11 @@ class Table:
     return self._cached(decides, measured)
 
   def full(self) -> dict[str, Any]:
-    """Returns the row of students trained on the whole training part."""
+    """Returns the row of students trained on the whole training part.
+
+    With the `seconds` of one, and the kind of `device` that took them.
+    """
+    self._say_untaught("full")
 
     def measured():
       protocol = recipe.protocol(self._config, "full")
@@ -171,9 +183,20 @@ class Table:
       batch = data.as_batch(corpus.train, self._num_classes)
       sets = evaluate.stacked(synthetic.SyntheticSet(batch))
       found = self.measure(protocol, sets, "full", at_once=1, by_group=True)
-      return {**found.row(), "seconds": found.seconds}
+      device = jax.devices()[0].device_kind
+      return {**found.row(), "seconds": found.seconds, "device": device}
 
     return self._cached(["full", self._config.full.to_dict()], measured)
+
+  def _say_untaught(self, row):
+    """Says once of a row that it has no teacher whom students could ask."""
+    loss = self._config.kd.loss
+    if loss and row not in self._untaught:
+      self._untaught.add(row)
+      metrics.say(
+        f"{row}: the labels are the data's, so students lose no {loss}"
+        + "; gmdistill relabel --row gives them a teacher's" * (row != "full")
+      )
 
   @functools.cached_property
   def _weights(self) -> str:
@@ -197,7 +220,10 @@ class Table:
       identity.append(self._config.kd.to_dict())
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:20]
     path = paths.cache_folder() / "baselines" / f"{digest}.json"
-    row = json.loads(path.read_text()) if path.is_file() else None
+    try:
+      row = json.loads(path.read_text()) if path.is_file() else None
+    except ValueError:  # damaged: measured again
+      row = None
     # Measuring takes all processes, whatever each of them has in its cache.
     row = processes.of_first(row)
     if row is None:

@@ -92,6 +92,32 @@ def check(workdir: str, config: ml_collections.ConfigDict) -> epath.Path:
   return folder
 
 
+def require_sources(folder: epath.Path, sources: dict[str, Any]) -> None:
+  """Checks that a run goes on with what it began with, which it writes down.
+
+  Args:
+    folder: The run's.
+    sources: Ids of the data, the student's weights and the teachers.
+
+  Raises:
+    InputError: an id has changed.
+  """
+  path = folder / "sources.json"
+  try:
+    earlier = json.loads(path.read_text()) if path.is_file() else sources
+  except ValueError as error:
+    raise errors.InputError(
+      f"{path} is damaged; give a new --workdir."
+    ) from error
+  changed = [name for name, now in sources.items() if earlier.get(name) != now]
+  if changed:
+    raise errors.InputError(
+      f"workdir {folder} holds a run of other {' and '.join(changed)}, of the "
+      "same name; put back what it read, or give another --workdir."
+    )
+  write_json(path, sources)
+
+
 def claim(
   folder: epath.Path, config: ml_collections.ConfigDict, command: str
 ) -> None:

@@ -158,6 +158,29 @@ def test_the_selection_split_chooses_the_rate():
   assert found.row()["n"] == 2 and found.seconds > 0
 
 
+def test_a_diverged_student_is_right_of_nothing_and_reported_of_nobody():
+  """64 % of the rows are of the class that a NaN would be taken for."""
+  problem = make_problem()
+  examples = make_examples(50)
+  examples = examples._replace(labels=(np.arange(50) % 25 > 15).astype(int))
+  buckets = scoring.length_buckets(examples, 2)
+  sets = evaluate.stacked(
+    synthetic.SyntheticSet(
+      jax.tree.map(jnp.asarray, data.as_batch(examples, 2))
+    )
+  )
+  protocol = protocols.fine_tuning(
+    num_steps=4, batch_size=16, rates=(1e30, 1e-3), num_students=2
+  )
+  parts = evaluate.Splits(buckets, buckets)
+  found = evaluate.measure(evaluate.Trainer(problem, protocol, 2), sets, parts)
+  assert found.rate == 1e-3 and np.isfinite(found.accuracies).all()
+  protocol = protocol._replace(rates=(1e30,))
+  found = evaluate.measure(evaluate.Trainer(problem, protocol, 2), sets, parts)
+  assert np.isnan(found.accuracies).all()
+  assert evaluate.chosen_by(found.accuracies) == 0.0
+
+
 def test_a_set_with_its_own_steps_chooses_no_rate():
   problem = make_problem()
   syn = synthetic.SyntheticSet(make_synthetic(), jnp.array([0.5, 0.1]))
