@@ -32,17 +32,21 @@ def pool(rows: Sequence[results.Row]) -> results.Row:
   """The numbers of one row over the seeds that measured it.
 
   `seeds` is how many; `std_over_seeds` has n - 1 in the denominator and is
-  None for one seed, or where every seed has the same cached number. `std` is
-  over all students of all seeds (law of total variance).
+  None for one seed. A row that no set decides is the same baseline in every
+  run, and one that another machine measured again is no other seed. `std` is
+  over all students of all seeds (law of total variance), None if none has one.
   """
-  if len({(row["mean"], row["std"], row["n"]) for row in rows}) == 1:
+  if rows[0]["row"] != "distilled":
     rows = rows[:1]
   means = [row["mean"] for row in rows]
   recoveries = [row["recovery"] for row in rows if row["recovery"] is not None]
-  within = np.mean([(row["std"] or 0.0) ** 2 for row in rows])
+  spreads = [row["std"] ** 2 for row in rows if row["std"] is not None]
+  within = np.mean(spreads or [0.0])
   pooled = rows[0] | {
     "mean": float(np.mean(means)),
-    "std": math.sqrt(within + np.var(means)),
+    "std": math.sqrt(within + np.var(means))
+    if spreads or len(rows) > 1
+    else None,
     "n": sum(row["n"] or 0 for row in rows),
     "recovery": float(np.mean(recoveries)) if recoveries else None,
     "seeds": len(rows),
@@ -167,7 +171,7 @@ def data_per_class_figure(runs: Sequence[results.Run], protocol: str) -> Figure:
     own = sorted(by_size)
     pools = [pool(by_size[size]) for size in own]
     mean = np.array([100 * pooled["mean"] for pooled in pools])
-    std = np.array([100 * pooled["std"] for pooled in pools])
+    std = np.array([100 * (pooled["std"] or 0.0) for pooled in pools])
     color = figures.ROW_COLORS.get(label, figures.class_color(place))
     marker = figures.MARKERS[place % len(figures.MARKERS)]
     axes.plot(own, mean, marker=marker, ms=4, color=color, label=label)
@@ -227,7 +231,7 @@ def cost_figure(
     row = by_row.get("distilled")
     if row is None or not ledger.get(cost):
       continue
-    name = str(row["dataset"])
+    name = f"{row['dataset']}, {row['student']}"
     points.setdefault(name, []).append((ledger[cost], row))
     if reference and ledger.get(reference) and "full" in by_row:
       full[name] = ledger[reference], by_row["full"]["mean"]

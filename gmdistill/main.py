@@ -21,6 +21,15 @@ VERBS = {
   "report": "write one page over one or several workdirs",
 }
 
+# Which flags a verb takes, but those of several processes.
+TAKES = {
+  **dict.fromkeys(VERBS, "config workdir"),
+  "train": "config workdir set protocol",
+  "relabel": "config workdir set teacher row",
+  "update": "config workdir set teacher",
+  "evaluate": "config workdir set row protocol",
+  "report": "workdir",
+}
 DISTRIBUTED = ("distill", "update", "plan")  # that several processes may share
 
 HELP = """\
@@ -73,6 +82,7 @@ def main(argv: list[str]) -> int:
 
   try:
     flags, rest = _parse([argv[0], *argv[2:]])
+    _require_taken(verb, flags)
     command = shlex.join(["gmdistill", *argv[1:]])
     if flags.distributed and verb not in DISTRIBUTED:
       raise errors.InputError(
@@ -208,6 +218,17 @@ def _parse(argv: list[str]) -> tuple[Any, list[str]]:
   finally:
     sys.argv = before
   return values, rest[1:]
+
+
+def _require_taken(verb: str, flags: Any) -> None:
+  from gmdistill import errors
+
+  takes = TAKES[verb].split()
+  for name in ("config", "workdir", "set", "teacher", "row", "protocol"):
+    if flags[name].present and name not in takes:
+      raise errors.InputError(
+        f"{verb} takes no --{name}; it takes --{', --'.join(takes)}."
+      )
 
 
 def _first_line(error: Exception) -> str:

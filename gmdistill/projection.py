@@ -80,7 +80,10 @@ def principal_components(
     Coordinates [N, 2] and [M, 2], and the two explained shares of variance.
   """
   mean = real.mean(axis=0)
-  _, scale, directions = np.linalg.svd(real - mean, full_matrices=False)
+  # Two more rows of nothing: a single real row has directions too.
+  spread = np.pad(real - mean, [(0, 2), (0, max(2 - real.shape[1], 0))])
+  _, scale, directions = np.linalg.svd(spread, full_matrices=False)
+  directions = directions[:, : real.shape[1]]
   share = (scale**2 / max(float((scale**2).sum()), 1e-12))[:2]
   project = lambda x: (x - mean) @ directions[:2].T  # noqa: E731
   return project(real), project(synthetic), [float(x) for x in share]

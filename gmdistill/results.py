@@ -218,6 +218,7 @@ def results_table(runs: Run | Sequence[Run]) -> list[Row]:
 
 def _accuracy(cell: dict[str, Any] | None, full: float | None = None) -> Row:
   mean, std, n = ((cell or {}).get(key) for key in ("mean", "std", "n"))
+  std = std if n != 1 else None  # of one student there is none
   return {
     "mean": mean,
     "std": std,

@@ -59,7 +59,7 @@ def save(
   card: dict[str, Any],
   precision: str = "float32",
 ) -> None:
-  """Writes `set.safetensors` and `card.json`, each whole or not at all.
+  """Writes `set.safetensors` and `card.json`, whole or not at all.
 
   Args:
     folder: Made where it is absent.
@@ -69,15 +69,14 @@ def save(
       `embeddings_scale` [M, L] (float32), to be multiplied. Where the set has
       a basis, `embeddings` are codes [M, L, R], to be multiplied by `basis`.
   """
-  folder = paths.path(folder)
-  folder.mkdir(parents=True, exist_ok=True)
   size = num_bytes(syn, precision)
   card = {"format": FORMAT, **card, "bytes": size}
   content = safetensors.numpy.save(
     _tensors(syn, precision), metadata={"format": FORMAT}
   )
-  paths.write_bytes(folder / "set.safetensors", content)
-  paths.write_text(folder / "card.json", json.dumps(card, indent=2) + "\n")
+  told = json.dumps(card, indent=2) + "\n"
+  files = {"set.safetensors": content, "card.json": told.encode()}
+  paths.write_files(paths.path(folder), files)
 
 
 def load(

@@ -188,12 +188,13 @@ def evaluate(flags: Any, rest: list[str], command: str) -> None:
   setup = recipe.setup(config)
   names = [flags.protocol] if flags.protocol else list(config.protocols)
   table = tables.Table(setup, config, calibrated=True)
+  sets = None
+  if flags.row == "distilled":
+    sets = evaluation.stacked(_fitting_set(setup, folder, config))
   found = {}
   for name in names:
     protocol = recipe.protocol(config, name)
-    if flags.row == "distilled":
-      syn = _fitting_set(setup, folder, config)
-      sets = evaluation.stacked(syn)
+    if sets is not None:
       found[name] = table.measure(protocol, sets, f"{name}: distilled").row()
     elif flags.row == "full":
       found[name] = table.full()
@@ -217,6 +218,11 @@ def report(flags: Any, rest: list[str], command: str) -> None:
   runs = rest or [flags.workdir]
   if not rest and not flags.workdir:
     raise errors.InputError("report needs workdirs: gmdistill report DIR ...")
+  if len(runs) > 1 and not flags.workdir:
+    raise errors.InputError(
+      "report over several workdirs needs --workdir=DIR, where its page goes: "
+      "each has a report.html of its own."
+    )
   target = workdirs.writable(flags.workdir or rest[0])
   from gmdistill import report as reporting  # matplotlib is slow to import
 
@@ -277,6 +283,11 @@ def config_and_set(
     set_files.load(folder)  # a damaged set is refused before anything is read
   if flags.config is not None:
     config = flags.config
+  elif not flags.set:
+    raise errors.InputError(
+      "this verb needs --config=configs/NAME.py, or the --set=DIR of a run, "
+      "whose config is taken."
+    )
   else:
     path = paths.absolute(folder).parent / "config.json"
     if not path.is_file():
@@ -292,9 +303,12 @@ def config_and_set(
         "set was made with."
       ) from error
   space = paths.absolute(folder).parent / "space"
-  if not config.student.pretrained and not config.student.space:
-    if needs_set and space.is_dir():
-      config.student.space = str(space)
+  # The run's own config may name the space that it was made from.
+  unnamed = flags.config is None or not config.student.space
+  own = needs_set or flags.config is None
+  if own and unnamed and not config.student.pretrained and space.is_dir():
+    config.student.space = str(space)
+  settings.check_numbers(config)
   return config, folder
 
 

@@ -43,7 +43,8 @@ def refused(capsys, *arguments):
 @pytest.mark.parametrize("asked", ["'-h'", "'distill', '--help'"])
 def test_help_says_the_verbs_without_loading_jax(asked):
   code = (
-    f"import sys; from gmdistill import main; status = main.main(['x', {asked}]);"
+    "import sys; from gmdistill import main;"
+    f"status = main.main(['x', {asked}]);"
     "sys.exit(status or ('jax' in sys.modules))"
   )
   done = subprocess.run(
@@ -154,6 +155,11 @@ def test_the_verbs_work_on_a_finished_run(
     ("--config.replay.rates=()", ["replay.rates=()", "above 0"]),
     ("--config.seed=-1", ["seed=-1", "at least 0"]),
     ("--config.selection.apart=-1", ["selection.apart=-1"]),
+    ("--config.table.window=0", ["table.window=0", "at least 1"]),
+    (
+      "--config.student.pretrained=a --config.student.space=b",
+      ["student.pretrained=a and student.space=b", "one of them"],
+    ),
     ("--config.student.width=302", ["student.width=302", "300 tokens"]),
   ],
 )
@@ -192,6 +198,10 @@ def test_a_bad_field_is_one_line_and_writes_nothing(
     (["evaluate", CONFIG, "--row=best"], "k_centers"),
     (["report"], "workdirs"),
     (["report", "nowhere"], "nowhere"),
+    (["report", "one", "two"], "needs --workdir"),
+    (["plan", CONFIG, "--teacher=x"], "plan takes no --teacher; it takes"),
+    (["train", "--set=x", "--row=random"], "train takes no --row"),
+    (["evaluate", "--row=random"], "needs --config=configs/NAME.py, or the"),
     (
       ["distill", "--config=configs/results.py", "--workdir=x"],
       "use gmdistill sweep",

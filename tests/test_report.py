@@ -231,6 +231,8 @@ def test_seeds_are_pooled_and_cached_rows_count_once(tmp_path):
     summary = make_summary(seed=seed, distilled=accuracy)
     run = make_run(tmp_path / f"r{seed}", summary, seed)
     rows += results.results_table(report.load_run(run))
+  again = next(row for row in rows if row["row"] == "random")
+  again["mean"] += 1e-4  # measured again, by another machine
   merged = {row["row"]: row for row in comparison.over_seeds(rows)}
   distilled = merged["distilled"]
   assert distilled["seeds"] == 3 and distilled["n"] == 48
@@ -239,6 +241,16 @@ def test_seeds_are_pooled_and_cached_rows_count_once(tmp_path):
   assert distilled["std"] == pytest.approx((0.02**2 + 0.02**2 * 2 / 3) ** 0.5)
   assert merged["random"]["seeds"] == 1
   assert merged["random"]["std_over_seeds"] is None
+
+
+def test_one_student_has_no_spread(tmp_path):
+  summary = make_summary()
+  summary["protocols"]["finetune"]["full"] = {"mean": 0.9, "std": 0.0, "n": 1}
+  run = report.load_run(make_run(tmp_path / "run", summary))
+  full = results.results_table(run)[-1]
+  assert full["std"] is None and full["standard_error"] is None
+  assert results.plus_minus(full) == "90.0"
+  assert comparison.pool([full])["std"] is None
 
 
 def test_runs_of_two_sizes_give_the_figure_by_size(tmp_path):
@@ -354,7 +366,10 @@ def test_several_runs_are_compared_by_cost_and_by_layer(tmp_path):
   assert [text.get_text() for text in axes.texts] == ["1", "5"]
   assert axes.get_xscale() == "log"
   labels = axes.get_legend_handles_labels()[1]
-  assert sorted(labels) == ["sst2", "sst2, all its text"]
+  assert sorted(labels) == [
+    "sst2, transformer",
+    "sst2, transformer, all its text",
+  ]
   layers = comparison.layers_figure(loaded)
   assert [t.get_text() for t in layers.axes[0].get_xticklabels()] == [
     "layer 1",
