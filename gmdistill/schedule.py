@@ -19,24 +19,6 @@ from gmdistill import (
   unrolled,
 )
 
-OBJECTIVES = (
-  "gradient_matching",
-  "look_ahead",
-  "finetune_ahead",
-  "step_matching",
-  "trajectory_matching",
-  "task_vector_matching",
-  "distribution_matching",
-  "token_distance",
-)
-# These take the steps that the set brings, and most learn their sizes.
-STEPPING = (
-  "look_ahead",
-  "step_matching",
-  "trajectory_matching",
-  "task_vector_matching",
-)
-
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
@@ -118,74 +100,79 @@ def _sum(config, text: str) -> objectives.Objective:
 
 
 def _objective(config, name: str) -> objectives.Objective:
+  if name not in OBJECTIVES:
+    raise errors.InputError(
+      f"objective={name} is none of {', '.join(OBJECTIVES)}."
+    )
   if name in STEPPING and not config.replay_steps:
     raise errors.InputError(
       f"objective={name} takes the steps that the set brings; use "
       "replay_steps=1 or more."
     )
-  if name == "look_ahead":
-    return named(
-      "look_ahead",
-      lambda: unrolled.look_ahead(
-        rule=config.rule, **config.look_ahead.to_dict()
-      ),
-    )
-  if name == "step_matching":
-    return named(
-      "step_matching",
-      lambda: unrolled.step_matching(
-        config.replay_steps, rule=config.rule, **config.step_matching.to_dict()
-      ),
-    )
-  if name == "finetune_ahead":
-    protocol = config.finetune.to_dict()
-    own = ("num_steps", "warmup", "weight_decay", "batch_size")
-    return named(
-      "finetune_ahead",
-      lambda: unrolled.finetune_ahead(
-        rate=protocol["rates"][0],
-        rule=config.rule,
-        **{name: protocol[name] for name in own if name in protocol},
-        **config.finetune_ahead.to_dict(),
-      ),
-    )
-  if name == "distribution_matching":
-    return matching.distribution_matching()
-  if name == "token_distance":
-    return matching.token_distance()
-  fields = config.displacement.to_dict()
-  kind = fields.pop("distance_kind")
-  if name == "trajectory_matching":
-    return displacements.trajectory_matching(rule=config.rule, **fields)
-  if name == "task_vector_matching":
-    return named(
-      "displacement",
-      lambda: displacements.task_vector_matching(
-        distance_kind=kind, rule=config.rule, **fields
-      ),
-    )
-  if name == "gradient_matching" and config.bank.dir:
-    return named(
-      "gradient_matching",
-      lambda: matching.expert_matching(
-        rule=config.rule, **config.gradient_matching.to_dict()
-      ),
-    )
-  if name == "gradient_matching":
-    fields = config.trajectory.to_dict()
-    optimizer = optax.adamw(fields.pop("learning_rate"))
-    along = named(
-      "trajectory", lambda: matching.trajectory(optimizer, **fields)
-    )
-    return named(
-      "gradient_matching",
-      lambda: matching.gradient_matching(
-        along, rule=config.rule, **config.gradient_matching.to_dict()
-      ),
-    )
-  raise errors.InputError(
-    f"objective={name} is none of {', '.join(OBJECTIVES)}."
+  field, build = OBJECTIVES[name]
+  fields = config.to_dict()[field]
+  return named(field, lambda: build(config, fields))
+
+
+def _gradient_matching(config, fields):
+  if config.bank.dir:
+    return matching.expert_matching(rule=config.rule, **fields)
+  own = config.trajectory.to_dict()
+  optimizer = optax.adamw(own.pop("learning_rate"))
+  along = named("trajectory", lambda: matching.trajectory(optimizer, **own))
+  return matching.gradient_matching(along, rule=config.rule, **fields)
+
+
+def _finetune_ahead(config, fields):
+  protocol = config.finetune.to_dict()
+  own = ("num_steps", "warmup", "weight_decay", "batch_size")
+  return unrolled.finetune_ahead(
+    rate=protocol["rates"][0],
+    rule=config.rule,
+    **{name: protocol[name] for name in own if name in protocol},
+    **fields,
   )
+
+
+def _trajectory_matching(config, fields):
+  own = {k: x for k, x in fields.items() if k != "distance_kind"}
+  return displacements.trajectory_matching(rule=config.rule, **own)
+
+
+# By name: the field of a config that it reads, and what makes it of the two.
+OBJECTIVES: dict[str, tuple[str, Callable[..., objectives.Objective]]] = {
+  "gradient_matching": ("gradient_matching", _gradient_matching),
+  "look_ahead": (
+    "look_ahead",
+    lambda config, fields: unrolled.look_ahead(rule=config.rule, **fields),
+  ),
+  "finetune_ahead": ("finetune_ahead", _finetune_ahead),
+  "step_matching": (
+    "step_matching",
+    lambda config, fields: unrolled.step_matching(
+      config.replay_steps, rule=config.rule, **fields
+    ),
+  ),
+  "trajectory_matching": ("displacement", _trajectory_matching),
+  "task_vector_matching": (
+    "displacement",
+    lambda config, fields: displacements.task_vector_matching(
+      rule=config.rule, **fields
+    ),
+  ),
+  "distribution_matching": (
+    "objective",
+    lambda *_: matching.distribution_matching(),
+  ),
+  "token_distance": ("objective", lambda *_: matching.token_distance()),
+}
+# These take the steps that the set brings, and most learn their sizes.
+STEPPING = (
+  "look_ahead",
+  "step_matching",
+  "trajectory_matching",
+  "task_vector_matching",
+)
 
 
 def _schedule(outer, num_steps: int, rate: float | None = None):
@@ -268,5 +255,7 @@ def named(field: str, build: Callable[[], Any]) -> Any:
   """Turns a library's refusal of a value into a line that names the field."""
   try:
     return build()
+  except errors.InputError:
+    raise  # which names its own
   except ValueError as error:
     raise errors.InputError(f"config.{field}: {error}") from error
