@@ -137,8 +137,8 @@ def accuracies(
   """
   total = sum(int((b.labels.sum(-1) > 0).sum()) for b in buckets)
   count = _bucket_correct(reading)
-  correct_S = np.stack([count(problem, params, b) for b in buckets]).sum(0)
-  return correct_S / total
+  counts = np.stack([count(problem, params, b) for b in buckets])
+  return counts.astype(np.float64).sum(0) / total
 
 
 def values(
