@@ -6,8 +6,8 @@ gmdistill distill --config=configs/sst2_kd.py --workdir=runs/sst2_kd --config.te
 The recipe of configs/sst2.py; nine tenths of each real label are the teacher's,
 which is the student fine-tuned on all rows. Two CPU cores: four minutes for the
 teacher in bfloat16 (`--config.student.compute=bfloat16`, JAX 0.12; in float32 12
-minutes of one core), and 13 minutes of outer loop. Expected: not measured; with more steps and
-real rows, in README.
+minutes of one core), and 13 minutes of outer loop. Expected: not measured; with
+more steps and real rows, in README.
 `:tiny` runs the same recipe on the embedded corpus, in seconds on a CPU.
 """
 
