@@ -125,7 +125,7 @@ def to_teachers(
     if weights == "gate":
       own_KxB, gate_loss = _gate(params["gate"], outputs, said_KxBxC, batch)
     else:
-      own_KxB = ensembles.weights(weights, said_KxBxC, labels_B)
+      own_KxB = ensembles.weights(weights, said_KxBxC, batch.labels)
     student_BxC, said_KxBxC = outputs.logits / tau, said_KxBxC / tau
     if join == "losses":
       lost = ensembles.mean_of_losses(

@@ -47,10 +47,18 @@ def entropy_weights(logits_KxNxC: Array) -> jax.Array:
   return _shared(share)
 
 
-def weights(kind: str, logits_KxNxC: Array, labels_N: Array) -> jax.Array:
-  """Returns the weights [K, N] of a kind: one of `WEIGHTS`."""
+def weights(kind: str, logits_KxNxC: Array, labels_NxC: Array) -> jax.Array:
+  """Returns the weights [K, N] of a kind: one of `WEIGHTS`.
+
+  Nobody is confident in a label that a row does not have: where none is the
+  likeliest, the weights are equal.
+  """
   if kind == "confidence":
-    return confidence_weights(logits_KxNxC, labels_N)
+    labels_NxC = jnp.asarray(labels_NxC)
+    largest_Nx1 = labels_NxC.max(axis=-1, keepdims=True)
+    labelled_N = (labels_NxC == largest_Nx1).sum(axis=-1) == 1
+    own_KxN = confidence_weights(logits_KxNxC, labels_NxC.argmax(axis=-1))
+    return jnp.where(labelled_N, own_KxN, equal_weights(logits_KxNxC))
   return {"equal": equal_weights, "entropy": entropy_weights}[kind](
     logits_KxNxC
   )

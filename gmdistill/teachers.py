@@ -349,13 +349,7 @@ def soft_labels(
       f"temperatures={options.temperatures} must be one for each of {count} "
       f"teachers, and top_k={options.top_k} from 0 to {classes}."
     )
-  weights_KxN = np.asarray(
-    ensembles.weights(options.weights, logits_KxNxC, truth_NxC.argmax(axis=-1))
-  )
-  if options.weights == "confidence":  # in no label, where a row has none
-    largest_Nx1 = truth_NxC.max(axis=-1, keepdims=True)
-    unlabelled_N = (truth_NxC == largest_Nx1).sum(axis=-1) > 1
-    weights_KxN = np.where(unlabelled_N, 1 / count, weights_KxN)
+  weights_KxN = ensembles.weights(options.weights, logits_KxNxC, truth_NxC)
   joined_NxC = ensembles.JOINS[options.join](
     logits_KxNxC, weights_KxN, np.asarray(temperatures, np.float32)
   )

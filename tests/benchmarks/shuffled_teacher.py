@@ -78,7 +78,7 @@ def main():
   said = np.stack([np.asarray(logits_of(problem, p, batch)) for p in params])
   buckets = scoring.length_buckets(setup.corpus.reported, classes)
   for kind in ensembles.WEIGHTS:
-    weights = np.asarray(ensembles.weights(kind, said, train.labels))
+    weights = np.asarray(ensembles.weights(kind, said, truth))
     soft = teachers.soft_labels(said, truth, teachers.Options(weights=kind))
     found = np.concatenate(
       [
