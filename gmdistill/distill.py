@@ -54,7 +54,7 @@ def run(
       plan.require_room(cost, plan.remedies(config, job.mesh))
   if jax.process_count() > 1:
     what = "the data, the student and the first set"
-    processes.require_agreement(what, jobs.digest(job))
+    processes.require_agreement(what, jobs.digest(job, sources))
   with contextlib.ExitStack() as until_the_end:
     with processes.together():
       if processes.is_first():

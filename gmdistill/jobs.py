@@ -1,6 +1,7 @@
 """What a run needs and never changes, ready before anything is written."""
 
 import hashlib
+import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -81,12 +82,15 @@ def prepare(config: ml_collections.ConfigDict, command: str = "") -> Job:
   )
 
 
-def digest(job: Job) -> str:
-  """Returns a hash of what a run's processes must have in common."""
-  corpus, space = job.setup.corpus.fingerprint, job.setup.space_id
-  found = hashlib.sha256(f"{corpus} {space}".encode())
-  if job.setup.problem.initial is not None:
-    found.update(job.setup.problem.weights_id.encode())
+def digest(job: Job, read: dict[str, Any]) -> str:
+  """Returns a hash of what a run's processes must have in common.
+
+  Args:
+    job: The run's.
+    read: Its `sources`.
+  """
+  text = json.dumps([read, job.setup.space_id])
+  found = hashlib.sha256(text.encode())
   for leaf in jax.tree.leaves(job.params):
     found.update(np.asarray(leaf).tobytes())
   return found.hexdigest()

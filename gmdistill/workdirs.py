@@ -75,14 +75,8 @@ def check(workdir: str, config: ml_collections.ConfigDict) -> epath.Path:
   folder = writable(workdir)
   path = folder / "config.json"
   if path.is_file():
-    try:
-      earlier = json.loads(path.read_text())
-    except ValueError as error:
-      raise errors.InputError(
-        f"{path} is damaged; give a new --workdir."
-      ) from error
     ours = json.loads(json.dumps(config.to_dict()))
-    differing = differences(earlier, ours)
+    differing = differences(_earlier(path), ours)
     if differing:
       raise errors.InputError(
         f"workdir {folder} holds a run of another config: "
@@ -103,12 +97,7 @@ def require_sources(folder: epath.Path, sources: dict[str, Any]) -> None:
     InputError: an id has changed.
   """
   path = folder / "sources.json"
-  try:
-    earlier = json.loads(path.read_text()) if path.is_file() else sources
-  except ValueError as error:
-    raise errors.InputError(
-      f"{path} is damaged; give a new --workdir."
-    ) from error
+  earlier = _earlier(path) if path.is_file() else sources
   changed = [name for name, now in sources.items() if earlier.get(name) != now]
   if changed:
     raise errors.InputError(
@@ -116,6 +105,17 @@ def require_sources(folder: epath.Path, sources: dict[str, Any]) -> None:
       "same name; put back what it read, or give another --workdir."
     )
   write_json(path, sources)
+
+
+def _earlier(path: epath.Path) -> dict[str, Any]:
+  """Returns what a run wrote before it was stopped."""
+  try:
+    found = json.loads(path.read_text())
+  except ValueError:
+    found = None
+  if not isinstance(found, dict):
+    raise errors.InputError(f"{path} is damaged; give a new --workdir.")
+  return found
 
 
 def claim(

@@ -431,6 +431,18 @@ def test_a_damaged_config_of_a_set_is_one_line(
   assert f"{tmp_path / 'config.json'} is damaged" in said
 
 
+@pytest.mark.parametrize("name", ["config.json", "sources.json"])
+@pytest.mark.parametrize("text", ['{"num_st', "[]"])
+def test_a_damaged_file_of_a_run_is_one_line(
+  name, text, finished, tmp_path, capsys
+):
+  for kept in ("config.json", "sources.json"):
+    shutil.copy(finished / kept, tmp_path)
+  (tmp_path / name).write_text(text)
+  said = refused(capsys, "distill", CONFIG, f"--workdir={tmp_path}")
+  assert f"{tmp_path / name} is damaged" in said
+
+
 def test_a_student_does_not_replace_a_set(finished, tmp_path, capsys):
   shutil.copytree(finished / "set", tmp_path / "set")
   given = f"--set={finished / 'set'}"
