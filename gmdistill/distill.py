@@ -108,6 +108,7 @@ def _run(job, folder, protocols, named):
       },
       distill_seconds=seconds,
       named=named,
+      command=job.command,
     )
   return state
 

@@ -37,6 +37,7 @@ def finish(
   chosen: dict[str, Any],
   distill_seconds: float,
   named: list[dict[str, str]],
+  command: str,
 ) -> None:
   """Measures the set and the baselines; writes all that a run leaves.
 
@@ -49,8 +50,9 @@ def finish(
     chosen: At which step, and its accuracy there.
     distill_seconds: How long the outer loop took.
     named: Names and ids of the teachers that it asked.
+    command: How to start the run again.
   """
-  card = first_card(setup, config)
+  card = first_card(setup, config, command)
   if named:
     card["teachers"] = named
   first = processes.is_first()  # the process that writes
@@ -106,10 +108,21 @@ def finish(
 
 
 def first_card(
-  setup: spaces.Setup, config: ml_collections.ConfigDict
+  setup: spaces.Setup,
+  config: ml_collections.ConfigDict,
+  command: str,
+  rows: str = tables.DISTILLED,
 ) -> dict[str, Any]:
-  """Returns what a set's card says before anything is measured."""
+  """Returns what a set's card says before anything is measured.
+
+  Args:
+    setup: The space that the set lives in, and its classes.
+    config: The run's.
+    command: What made the set.
+    rows: What its examples are: distilled, a coreset's name, or texts.
+  """
   return {
+    "rows": rows,
     "task": config.data.name,
     "label_names": list(setup.corpus.label_names),
     "text_keys": list(setup.corpus.text_keys),
@@ -118,7 +131,7 @@ def first_card(
     "data_per_class": config.data_per_class,
     "sequence_length": config.sequence_length,
     "embedding_space": setup.space_id,
-    "provenance": workdirs.environment(""),
+    "provenance": workdirs.environment(command),
     "results": {},
   }
 

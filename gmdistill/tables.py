@@ -28,6 +28,7 @@ from gmdistill import (
   workdirs,
 )
 
+DISTILLED = "distilled"  # the row of a set, beside:
 CORESETS = ("random", "herding", "k_centers")
 _VERSION = 4  # Raise it when the same options come to mean other baselines.
 

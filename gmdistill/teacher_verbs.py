@@ -54,17 +54,16 @@ def teach(flags: Any, rest: list[str], command: str) -> None:
 
 def relabel(flags: Any, rest: list[str], command: str) -> None:
   """Has one or several teachers label a set, a baseline's rows or texts."""
-  del command
   verbs.nothing_else(rest)
   if not flags.teacher or not flags.workdir:
     raise errors.InputError(
       "relabel needs --teacher=DIR (one or several) and --workdir=DIR."
     )
   texts = flags.set.endswith(".jsonl")
-  is_set = flags.row == "distilled" and not texts
+  is_set = flags.row == tables.DISTILLED and not texts
   if texts and not paths.path(flags.set).is_file():
     raise errors.InputError(f"there is no file {flags.set}.")
-  if texts and flags.row != "distilled":
+  if texts and flags.row != tables.DISTILLED:
     raise errors.InputError(
       f"--row={flags.row} and --set={flags.set} are two things to label; give "
       "one of them."
@@ -74,7 +73,7 @@ def relabel(flags: Any, rest: list[str], command: str) -> None:
       "relabel needs --config=configs/NAME.py for a baseline's rows or texts: "
       "it says which embeddings are theirs."
     )
-  if flags.row not in ("distilled", *tables.CORESETS):
+  if flags.row not in (tables.DISTILLED, *tables.CORESETS):
     raise errors.InputError(
       f"--row={flags.row} is none of distilled, {', '.join(tables.CORESETS)}."
     )
@@ -85,7 +84,9 @@ def relabel(flags: Any, rest: list[str], command: str) -> None:
   named = [teachers.load(name) for name in flags.teacher]
   for teacher in named:
     teachers.require_labels(teacher, setup.corpus.label_names)
-  read, card = settings.data_options(config), finish.first_card(setup, config)
+  read = settings.data_options(config)
+  whose = "texts" if texts else flags.row
+  card = finish.first_card(setup, config, command, whose)
   if texts:
     rows = relabelling.of_texts(setup, source, read)
   elif is_set:

@@ -126,7 +126,7 @@ def train(flags: Any, rest: list[str], command: str) -> None:
     )
   student = student_folder(flags.workdir, "student")
   setup = recipe.setup(config)
-  syn = _fitting_set(setup, folder, config)
+  syn, _ = _fitting_set(setup, folder, config)
   pretrained.check_exportable(setup.problem.student)
   params, seconds, accuracy = tables.Table(setup, config).student(
     recipe.protocol(config, name), evaluation.stacked(syn)
@@ -183,19 +183,22 @@ def evaluate(flags: Any, rest: list[str], command: str) -> None:
   be trusted, under one or all protocols."""
   del command
   nothing_else(rest)
-  config, folder = config_and_set(flags, needs_set=flags.row == "distilled")
+  config, folder = config_and_set(
+    flags, needs_set=flags.row == tables.DISTILLED
+  )
   target = workdirs.writable(flags.workdir) if flags.workdir else None
   setup = recipe.setup(config)
   names = [flags.protocol] if flags.protocol else list(config.protocols)
   table = tables.Table(setup, config, calibrated=True)
-  sets = None
-  if flags.row == "distilled":
-    sets = evaluation.stacked(_fitting_set(setup, folder, config))
+  sets, row = None, flags.row
+  if flags.row == tables.DISTILLED:
+    syn, card = _fitting_set(setup, folder, config)
+    sets, row = evaluation.stacked(syn), card.get("rows", tables.DISTILLED)
   found = {}
   for name in names:
     protocol = recipe.protocol(config, name)
     if sets is not None:
-      found[name] = table.measure(protocol, sets, f"{name}: distilled").row()
+      found[name] = table.measure(protocol, sets, f"{name}: {row}").row()
     elif flags.row == "full":
       found[name] = table.full()
     elif flags.row in tables.CORESETS:
@@ -205,7 +208,7 @@ def evaluate(flags: Any, rest: list[str], command: str) -> None:
         f"--row={flags.row} is none of distilled, full, "
         f"{', '.join(tables.CORESETS)}."
       )
-    found[name]["row"] = flags.row
+    found[name]["row"] = row
   print(json.dumps(found, indent=2))
   if target is not None:
     target.mkdir(parents=True, exist_ok=True)
@@ -232,8 +235,8 @@ def report(flags: Any, rest: list[str], command: str) -> None:
 
 def _fitting_set(
   setup: spaces.Setup, folder: epath.Path, config: ml_collections.ConfigDict
-) -> synthetic.SyntheticSet:
-  """Reads a set; refuses one of another space, other classes or lengths."""
+) -> tuple[synthetic.SyntheticSet, dict[str, Any]]:
+  """Reads a set and its card; refuses what the student cannot train on."""
   syn, card = set_files.load(folder, setup.space_id)
   _say_stale(card, folder, config)
   set_files.require_classes(syn, card, folder, setup.corpus.label_names)
@@ -253,7 +256,7 @@ def _fitting_set(
         f"the set brings no {name}, so students lose no {loss} to them; "
         "gmdistill relabel gives it some"
       )
-  return set_files.for_student(setup.problem, syn)
+  return set_files.for_student(setup.problem, syn), card
 
 
 def _say_stale(card, folder, config):

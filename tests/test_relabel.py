@@ -71,6 +71,7 @@ def test_a_set_gets_what_its_teacher_says(folder, taught, source):
   np.testing.assert_allclose(syn.batch.labels, total, atol=1e-5)
   np.testing.assert_array_equal(syn.batch.inputs, before.batch.inputs)
   assert card["teachers"] == [{"name": "teacher0", "id": teacher.id}]
+  assert card["rows"] == "random"  # as of the set that it was
 
 
 def test_students_train_on_a_relabelled_set_by_any_loss(folder, taught, capsys):
@@ -78,9 +79,11 @@ def test_students_train_on_a_relabelled_set_by_any_loss(folder, taught, capsys):
     "--config.kd.features=cosine",
     "--config.teachers.alpha=0.0",
   ]
-  syn, _ = relabelled(
+  syn, card = relabelled(
     folder / "coreset", POLISH, taught[:1], "--row=k_centers", *fields
   )
+  assert card["rows"] == "k_centers"
+  assert "--row=k_centers" in card["provenance"]["command"]
   assert syn.batch.teacher_features.shape == (8, 1, 16)
   np.testing.assert_array_equal(syn.batch.labels.sum(axis=1), 1.0)
   assert syn.batch.labels.max(axis=1).min() == 1.0  # alpha=0: their own
@@ -101,7 +104,9 @@ def test_students_train_on_a_relabelled_set_by_any_loss(folder, taught, capsys):
       "--config.kd.features=mse",
       "--config.kd.teaching=none",
     )
-    found.append(json.loads(capsys.readouterr().out)["scratch"]["mean"])
+    row = json.loads(capsys.readouterr().out)["scratch"]
+    assert row["row"] == "k_centers"
+    found.append(row["mean"])
   assert all(0 < x < 1 for x in found)
 
 
