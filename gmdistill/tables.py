@@ -181,6 +181,7 @@ class Table:
     def measured():
       protocol = recipe.protocol(self._config, "full")
       corpus = self._setup.corpus
+      say_what_full_trains(self._config, corpus, "full")
       batch = data.as_batch(corpus.train, self._num_classes)
       sets = evaluate.stacked(synthetic.SyntheticSet(batch))
       found = self.measure(protocol, sets, "full", at_once=1, by_group=True)
@@ -233,3 +234,14 @@ class Table:
         path.parent.mkdir(parents=True, exist_ok=True)
         workdirs.write_json(path, row)
     return row
+
+
+def say_what_full_trains(
+  config: ml_collections.ConfigDict, corpus: data.Corpus, label: str
+) -> None:
+  """Says how much is ahead: a training is one program, which says nothing."""
+  steps, size = config.full.num_steps, config.full.batch_size
+  metrics.say(
+    f"{label}: training on all {len(corpus.train.labels)} rows, {steps} steps "
+    f"of {size} a student; the next line comes when they are done"
+  )

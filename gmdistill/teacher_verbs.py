@@ -40,6 +40,7 @@ def teach(flags: Any, rest: list[str], command: str) -> None:
   pretrained.check_exportable(setup.problem.student)
   train = labelling.taught(setup.corpus, config)
   whole = data.as_batch(train, len(setup.corpus.label_names))
+  tables.say_what_full_trains(config, setup.corpus, "teacher")
   params, seconds, accuracy = tables.Table(setup, config).student(
     recipe.protocol(config, "full"),
     evaluation.stacked(synthetic.SyntheticSet(whole)),
