@@ -5,6 +5,7 @@ teachers of each example; one teacher has weight 1, and permuting the teachers
 permutes the weights and changes nothing else.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -147,6 +148,97 @@ def mean_of_losses(
   # A masked row may be anything, NaN too: the mean leaves it out.
   total_N = (jnp.asarray(weights_KxN) * values_KxN).sum(axis=0)
   return losses.masked_mean(total_N, mask_N)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """How several teachers and the truth become one label.
+
+  Attributes:
+    alpha: The teachers' share, from 0, the truth alone, to 1.
+    temperature: Of the teachers.
+    temperatures: One for each of the teachers instead.
+    join: `probabilities` or `logits`, whose mean is taken.
+    weights: `equal`, `confidence` (in the true label; equal where a row has
+      none) or `entropy`.
+    certainty: Each row's share is alpha times the teachers' certainty, which is
+      0 where what they say is uniform, and 1 where they name one class.
+    top_k: Classes that are kept; the mass of the others is spread evenly over
+      them. 0: all, exactly.
+  """
+
+  alpha: float = 1.0
+  temperature: float = 1.0
+  temperatures: tuple[float, ...] = ()
+  join: str = "probabilities"
+  weights: str = "equal"
+  certainty: bool = False
+  top_k: int = 0
+
+  def __post_init__(self) -> None:
+    """Checks the fields.
+
+    Raises:
+      ValueError: an unknown choice, or a number out of its range.
+    """
+    object.__setattr__(self, "temperatures", tuple(self.temperatures))
+    lowest = min(self.temperature, *self.temperatures, np.inf)
+    if not 0 <= self.alpha <= 1 or lowest <= 0:
+      raise ValueError(
+        f"alpha={self.alpha} must be 0 to 1, and temperatures above 0."
+      )
+    if self.join not in JOINS:
+      known = ", ".join(JOINS)
+      raise ValueError(f"join={self.join!r} is none of {known}.")
+    if self.weights not in WEIGHTS:
+      known = ", ".join(WEIGHTS)
+      raise ValueError(f"weights={self.weights!r} is none of {known}.")
+
+
+def soft_labels(
+  logits_KxNxC: np.ndarray, truth_NxC: np.ndarray, options: Options
+) -> np.ndarray:
+  """Returns alpha times what the teachers say, 1 - alpha times the truth.
+
+  Args:
+    logits_KxNxC: The teachers' logits.
+    truth_NxC: The true labels, one-hot where they are hard.
+    options: See `Options`.
+
+  Returns:
+    Labels [N, C], float32; each row sums to 1 where the truth does.
+
+  Raises:
+    ValueError: more temperatures than teachers, or too large a `top_k`.
+  """
+  count, _, classes = logits_KxNxC.shape
+  temperatures = options.temperatures or (options.temperature,) * count
+  if len(temperatures) != count or not 0 <= options.top_k <= classes:
+    raise ValueError(
+      f"temperatures={options.temperatures} must be one for each of {count} "
+      f"teachers, and top_k={options.top_k} from 0 to {classes}."
+    )
+  weights_KxN = weights(options.weights, logits_KxNxC, truth_NxC)
+  joined_NxC = JOINS[options.join](
+    logits_KxNxC, weights_KxN, np.asarray(temperatures, np.float32)
+  )
+  said_NxC = np.asarray(jax.nn.softmax(joined_NxC), np.float32)
+  if 0 < options.top_k < classes:
+    said_NxC = _largest(said_NxC, options.top_k)
+  share_Nx1 = np.full((len(truth_NxC), 1), options.alpha, np.float32)
+  if options.certainty:
+    share_Nx1 *= np.asarray(certainty(joined_NxC))[:, None]
+  mixed_NxC = share_Nx1 * said_NxC + (1 - share_Nx1) * truth_NxC
+  return mixed_NxC.astype(np.float32)
+
+
+def _largest(said_NxC, top_k):
+  order_NxC = np.argsort(-said_NxC, axis=1, kind="stable")
+  kept_NxC = np.zeros(said_NxC.shape, bool)
+  np.put_along_axis(kept_NxC, order_NxC[:, :top_k], True, axis=1)
+  missing_Nx1 = np.where(kept_NxC, 0.0, said_NxC).sum(axis=1, keepdims=True)
+  rest = said_NxC.shape[1] - top_k
+  return np.where(kept_NxC, said_NxC, missing_Nx1 / rest)
 
 
 def _log_probs(logits):

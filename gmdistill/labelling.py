@@ -14,6 +14,7 @@ import numpy as np
 from gmdistill import (
   criteria,
   data,
+  ensembles,
   errors,
   losses,
   rationales,
@@ -47,7 +48,7 @@ def taught(
   if options.alpha:
     truth_NxC = np.eye(len(corpus.label_names))[corpus.train.labels]
     soft_NxC = schedule.named(
-      "teachers", lambda: teachers.soft_labels(said_KxNxC, truth_NxC, options)
+      "teachers", lambda: ensembles.soft_labels(said_KxNxC, truth_NxC, options)
     )
     found = found._replace(soft=soft_NxC)
   if config.kd.loss:
@@ -137,11 +138,11 @@ def teacher_names(config: ml_collections.ConfigDict) -> list[str]:
   return [names] if isinstance(names, str) and names else list(names)
 
 
-def label_options(config: ml_collections.ConfigDict) -> teachers.Options:
+def label_options(config: ml_collections.ConfigDict) -> ensembles.Options:
   """Returns how the teachers' labels are joined and mixed with the truth."""
   fields = config.teachers.to_dict()
   fields.pop("dirs")
-  return schedule.named("teachers", lambda: teachers.Options(**fields))
+  return schedule.named("teachers", lambda: ensembles.Options(**fields))
 
 
 def criterion(config: ml_collections.ConfigDict) -> criteria.Criterion | None:

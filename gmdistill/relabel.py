@@ -12,6 +12,7 @@ from etils import epath
 
 from gmdistill import (
   data,
+  ensembles,
   errors,
   loading,
   schedule,
@@ -161,7 +162,7 @@ def _embedded(setup, batch):
 def label(
   rows: Rows,
   named: Sequence[teachers.Teacher],
-  options: teachers.Options,
+  options: ensembles.Options,
   *,
   features: bool,
 ) -> synthetic.SyntheticSet:
@@ -194,7 +195,7 @@ def label(
   logits_KxMxC = np.stack([np.asarray(one.logits) for one in said])
   own_MxC = np.asarray(rows.syn.batch.labels)
   labels_MxC = schedule.named(
-    "teachers", lambda: teachers.soft_labels(logits_KxMxC, own_MxC, options)
+    "teachers", lambda: ensembles.soft_labels(logits_KxMxC, own_MxC, options)
   )
   batch = dataclasses.replace(
     rows.syn.batch,

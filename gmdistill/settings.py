@@ -89,7 +89,7 @@ def defaults() -> ml_collections.ConfigDict:
       refresh=10,  # outer steps until representatives are chosen anew
       min_tokens=0,  # of rows in the outer loop's real batches
       # Whose labels the outer loop's real rows carry, in the share alpha; see
-      # teachers.Options. dirs: what `gmdistill teach` wrote, or hub ids.
+      # ensembles.Options. dirs: what `gmdistill teach` wrote, or hub ids.
       teachers=dict(
         dirs=(),
         alpha=1.0,

@@ -11,6 +11,7 @@ import tiny_config
 from gmdistill import (
   bank,
   data,
+  ensembles,
   errors,
   jobs,
   labelling,
@@ -94,7 +95,7 @@ def test_kept_classes_share_out_the_mass_of_the_others():
   truth = np.eye(4)[[3]]
 
   def labels(**fields):
-    return teachers.soft_labels(logits, truth, teachers.Options(**fields))
+    return ensembles.soft_labels(logits, truth, ensembles.Options(**fields))
 
   kept = labels(top_k=2)
   np.testing.assert_allclose(kept, [[0.5, 0.3, 0.1, 0.1]], atol=1e-6)
@@ -233,7 +234,9 @@ def test_a_bank_is_of_its_teachers_labels(folder, tmp_path):
 def test_a_row_that_its_teacher_is_unsure_of_keeps_its_own_label():
   logits = np.array([[[0.0, 0.0, 0.0], [9.0, -9.0, -9.0], [1.0, 0.5, 0.0]]])
   truth = np.eye(3)[[2, 2, 2]]
-  found = teachers.soft_labels(logits, truth, teachers.Options(certainty=True))
+  found = ensembles.soft_labels(
+    logits, truth, ensembles.Options(certainty=True)
+  )
   np.testing.assert_allclose(found[0], truth[0], atol=1e-6)  # uniform: nothing
   np.testing.assert_allclose(found[1], [1, 0, 0], atol=1e-5)  # certain: all
   np.testing.assert_allclose(found.sum(axis=1), 1.0, atol=1e-6)
@@ -242,8 +245,8 @@ def test_a_row_that_its_teacher_is_unsure_of_keeps_its_own_label():
 def test_nobody_is_confident_in_a_label_that_a_row_does_not_have():
   logits_KxNxC = np.array([[[3.0, 0.0]] * 2, [[0.0, 3.0]] * 2])
   truth_NxC = np.array([[0.5, 0.5], [1.0, 0.0]], np.float32)
-  options = teachers.Options(weights="confidence")
-  said_NxC = teachers.soft_labels(logits_KxNxC, truth_NxC, options)
+  options = ensembles.Options(weights="confidence")
+  said_NxC = ensembles.soft_labels(logits_KxNxC, truth_NxC, options)
   np.testing.assert_allclose(said_NxC[0], 0.5, atol=1e-6)
   assert said_NxC[1, 0] > 0.8
 
@@ -284,12 +287,12 @@ def test_a_torn_cache_of_labels_is_one_line(folder):
 def test_every_teacher_may_have_its_own_temperature():
   logits = np.array([[[2.0, 0.0]], [[2.0, 0.0]]])
   truth = np.eye(2)[[0]]
-  found = teachers.soft_labels(
-    logits, truth, teachers.Options(temperatures=(1.0, 1e6))
+  found = ensembles.soft_labels(
+    logits, truth, ensembles.Options(temperatures=(1.0, 1e6))
   )
   one = np.exp(2.0) / (1 + np.exp(2.0))
   np.testing.assert_allclose(found[0, 0], 0.5 * one + 0.25, atol=1e-5)
   with pytest.raises(ValueError, match="one for each of 2 teachers"):
-    teachers.soft_labels(
-      logits, truth, teachers.Options(temperatures=(1.0, 2.0, 3.0))
+    ensembles.soft_labels(
+      logits, truth, ensembles.Options(temperatures=(1.0, 2.0, 3.0))
     )

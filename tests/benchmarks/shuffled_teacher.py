@@ -24,7 +24,6 @@ from gmdistill import (
   ensembles,
   recipe,
   scoring,
-  teachers,
   training,
 )
 
@@ -79,7 +78,7 @@ def main():
   buckets = scoring.length_buckets(setup.corpus.reported, classes)
   for kind in ensembles.WEIGHTS:
     weights = np.asarray(ensembles.weights(kind, said, truth))
-    soft = teachers.soft_labels(said, truth, teachers.Options(weights=kind))
+    soft = ensembles.soft_labels(said, truth, ensembles.Options(weights=kind))
     found = np.concatenate(
       [
         scoring.accuracies(
