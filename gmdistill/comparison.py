@@ -65,8 +65,9 @@ def ablations(
 
   A base are the runs of this protocol whose folders' names have the part
   `base`, and what stands before it is a kind of its own: `steps-no_ema` differs
-  from `steps-base`, and from no `replay-base` beside it. Every other setting is
-  named by the fields in which it differs. `difference` is in fractions,
+  from `steps-base`, and from no `replay-base` beside it. Every other setting of
+  the same data is named by the fields in which it differs. `difference` is in
+  fractions,
   `standard_error` that of the difference: from the seeds' spread where both
   have seeds, from the students' where there is one.
 
@@ -90,7 +91,9 @@ def ablations(
   for row in rows:
     starts = {"-".join(_parts(row)[:n]) for n in range(len(_parts(row)))}
     kind = max(starts & bases.keys(), key=len, default=None)
-    if kind is not None and row is not bases[kind]:
+    if kind is None or row["dataset"] != bases[kind]["dataset"]:
+      continue
+    if row is not bases[kind]:
       found[kind].append(_measured_from(bases[kind], row))
   return found
 
@@ -174,7 +177,9 @@ def data_per_class_figure(runs: Sequence[results.Run], protocol: str) -> Figure:
     std = np.array([100 * (pooled["std"] or 0.0) for pooled in pools])
     color = figures.ROW_COLORS.get(label, figures.class_color(place))
     marker = figures.MARKERS[place % len(figures.MARKERS)]
-    axes.plot(own, mean, marker=marker, ms=4, color=color, label=label)
+    axes.plot(
+      own, mean, marker=marker, ms=4, color=color, label=figures.plain(label)
+    )
     axes.fill_between(
       own, mean - std, mean + std, color=color, alpha=0.13, lw=0
     )
@@ -245,7 +250,8 @@ def cost_figure(
     for x, row in own:
       axes.errorbar(
         x, 100 * row["mean"], yerr=100 * (row["std"] or 0.0), fmt="o",
-        ms=4, capsize=2, color=color, label=name if row is own[0][1] else None,
+        ms=4, capsize=2, color=color,
+        label=figures.plain(name) if row is own[0][1] else None,
       )  # fmt: skip
       axes.annotate(
         str(row["data_per_class"]), (x, 100 * row["mean"]), (4, 4),
@@ -254,7 +260,12 @@ def cost_figure(
     if name in full:
       x, mean = full[name]
       axes.plot(
-        x, 100 * mean, "*", ms=9, color=color, label=f"{name}, all its text"
+        x,
+        100 * mean,
+        "*",
+        ms=9,
+        color=color,
+        label=figures.plain(f"{name}, all its text"),
       )
   axes.set_xscale("log")
   axes.set(xlabel=label, ylabel=f"accuracy under {protocol}, %")
@@ -285,7 +296,7 @@ def layers_figure(runs: Sequence[results.Run]) -> Figure:
       [place for place, key in enumerate(layers) if key in line],
       [line[key] for key in layers if key in line],
       marker=figures.MARKERS[color % len(figures.MARKERS)], ms=4,
-      color=figures.class_color(color), label=name,
+      color=figures.class_color(color), label=figures.plain(name),
     )  # fmt: skip
   axes.set_xticks(range(len(layers)), layers, rotation=45, ha="right")
   axes.set(ylabel="cosine to the real gradient")

@@ -161,7 +161,7 @@ def projection_figure(run: results.Run) -> Figure:
       axes.scatter(x, y, color=class_color(label), **looks[kind])
   for label in classes[:_MOST_CLASSES_NAMED]:
     name = results.class_name(run, label)
-    axes.scatter([], [], color=class_color(label), label=name)
+    axes.scatter([], [], color=class_color(label), label=plain(name))
   axes.scatter([], [], color="#8b95a5", s=9, label="real")
   axes.scatter([], [], color="white", label="synthetic", **looks["synthetic"])
   shares = [f" ({100 * part:.0f} %)" for part in projection["explained"]]
@@ -177,7 +177,7 @@ def projection_figure(run: results.Run) -> Figure:
 BY_TITLE: dict[str, Callable[[results.Run], Figure]] = {
   "Accuracy by step": selection_figure,
   "Loss": loss_figure,
-  "Gradient cosine": cosine_figure,
+  "Gradient cosine by step": cosine_figure,
   "Features of real and synthetic examples": projection_figure,
 }
 
@@ -233,6 +233,16 @@ def _style(axes: Axes) -> None:
   axes.spines[["top", "right"]].set_visible(False)
   axes.grid(color="#e3e7ed", lw=0.7)
   axes.set_axisbelow(True)
+
+
+def plain(name: object) -> str:
+  """Returns a label that reads as `name`, whatever is in it.
+
+  Matplotlib takes dollars for mathematics, and leaves a label that begins with
+  an underscore out of the legend.
+  """
+  text = str(name).replace("$", r"\$")
+  return f"\u200b{text}" if text.startswith("_") else text
 
 
 def legend(figure: Figure) -> None:

@@ -148,6 +148,8 @@ def read_tensors(place: epath.Path) -> dict[str, np.ndarray]:
   Raises:
     SafetensorError, OSError, ValueError: it is damaged, or missing.
   """
+  import ml_dtypes  # noqa: F401 tells NumPy what bfloat16 is
+
   if is_local(place):
     return safetensors.numpy.load_file(place)
   # The library reads every precision from files alone, not from bytes.

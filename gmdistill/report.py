@@ -244,6 +244,11 @@ def _set_facts(run: results.Run) -> dict[str, str]:
   if "embeddings" in tensors:
     count, length, width = tensors["embeddings"].shape
     facts["embeddings"] = f"{count} examples x {length} tokens x {width}"
+    if "basis" in tensors:  # codes, so far
+      rank, width = tensors["basis"].shape
+      facts["embeddings"] = (
+        f"{count} examples x {length} tokens x {width}, of rank {rank}"
+      )
   if "labels" in tensors:
     low, high = tensors["labels"].min(), tensors["labels"].max()
     facts["labels"] = f"from {low:.2f} to {high:.2f}"

@@ -99,24 +99,29 @@ def _read_json(path: epath.Path) -> dict[str, Any]:
   if not path.is_file():
     return {}
   try:
-    return json.loads(path.read_text())
-  except json.JSONDecodeError as error:
+    found = json.loads(path.read_text())
+  except ValueError as error:
     raise errors.InputError(
       f"{path} is not JSON ({error}); restore it or run the job again."
     ) from error
+  if not isinstance(found, dict):
+    raise errors.InputError(
+      f"{path} is no JSON object; restore it or run the job again."
+    )
+  return found
 
 
 def _read_metrics(path: epath.Path) -> tuple[dict[str, np.ndarray], int]:
   """Columns by step, and how many lines before the last could not be read."""
   by_step: dict[int, dict[str, Any]] = {}
   unreadable = 0
-  text = path.read_text() if path.is_file() else ""
+  text = path.read_bytes() if path.is_file() else b""
   lines = [line for line in text.splitlines() if line.strip()]
   for number, line in enumerate(lines, start=1):
     try:
       record = json.loads(line)
       by_step[int(record["step"])] = record  # A resumed run repeats steps.
-    except (json.JSONDecodeError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
       unreadable += number < len(lines)  # A kill tears the last line only.
   records = [by_step[step] for step in sorted(by_step)]
   columns = {
@@ -240,7 +245,11 @@ def varying(rows: Sequence[Row]) -> dict[str, str]:
     "seed": "seed",
   }
   if rows and "seeds" in rows[0]:
-    del columns["run"], columns["seed"]
+    del columns["seed"]
+    told = [key for key in columns if key != "run"]
+    kinds = {tuple(row[key] for key in told) for row in rows}
+    if len(kinds) == len({row["setting"] for row in rows}):
+      del columns["run"]  # else a setting is named by the first of its runs
   return {
     key: header
     for key, header in columns.items()
@@ -325,7 +334,7 @@ def ledger(run: Run) -> dict[str, str]:
     "Real training text (UTF-8)": _bytes(text),
     "The set against the text": ratio,
     "Distillation": _seconds(cost.get("distill_seconds")),
-    "Peak memory of the process": _bytes(cost.get("peak_memory_bytes")),
+    "Peak memory of distillation": _bytes(cost.get("peak_memory_bytes")),
     "One student on the set": _seconds(on_set),
     "One student on the full data": _seconds(on_full),
     "Break-even": break_even,

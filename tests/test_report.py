@@ -18,7 +18,7 @@ TITLES = {
   "Accuracy under finetune",
   "Accuracy by step",
   "Loss",
-  "Gradient cosine",
+  "Gradient cosine by step",
   "Features of real and synthetic examples",
 }
 
@@ -183,11 +183,21 @@ def test_a_folder_without_a_finished_run_names_the_command(workdir, name):
 
 
 def test_broken_json_and_other_schemas_are_refused_in_one_line(workdir):
-  for text in ('{"schema": 1', '{"schema": 2}'):
+  for text in ('{"schema": 1', '{"schema": 2}', "[]"):
     (workdir / "summary.json").write_text(text)
     with pytest.raises(errors.InputError, match="summary.json") as caught:
       report.load_run(workdir)
     assert "\n" not in str(caught.value)
+
+
+def test_lines_of_metrics_that_say_no_step_are_counted(workdir):
+  with (workdir / "metrics.jsonl").open("ab") as file:
+    file.write(b'{"step": "x"}\n{"step": Infinity}\n{"step": "\xff"}\n[]\n{}\n')
+    file.write(b'{"step": 40, "outer/loss": 7.5}\n')
+  run = report.load_run(workdir)
+  steps, losses = results.series(run, "outer/loss")
+  assert steps[-1] == 40 and losses[-1] == 7.5
+  assert any("5 unreadable lines" in said for said in run.missing)
 
 
 def test_recovery_and_standard_error_are_computed(workdir):
@@ -241,6 +251,24 @@ def test_seeds_are_pooled_and_cached_rows_count_once(tmp_path):
   assert distilled["std"] == pytest.approx((0.02**2 + 0.02**2 * 2 / 3) ** 0.5)
   assert merged["random"]["seeds"] == 1
   assert merged["random"]["std_over_seeds"] is None
+
+
+def test_settings_that_no_column_tells_apart_are_named_by_a_run(tmp_path):
+  runs = [
+    make_run(
+      tmp_path / f"{name}-{seed}",
+      make_summary(seed=seed),
+      seed,
+      teachers={"alpha": alpha},
+    )
+    for name, alpha in (("hard", 0.0), ("taught", 0.9))
+    for seed in (0, 1)
+  ]
+  rows = results.results_table([report.load_run(run) for run in runs])
+  text = results.as_text(comparison.over_seeds(rows))
+  assert text.count("hard-0") == text.count("taught-0") == len(ROWS)
+  alike = comparison.over_seeds(rows[: len(rows) // 2])
+  assert "hard" not in results.as_text(alike)
 
 
 def test_one_student_has_no_spread(tmp_path):
@@ -341,6 +369,26 @@ def test_each_kind_of_ablation_has_a_base_of_its_own(tmp_path):
   }
   page = page_of(runs, tmp_path)
   assert "finetune, replay" in page and "finetune, steps" in page
+
+
+def test_a_run_of_other_data_is_no_ablation(tmp_path):
+  runs = []
+  for name in ("bert-base-sst2", "bert-base-ag_news"):
+    summary = make_summary() | {"dataset": name}
+    runs.append(report.load_run(make_run(tmp_path / name, summary)))
+  (kind,) = comparison.ablations(runs, "finetune").values()
+  assert [line["change"] for line in kind] == ["base"]
+
+
+@pytest.mark.parametrize("name", ["_neg", r"a$\b$", "$5"])
+def test_a_name_is_read_as_it_stands(workdir, name):
+  run = report.load_run(workdir)
+  run.card["label_names"] = [name, "pos"]
+  figure = figures.projection_figure(run)
+  (legend,) = figure.legends
+  said = [text.get_text() for text in legend.get_texts()]
+  assert len(said) == 4 and said[0].strip("\u200b") == name.replace("$", r"\$")
+  assert "<svg" not in figures.as_image(figure)  # it is drawn, and encoded
 
 
 def test_layers_are_in_order_from_below():
@@ -466,5 +514,18 @@ def test_opening_a_run_needs_neither_jax_nor_pyplot():
     "import sys; from gmdistill import report; "
     "bad = {'jax', 'tensorflow', 'matplotlib.pyplot'} & set(sys.modules); "
     "assert not bad, bad"
+  )
+  subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_set_in_bfloat16_is_read_without_jax(workdir):
+  file = workdir / "set/set.safetensors"
+  halves = {"embeddings": np.ones((4, 2, 8), jnp.bfloat16)}
+  safetensors_numpy.save_file(halves, file)
+  code = (
+    "import sys; from gmdistill import results; "
+    f"found = results.load_run({str(workdir)!r}).tensors; "
+    "assert float(found['embeddings'].sum()) == 64; "
+    "assert 'jax' not in sys.modules"
   )
   subprocess.run([sys.executable, "-c", code], check=True)
