@@ -12,6 +12,7 @@ entry is there whole or not at all, so a killed build goes on where it was.
 import dataclasses
 import functools
 import json
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -84,9 +85,10 @@ class Options:
     Raises:
       InputError: names the field and what would be right.
     """
-    ages = tuple(int(age) for age in self.ages)
+    ages = tuple(self.ages)
     object.__setattr__(self, "ages", ages)
-    if not ages or ages[0] < 0 or list(ages) != sorted(set(ages)):
+    steps = all(isinstance(age, int) for age in ages)
+    if not (ages and steps and ages[0] >= 0 and list(ages) == sorted({*ages})):
       raise errors.InputError(
         f"bank.ages={ages} must be steps in rising order, such as (0, 8, 32)."
       )
@@ -107,10 +109,16 @@ class Options:
       distances.check_matched(self.matched)
     except ValueError as error:
       raise errors.InputError(f"bank.{error}") from error
-    if self.clip < 0 or self.noise < 0 or not 0 < self.delta < 1:
+    if self.seed < 0 or not 0 < self.learning_rate < math.inf:
       raise errors.InputError(
-        f"bank.clip={self.clip} and bank.noise={self.noise} must not be below "
-        f"0, bank.delta={self.delta} must lie between 0 and 1."
+        f"bank.seed={self.seed} must be at least 0, and bank.learning_rate="
+        f"{self.learning_rate} above it."
+      )
+    finite = all(map(math.isfinite, (self.clip, self.noise)))
+    if not finite or min(self.clip, self.noise) < 0 or not 0 < self.delta < 1:
+      raise errors.InputError(
+        f"bank.clip={self.clip} and bank.noise={self.noise} must be numbers "
+        f"from 0 on, bank.delta={self.delta} must lie between 0 and 1."
       )
     if self.along and self.along_steps < 2:
       raise errors.InputError(
@@ -215,7 +223,7 @@ class Bank:
         f"the bank in {self.folder} does not fit this run: {said}. Build one "
         "with gmdistill bank and this config."
       )
-    self.options = Options(**found["options"])
+    self.options = options_of(found, self.folder)
     self._entries = self.folder / "entries"
     self._shapes = entry_shapes(setup, self.options)
     absent = [
@@ -356,6 +364,21 @@ def read(folder: epath.Path) -> dict[str, Any]:
   except (ValueError, TypeError, AttributeError) as error:
     raise errors.InputError(
       f"{path} is damaged; build the bank again in an empty folder."
+    ) from error
+
+
+def options_of(about: dict[str, Any], folder: epath.Path) -> Options:
+  """Returns the options in what `read` found in a folder.
+
+  Raises:
+    InputError: they are none, or have a field that this version has not.
+  """
+  try:
+    return Options(**about["options"])
+  except (KeyError, TypeError) as error:
+    raise errors.InputError(
+      f"{folder / 'bank.json'} is damaged, or of another version of gmdistill; "
+      "build the bank again in an empty folder."
     ) from error
 
 

@@ -144,8 +144,9 @@ def guarantee(setup: spaces.Setup, options: bank.Options) -> dict[str, Any]:
   """
   if setup.problem.initial is None:
     raise errors.InputError(
-      "bank.noise hides rows from the gradients alone, and this student's "
-      "embedding table is learned from them; use student.pretrained."
+      "bank.noise hides rows from the gradients alone, and the embedding table "
+      "of a student without pretrained weights may be learned from them; use "
+      "student.pretrained, and student.kind=transformer."
     )
   scarcest = int(np.bincount(setup.corpus.train.labels).min())
   steps = options.num_trajectories * max(options.ages)
@@ -187,7 +188,7 @@ def _refuse_another(folder, about):
     return
   earlier = bank.read(folder)
   # A bank begun before an option was known had its default.
-  earlier["options"] = _plain(bank.Options(**earlier["options"]))
+  earlier["options"] = _plain(bank.options_of(earlier, folder))
   differing = workdirs.differences(earlier, json.loads(json.dumps(about)))
   if differing:
     raise errors.InputError(

@@ -325,6 +325,34 @@ def test_a_damaged_description_is_refused(own, setup):
     bank.Bank(own, setup)
 
 
+@pytest.mark.parametrize("options", [{}, {"options": {"new": 1}}])
+def test_a_description_of_another_version_is_refused(own, setup, options):
+  about = json.loads((own / "bank.json").read_text())
+  del about["options"]
+  (own / "bank.json").write_text(json.dumps(about | options))
+  said = "is damaged, or of another version"
+  with pytest.raises(errors.InputError, match=said):
+    bank.Bank(own, setup)
+  with pytest.raises(errors.InputError, match=said):
+    experts.build(own, setup, bank.Options(**FIELDS))
+
+
+@pytest.mark.parametrize(
+  "fields",
+  [
+    {"seed": -1},
+    {"learning_rate": -1.0},
+    {"clip": float("nan")},
+    {"ages": "x"},
+    {"ages": (0, 1.5)},
+  ],
+)
+def test_numbers_that_no_bank_has_are_refused(fields):
+  (name,) = fields
+  with pytest.raises(errors.InputError, match=f"bank.{name}="):
+    bank.Options(**(FIELDS | fields))
+
+
 def test_a_disk_without_room_is_told_before_anything_is_written(
   tmp_path, setup, monkeypatch
 ):
