@@ -63,13 +63,23 @@ def to_flax(
     (layers[parent] if parent else layers)[leaf] = stacked
   params = {
     "position": tensors["embeddings.position_embeddings.weight"],
-    "token_type": tensors["embeddings.token_type_embeddings.weight"],
+    "token_type": _two_types(
+      tensors["embeddings.token_type_embeddings.weight"]
+    ),
     "embedding_norm": norm("embeddings.LayerNorm"),
     "layers": layers,
   }
   if pooling == "first":
     params["pooler"] = dense("pooler.dense")
   return jax.tree.map(jnp.asarray, params)
+
+
+def _two_types(table):
+  """Returns the types of a pair's texts, of models with one or with many.
+
+  Students read the first alone.
+  """
+  return np.concatenate([table, np.zeros_like(table)])[:2]
 
 
 def check_shapes(

@@ -22,6 +22,7 @@ from gmdistill import tokenizer as tokenizing
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
 # For what BERT has no place.
 BESIDE = ("classifier.safetensors", "rationale_head.safetensors")
+TOKENIZER_CONFIG = "tokenizer_config.json"
 
 _SIZES = (
   "hidden_size",
@@ -246,7 +247,9 @@ def _fetch(source: str) -> epath.Path:
 
   try:
     return epath.Path(
-      huggingface_hub.snapshot_download(source, allow_patterns=list(FILES))
+      huggingface_hub.snapshot_download(
+        source, allow_patterns=[*FILES, *BESIDE, TOKENIZER_CONFIG]
+      )
     )
   except Exception as error:  # noqa: BLE001 the hub's errors have no common base
     raise errors.InputError(
@@ -258,7 +261,7 @@ def _fetch(source: str) -> epath.Path:
 def tells_pairs(folder: epath.Path) -> bool:
   """Whether a directory's model was given token types, as BERT's own are."""
   try:
-    said = json.loads((folder / "tokenizer_config.json").read_text())
+    said = json.loads((folder / TOKENIZER_CONFIG).read_text())
     return "token_type_ids" in said.get("model_input_names", ["token_type_ids"])
   except (OSError, ValueError, AttributeError, TypeError):
     return True
@@ -304,7 +307,19 @@ def read_config(folder: epath.Path) -> dict[str, Any]:
       f"{folder / 'config.json'} has hidden_size={config['hidden_size']}, "
       f"which {config['num_attention_heads']} attention heads do not divide."
     )
-  return {"hidden_act": "gelu", "layer_norm_eps": 1e-12, **config}
+  if config.get("is_decoder"):
+    raise errors.InputError(
+      f"{folder} holds a decoder (is_decoder), whose tokens see no later ones; "
+      "use an encoder."
+    )
+  config = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, **config}
+  epsilon = config["layer_norm_eps"]
+  if not isinstance(epsilon, float | int) or not 0 < epsilon < 1:
+    raise errors.InputError(
+      f"{folder / 'config.json'} has layer_norm_eps={epsilon!r}; it must be a "
+      "small number above 0."
+    )
+  return config
 
 
 def read_tensors(path: epath.Path) -> dict[str, np.ndarray]:

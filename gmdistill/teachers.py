@@ -66,10 +66,17 @@ def load(source: str) -> Teacher:
   read = pretrained.load(source, 0, pooling)
   weight_CxD = tensors["classifier.weight"]
   config = pretrained.read_config(folder)
-  names = config.get("id2label", {})
-  labels = tuple(
-    names.get(str(i), f"LABEL_{i}") for i in range(len(weight_CxD))
-  )
+  names, slots = config.get("id2label", {}), config.get("rationale_slots", 0)
+  width, classes = read.embeddings.shape[1], weight_CxD.shape[0]
+  told = isinstance(names, dict) and isinstance(slots, int)
+  shapes = weight_CxD.shape, tensors["classifier.bias"].shape
+  if not told or shapes != ((classes, width), (classes,)):
+    raise errors.InputError(
+      f"{source} has a head of shapes {shapes}, or an id2label or "
+      f"rationale_slots in config.json, that fit no teacher {width} wide; save "
+      "it again."
+    )
+  labels = tuple(str(names.get(str(i), f"LABEL_{i}")) for i in range(classes))
   module = students.Transformer(len(labels), **read.student)
   head = {"kernel": weight_CxD.T, "bias": tensors["classifier.bias"]}
   params = {**read.params, "head": jax.tree.map(jnp.asarray, head)}
@@ -80,7 +87,7 @@ def load(source: str) -> Teacher:
     params,
     read.tokenizer_file,
     labels,
-    config.get("rationale_slots", 0),
+    slots,
     pretrained.tells_pairs(folder),
   )
 

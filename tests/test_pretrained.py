@@ -174,6 +174,30 @@ def test_hidden_states_are_those_of_transformers(transformers):
   )
 
 
+@pytest.mark.parametrize("types", [1, 16])
+def test_any_number_of_token_types_loads(folder, types):
+  expected = assert_first_type(pretrained.load(str(folder)))
+  name = "bert.embeddings.token_type_embeddings.weight"
+  tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+  name = next(
+    key for key in tensors if key.endswith("token_type_embeddings.weight")
+  )
+  table = np.zeros((types, tensors[name].shape[1]), np.float32)
+  table[0] = expected
+  safetensors.numpy.save_file(
+    {**tensors, name: table}, folder / "model.safetensors"
+  )
+  edit_config(folder, type_vocab_size=types)
+  found = assert_first_type(pretrained.load(str(folder)))
+  np.testing.assert_array_equal(found, expected)
+
+
+def assert_first_type(read):
+  table = np.asarray(read.params["token_type"])
+  assert table.shape[0] == 2
+  return table[0]
+
+
 def test_num_layers_takes_the_first_layers():
   whole = pretrained.load(str(TINY))
   one = pretrained.load(str(TINY), num_layers=1)
@@ -391,6 +415,8 @@ def test_what_is_no_config_is_refused(folder, text):
     ({"hidden_size": "16"}, ["hidden_size='16'", "positive integer"]),
     ({"num_hidden_layers": 0}, ["num_hidden_layers=0", "positive integer"]),
     ({"num_attention_heads": 3}, ["hidden_size=16", "3 attention heads"]),
+    ({"layer_norm_eps": "1e-12"}, ["layer_norm_eps='1e-12'", "above 0"]),
+    ({"is_decoder": True}, ["decoder", "encoder"]),
   ],
 )
 def test_a_config_of_another_model_is_refused(folder, fields, named):
@@ -489,7 +515,11 @@ def test_a_hub_id_is_fetched_and_read(monkeypatch):
   monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
   read = pretrained.load("someone/tiny-bert")
   assert_same(read, pretrained.load(str(TINY)))
-  assert asked == [("someone/tiny-bert", list(pretrained.FILES))]
+  ((source, wanted),) = asked
+  assert source == "someone/tiny-bert"
+  # A teacher's too: its head may lie beside, and how it was told pairs.
+  beside = {"classifier.safetensors", "tokenizer_config.json"}
+  assert {*pretrained.FILES, *beside} <= set(wanted)
 
 
 @pytest.mark.parametrize(

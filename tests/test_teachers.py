@@ -1,5 +1,6 @@
 """Teachers, and what they say of the real data."""
 
+import json
 import pathlib
 import shutil
 
@@ -153,6 +154,17 @@ def test_a_changing_teacher_needs_a_loss():
 def test_a_directory_without_a_head_is_no_teacher():
   with pytest.raises(errors.InputError, match="has no classification head"):
     teachers.load(str(HERE / "tiny_bert"))
+
+
+@pytest.mark.parametrize(
+  "fields", [{"id2label": None}, {"id2label": []}, {"rationale_slots": "x"}]
+)
+def test_a_damaged_teacher_is_one_line(folder, tmp_path, fields):
+  own = shutil.copytree(folder, tmp_path / "own")
+  config = json.loads((own / "config.json").read_text())
+  (own / "config.json").write_text(json.dumps(config | fields))
+  with pytest.raises(errors.InputError, match="fit no teacher 16 wide"):
+    teachers.load(str(own))
 
 
 def test_a_teacher_of_other_classes_is_refused_by_name(folder):
