@@ -52,7 +52,7 @@ class Examples(NamedTuple):
   rationale: np.ndarray | None = None  # [N, R] int32
   rationale_steps: np.ndarray | None = None  # [N, R] int32
   rationale_weights: np.ndarray | None = None  # [N, R] float32
-  groups: np.ndarray | None = None  # [N] int32, by which accuracies are told
+  groups: np.ndarray | None = None  # [N] int64, by which accuracies are told
 
 
 class Corpus(NamedTuple):

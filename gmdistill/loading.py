@@ -67,8 +67,10 @@ class Options:
   def __post_init__(self) -> None:
     """Checks the numbers, and takes lists and single names for `text_keys`."""
     keys = self.text_keys
-    keys = tuple(keys.split(",")) if isinstance(keys, str) and keys else keys
-    object.__setattr__(self, "text_keys", tuple(keys))
+    keys = (keys,) if isinstance(keys, str) else keys
+    # A flag makes one name of several that have commas between.
+    keys = tuple(part for key in keys for part in key.split(",") if part)
+    object.__setattr__(self, "text_keys", keys)
     for field, least in (("max_length", 4), ("vocab_size", 64)):
       if getattr(self, field) < least:
         raise errors.InputError(

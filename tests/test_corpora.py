@@ -14,28 +14,19 @@ from gmdistill.corpora import docstrings, prose, sources
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-  """The corpus, prepared once: its source and how long that took."""
+  """The corpus, prepared once."""
   folder = tmp_path_factory.mktemp("tfds")
-  start = time.process_time()
-  source = sources.open_source("docstrings", data_dir="", embedded_dir=folder)
-  return source, time.process_time() - start
+  return sources.open_source("docstrings", data_dir="", embedded_dir=folder)
 
 
 @pytest.fixture(scope="module")
 def splits(prepared):
-  source, _ = prepared
-  return {split: sources.read(source, split) for split in ("train", "test")}
-
-
-def test_the_embedded_corpus_is_prepared_in_seconds(prepared):
-  source, seconds = prepared
-  assert source.builder.is_prepared()
-  assert seconds < 30  # About 8 on an idle machine.
+  return {split: sources.read(prepared, split) for split in ("train", "test")}
 
 
 def test_preparing_leaves_nothing_but_the_data_set(prepared):
-  source, _ = prepared
-  root = source.folder.parents[2]
+  assert prepared.builder.is_prepared()
+  root = prepared.folder.parents[2]
   assert os.listdir(root) == ["docstrings"]
   assert not list(root.rglob("*incomplete*"))
 
@@ -45,11 +36,10 @@ def test_preparing_needs_no_tensorflow(splits):
 
 
 def test_classes_are_balanced_and_at_least_four(prepared, splits):
-  source, _ = prepared
-  assert source.label_names == tuple(docstrings.label_names())
-  assert source.label_names[0] == "python"
-  assert len(source.label_names) >= 4
-  counts = dict.fromkeys(range(len(source.label_names)), 0)
+  assert prepared.label_names == tuple(docstrings.label_names())
+  assert prepared.label_names[0] == "python"
+  assert len(prepared.label_names) >= 4
+  counts = dict.fromkeys(range(len(prepared.label_names)), 0)
   for rows in splits.values():
     for label in rows.labels:
       counts[int(label)] += 1
@@ -109,9 +99,9 @@ def test_rows_are_those_of_the_builder(splits):
 
 
 def test_the_configuration_names_the_installed_versions(prepared):
-  source, _ = prepared
-  assert source.folder.parent.name == docstrings.installed_versions()
-  assert f"python-{platform.python_version()}" in source.folder.parent.name
+  name = prepared.folder.parent.name
+  assert name == docstrings.installed_versions()
+  assert f"python-{platform.python_version()}" in name
   for package in docstrings.PACKAGES:
     assert package in docstrings.installed_versions()
 
@@ -129,9 +119,9 @@ def test_the_standard_library_is_read_without_what_lies_beside_it(tmp_path):
 
 
 def test_a_prepared_corpus_is_not_prepared_again(prepared, monkeypatch):
-  source, _ = prepared
   monkeypatch.setattr(docstrings, "rows", None)
-  docstrings.prepare(source.folder.parents[2])
+  again = docstrings.prepare(prepared.folder.parents[2])
+  assert again.data_path == prepared.builder.data_path
 
 
 def _prepare_small(folder):

@@ -287,10 +287,12 @@ def test_an_unknown_name_suggests_one_on_disk(folder):
     loading.load(options(folder, name="../x"))
 
 
-def test_an_unprepared_set_says_how_to_prepare_it(folder):
+# One of TFDS's own search, one that it does not come to without TensorFlow.
+@pytest.mark.parametrize("name", ["imdb_reviews", "glue/sst2"])
+def test_an_unprepared_set_says_how_to_prepare_it(folder, name):
   message = "set config.data.dir to .*download_and_prepare"
   with pytest.raises(errors.InputError, match=message) as error:
-    loading.load(options(folder, name="imdb_reviews"))
+    loading.load(options(folder, name=name))
   assert one_line(error)
   assert str(folder) in str(error.value)
   assert not list(folder.iterdir())

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import hashlib
+import importlib
 import logging
 import os
 import re
@@ -16,6 +17,8 @@ from gmdistill import errors, paths
 
 EMBEDDED = ("docstrings", "chains")  # prepared on the spot, of our own
 
+# Where TFDS defines sets of texts.
+_TEXTS = ("tensorflow_datasets.text", "tensorflow_datasets.question_answering")
 _NAME = re.compile(r"[A-Za-z_]\w*(/[\w.+=-]+)?(:\d[\w.*]*)?")
 
 
@@ -65,13 +68,13 @@ def _prepared(name: str, data_dir: str) -> Any:
   folder = paths.path(data_dir or tfds.core.constants.DATA_DIR)
   try:
     with _quiet():
-      builder = tfds.builder(name, data_dir=data_dir or None)
+      builder = _known(name, data_dir or None)
       prepared = builder.is_prepared() and builder.info.splits
   # TFDS asserts where a version is unknown.
   except (ValueError, AssertionError):
     raise errors.InputError(_unknown(name, folder)) from None
   command = (
-    'python -c "import tensorflow_datasets as tfds; '
+    f'python -c "import tensorflow_datasets as tfds, {", ".join(_TEXTS)}; '
     f"tfds.builder('{name}', data_dir='{folder}')"
     ".download_and_prepare(file_format='array_record')\""
   )
@@ -88,6 +91,20 @@ def _prepared(name: str, data_dir: str) -> Any:
       f"{command}"
     )
   return builder
+
+
+def _known(name: str, data_dir: str | None) -> Any:
+  """Returns TFDS's builder of a name, wherever in TFDS it is defined.
+
+  Without TensorFlow, TFDS gives up its own search at the first module that
+  cannot be imported, and comes to no module of texts.
+  """
+  try:
+    return tfds.builder(name, data_dir=data_dir)
+  except tfds.core.DatasetNotFoundError:
+    for module in _TEXTS:
+      importlib.import_module(module)
+    return tfds.builder(name, data_dir=data_dir)
 
 
 def _copied(builder: Any, cache: epath.Path) -> Any:

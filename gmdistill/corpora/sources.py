@@ -102,13 +102,22 @@ def open_source(
   return Source(
     name=name,
     builder=builder,
-    text_keys=_text_keys(name, features, text_keys, rationale_key),
+    text_keys=_text_keys(
+      name, features, text_keys or _own_text(builder), rationale_key
+    ),
     label_key=label,
     label_names=tuple(features[label].names),
     folder=pathlib.Path(os.fspath(builder.data_path)),
     rationale_key=rationale_key,
     group_key=group_key,
   )
+
+
+def _own_text(builder: Any) -> tuple[str, ...]:
+  """Returns what is read of an embedded set, whose rationale ends in its label;
+  of others, nothing is known."""
+  embedded = builder.name in builders.EMBEDDED
+  return (builder.info.supervised_keys[0],) if embedded else ()
 
 
 def _text_keys(
@@ -266,7 +275,7 @@ def read(source: Source, split: str) -> Rows:
     np.array(labels, np.int32),
     len(records) - len(labels),
     rationales,
-    np.array(groups, np.int32) if source.group_key else None,
+    np.array(groups, np.int64) if source.group_key else None,
   )
 
 
