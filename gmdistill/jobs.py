@@ -89,8 +89,7 @@ def digest(job: Job, read: dict[str, Any]) -> str:
     job: The run's.
     read: Its `sources`.
   """
-  text = json.dumps([read, job.setup.space_id])
-  found = hashlib.sha256(text.encode())
+  found = hashlib.sha256(json.dumps(read).encode())
   for leaf in jax.tree.leaves(job.params):
     found.update(np.asarray(leaf).tobytes())
   return found.hexdigest()
@@ -105,6 +104,7 @@ def sources(job: Job) -> dict[str, Any]:
   return {
     "data": job.setup.corpus.fingerprint,
     "weights": problem.weights_id if problem.initial is not None else "",
+    "space": job.setup.space_id,
     "teachers": named,
   }
 

@@ -47,7 +47,8 @@ def examples(
     tokens: The token of each row of the table.
     classes: The class [M] that each example was started from.
   """
-  ids, cosines = nearest_tokens(synthetic_batch.inputs, table)
+  # A table padded to a round number has more rows than there are tokens.
+  ids, cosines = nearest_tokens(synthetic_batch.inputs, table[: len(tokens)])
   described = []
   for m in range(len(ids)):
     positions = np.flatnonzero(np.asarray(synthetic_batch.mask[m]))

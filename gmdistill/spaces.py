@@ -5,6 +5,7 @@ Every student of a run, and every reader of its synthetic set, shares it; its id
 is a hash of table and tokenizer.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
+import threadpoolctl
 from etils import epath
 from scipy import sparse
 
@@ -224,7 +226,10 @@ def learn_table(
   matrix = sparse.csr_matrix((information[positive], where), counts.shape)
   from sklearn.utils import extmath  # slow to import
 
-  left, _, _ = extmath.randomized_svd(matrix, width, random_state=0)
+  # The order in which sums are taken decides a table's last bits, and these its
+  # id: with one thread it is the same on as many cores as there are.
+  with threadpoolctl.threadpool_limits(1):
+    left, _, _ = extmath.randomized_svd(matrix, width, random_state=0)
   # Rows of one length, entries of about 0.05, as BERT's.
   left = left / (left.std(axis=1, keepdims=True) + 1e-6)
   return (left * (0.05 / left.std())).astype(np.float32)
@@ -278,7 +283,7 @@ def read_table(folder: epath.Path) -> jax.Array:
   path = folder / "embeddings.safetensors"
   try:
     return jnp.asarray(paths.read_tensors(path)["embeddings"])
-  except (OSError, KeyError, safetensors.SafetensorError) as error:
+  except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
     raise errors.InputError(
       f"{path} is missing or damaged ({error}); give the space/ folder of a "
       "finished run."
@@ -295,12 +300,14 @@ def _cached_table(
       f"the table is learned; use at most {shape[0]}, or a larger "
       "data.vocab_size."
     )
-  identity = json.dumps([corpus.fingerprint, module.width, table, 2])
+  identity = json.dumps([corpus.fingerprint, module.width, table, 3])
   digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
   folder = paths.path(paths.cache_folder() / "spaces" / digest)
-  if not is_written(folder):
-    learned = learn_table(corpus.train, shape=shape, **table)
-    write(folder, learned, corpus.tokenizer)
+  with contextlib.suppress(errors.InputError):
+    return read_table(folder)
+  (folder / "embeddings.safetensors").unlink(missing_ok=True)  # damaged
+  learned = learn_table(corpus.train, shape=shape, **table)
+  write(folder, learned, corpus.tokenizer)
   return read_table(folder)
 
 

@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 from conftest import make_synthetic
 
-from gmdistill import errors, set_files, synthetic, wrappers
+from gmdistill import errors, projection, set_files, synthetic, wrappers
 
 CARD = {"task": "toy", "label_names": ["a", "b"], "embedding_space": "abc"}
 
@@ -282,3 +282,14 @@ def test_a_low_rank_set_is_stored_as_its_factors(tmp_path):
 def test_a_rank_that_does_not_fit_is_refused(rank):
   with pytest.raises(ValueError, match="must be 1 to 8"):
     synthetic.factorized(rank).init(make_synthetic())
+
+
+def test_a_padded_table_has_no_tokens_beyond_the_tokenizers():
+  batch = make_synthetic()
+  width = batch.inputs.shape[-1]
+  tokens = ["a", "b", "c"]
+  padding = batch.inputs.reshape(-1, width)  # nearer than any token
+  table = jnp.concatenate([jnp.ones((3, width)), padding])
+  described = projection.examples(batch, table, tokens, np.zeros(4, int))
+  said = {near["token"] for x in described for at in x["tokens"] for near in at}
+  assert said == set(tokens)
