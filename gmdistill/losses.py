@@ -15,6 +15,8 @@ import numpy as np
 
 Array = jax.Array | np.ndarray
 Loss = Callable[[Array, Array, Array], jax.Array]
+# Of fewer logits there is one difference, and its softmax is always 1.
+LEAST_BILD = 3
 
 
 def forward_kl(
@@ -114,11 +116,13 @@ def bild_parts(
   permutation of the vocabulary, change nothing.
 
   Raises:
-    ValueError: k is below 2 or above C.
+    ValueError: k is below 3, or above C.
   """
   classes = student_NxC.shape[-1]
-  if not 2 <= k <= classes:
-    raise ValueError(f"k={k} must be 2 to {classes}, the number of classes.")
+  if not LEAST_BILD <= k <= classes:
+    raise ValueError(
+      f"k={k} must be {LEAST_BILD} to {classes}, the number of classes."
+    )
   student, teacher = (
     wide(student_NxC),
     jax.lax.stop_gradient(wide(teacher_NxC)),

@@ -31,6 +31,8 @@ class Protocol(NamedTuple):
   `train(problem, synthetic set, key, rate) -> params`, a pure function.
   `rates` are the learning rates every row may choose from; a set that brings
   its own step sizes, under a protocol that `replays`, has none to choose.
+  Students of one that is `fresh` start from random weights, whatever is
+  pretrained.
   `logits` reads what `train` returned, be it one student or many samples of
   one; `readings` name what else `calibration` reports, as its mean over rows.
   """
@@ -39,6 +41,7 @@ class Protocol(NamedTuple):
   rates: tuple[Rate, ...]
   num_students: int
   replays: bool = False
+  fresh: bool = False
   logits: scoring.Reading = scoring.logits
   readings: tuple[tuple[str, scoring.Reading], ...] = ()
 
@@ -54,11 +57,12 @@ def fine_tuning(
   teaching: str = "none",
   decay: float = 0.99,
   curriculum: float = 0.0,
+  fresh: bool = False,
 ) -> Protocol:
   """AdamW, linear warm-up, cosine decay, clip 1.0.
 
   The protocol `finetune` of a pretrained student with these defaults, and
-  `scratch` of a student from random initialisation with larger rates. With
+  `scratch` of a `fresh` one, from random weights, with larger rates. With
   `teaching`, a teacher that changes with the student joins in, and a criterion
   says what the student loses to it: `moving_average`, by `decay`, or `peer`.
   Over the share `curriculum` of the steps, real rationales count from their end
@@ -74,6 +78,7 @@ def fine_tuning(
     )
 
   def train(problem, syn: SyntheticSet, key, rate):
+    problem = _seen_by_student(problem, fresh)
     optimizer = fine_tuning_optimizer(
       rate, num_steps=num_steps, weight_decay=weight_decay, warmup=warmup
     )
@@ -93,7 +98,11 @@ def fine_tuning(
       seen=rationales.curriculum(curriculum),
     )
 
-  return Protocol(train, tuple(rates), num_students)
+  return Protocol(train, tuple(rates), num_students, fresh=fresh)
+
+
+def _seen_by_student(problem, fresh):
+  return problem.replace(initial=None) if fresh else problem
 
 
 def fine_tuning_optimizer(
@@ -201,6 +210,7 @@ def bayesian(
     return loss
 
   def train(problem, syn: SyntheticSet, key, rate):
+    problem = _seen_by_student(problem, start.fresh)
     start_key, chain_key = jax.random.split(key)
     labels_MxC = syn.batch.labels
     classes_MxC = jax.nn.one_hot(labels_MxC.argmax(-1), labels_MxC.shape[-1])
@@ -227,6 +237,7 @@ def bayesian(
     start.rates,
     num_students,
     start.replays,
+    start.fresh,
     uncertainty.posterior_logits,
     (("interval_width", uncertainty.interval_width),),
   )

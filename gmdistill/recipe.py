@@ -18,6 +18,7 @@ from gmdistill import (
   distances,
   errors,
   labelling,
+  losses,
   objectives,
   protocols,
   replays,
@@ -72,6 +73,12 @@ def setup(config: ml_collections.ConfigDict) -> spaces.Setup:
         f"kd.{field}={config.kd[field]} is about layers, which a student of "
         f"kind={config.student.kind} has not; use student.kind=transformer."
       )
+  classes = len(built.corpus.label_names)
+  if config.kd.loss == "bild" and classes < losses.LEAST_BILD:
+    raise errors.InputError(
+      f"kd.loss=bild compares differences of logits, and {classes} classes "
+      "have one alone; use another kd.loss."
+    )
   for objective in ("gradient_matching", "step_matching"):
     if objective in config.objective:
       require_matched(built, config[objective].matched, objective)
@@ -316,6 +323,7 @@ def protocol(
         teaching=kd.teaching,
         decay=kd.decay,
         curriculum=config.rationales.curriculum,
+        fresh=name == "scratch",
       ),
     )
   if name == "bayes":

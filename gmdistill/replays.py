@@ -58,11 +58,15 @@ def replay(
   """
   gradient = mixed_mode.grad(problem.loss, rule)
 
-  def step(params, own):
-    grads = gradient(params, rows_of(batch, own))
+  def step(params, progress_own):
+    progress, own = progress_own
+    taken = dataclasses.replace(rows_of(batch, own), progress=progress)
+    grads = gradient(params, taken)
     return moved(params, grads, own), None
 
-  return jax.lax.scan(step, params, steps)[0]
+  count = len(steps.learning_rates)
+  progress_T = jnp.arange(count) / max(count, 1)
+  return jax.lax.scan(step, params, (progress_T, steps))[0]
 
 
 def schedule(kind: str, num_steps: int) -> np.ndarray:

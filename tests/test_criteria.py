@@ -3,16 +3,19 @@
 import dataclasses
 import functools
 
+import conftest
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import make_problem, make_synthetic
+from conftest import make_synthetic
 
-from gmdistill import criteria, losses, students, training
+from gmdistill import criteria, losses, replays, students, training
 
-BATCH = make_synthetic()
+# Three: of two, some losses are nothing.
+BATCH = make_synthetic(classes=3)
+make_problem = functools.partial(conftest.make_problem, classes=3)
 ROWS, CLASSES = BATCH.labels.shape
 
 
@@ -49,6 +52,22 @@ def equal(one, two, tolerance=1e-6):
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=tolerance), one, two
   )
+
+
+def test_a_replay_says_how_far_it_is():
+  steps = replays.Steps(jnp.full(4, 0.5))
+  batch = with_teachers()
+
+  def end(loss):
+    problem = problem_with(to_teachers(loss=loss, weight=1.0))
+    params = start(problem, batch)
+    return jax.jit(replays.replay)(problem, params, batch, steps)
+
+  gaps = jax.tree.map(
+    lambda a, b: float(jnp.abs(a - b).max()), end("taid"), end("forward_kl")
+  )
+  # At its end alone is `taid` the divergence from the teacher itself.
+  assert max(jax.tree.leaves(gaps)) > 1e-3
 
 
 def test_forward_kl_has_the_gradient_of_soft_labels():
@@ -203,7 +222,7 @@ def test_a_centred_loss_asks_shallow_layers_for_no_other_shift():
   taught = problem_with(criteria.to_deepest(weight=1.0), pooling="mean")
   plain = make_problem(pooling="mean")
   params = start(taught)
-  shift = jnp.array([3.0, 0.0])
+  shift = jnp.array([3.0, 0.0, 0.0])
   params["head"] = {**params["head"], "bias": params["head"]["bias"] + shift}
 
   @functools.partial(jax.jit, static_argnames="centred")

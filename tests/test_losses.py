@@ -148,8 +148,11 @@ def test_bild_ignores_a_shift_and_the_order_of_the_vocabulary():
   assert float(
     loss(student[:, order], teacher[:, order], ones)
   ) == pytest.approx(whole, rel=1e-5)
-  with pytest.raises(ValueError, match="k=6 must be 2 to 5"):
+  with pytest.raises(ValueError, match="k=6 must be 3 to 5"):
     losses.bild(student, teacher, ones, k=6)
+  # Of two logits there is one difference, which no teacher says much of.
+  with pytest.raises(ValueError, match="k=2 must be 3 to 5"):
+    losses.bild(student, teacher, ones, k=2)
 
 
 def test_the_parts_of_decoupled_kd_make_forward_kl():

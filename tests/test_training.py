@@ -181,6 +181,24 @@ def test_a_diverged_student_is_right_of_nothing_and_reported_of_nobody():
   assert evaluate.chosen_by(found.accuracies) == 0.0
 
 
+def test_scratch_starts_from_random_weights_whatever_is_pretrained():
+  problem, batch = make_problem(), make_synthetic()
+  initial = problem.init(jax.random.key(5))
+  pretrained = problem.replace(initial=initial)
+  still = {"num_steps": 2, "rates": (0.0,), "weight_decay": 0.0}
+  sets, key = synthetic.SyntheticSet(batch), jax.random.key(1)
+  kernel = lambda p: p["layers"]["attention"]["key"]["kernel"]  # noqa: E731
+  fresh, tuned = (
+    kernel(
+      protocols.fine_tuning(fresh=x, **still).train(pretrained, sets, key, 0.0)
+    )
+    for x in (True, False)
+  )
+  np.testing.assert_array_equal(tuned, kernel(initial))
+  drawn = problem.init(jax.random.split(key)[0])
+  np.testing.assert_array_equal(fresh, kernel(drawn))
+
+
 def test_a_set_with_its_own_steps_chooses_no_rate():
   problem = make_problem()
   syn = synthetic.SyntheticSet(make_synthetic(), jnp.array([0.5, 0.1]))
