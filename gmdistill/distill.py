@@ -23,6 +23,7 @@ from gmdistill import (
   range_test,
   recipe,
   schedule,
+  settings,
   workdirs,
 )
 from gmdistill import mesh as meshes
@@ -44,8 +45,10 @@ def run(
     NotFinite: the run diverged; the last good checkpoint is kept.
     Stopped: SIGINT or SIGTERM; everything is saved.
   """
+  before = finish.peak_memory()  # a process may have had other runs
   processes.require_agreement("the config", workdirs.digest(config))
   with processes.together():
+    settings.check_numbers(config)
     protocols = recipe.reported_protocols(config)
     folder = workdirs.check(workdir, config)
     job = jobs.prepare(config, command)
@@ -65,10 +68,10 @@ def run(
         workdirs.claim(folder, config, command)
     with processes.together():
       workdirs.require_shared(folder)
-    return _run(job, folder, protocols, sources["teachers"])
+    return _run(job, folder, protocols, sources["teachers"], before)
 
 
-def _run(job, folder, protocols, named):
+def _run(job, folder, protocols, named, before):
   """Returns the last state; everything is checked and the folder is ours."""
   config, setup = job.config, job.setup
   metrics.say(
@@ -93,6 +96,7 @@ def _run(job, folder, protocols, named):
     finally:
       for part in (to.progress, to.writer, to.keep):
         part.close()
+    peak = finish.peak_memory()
     _stop_if_asked(job, int(state.step), signals)  # during the last save
     signals.obey_at_once(_saved(job, int(state.step)))
     finish.finish(
@@ -107,6 +111,7 @@ def _run(job, folder, protocols, named):
         "protocol": config.selection.protocol,
       },
       distill_seconds=seconds,
+      peak_bytes=peak if peak > before else None,
       named=named,
       command=job.command,
     )

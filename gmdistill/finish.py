@@ -36,6 +36,7 @@ def finish(
   best: synthetic.SyntheticSet,
   chosen: dict[str, Any],
   distill_seconds: float,
+  peak_bytes: int | None,
   named: list[dict[str, str]],
   command: str,
 ) -> None:
@@ -49,6 +50,7 @@ def finish(
     best: The set that the selection split chose.
     chosen: At which step, and its accuracy there.
     distill_seconds: How long the outer loop took.
+    peak_bytes: The most memory that it had; None: not known.
     named: Names and ids of the teachers that it asked.
     command: How to start the run again.
   """
@@ -80,6 +82,7 @@ def finish(
   ours = full.get("device", device) == device
   seconds_full = full["seconds"] if ours else None
   cost = _cost(setup, num_bytes, distill_seconds, seconds_set, seconds_full)
+  cost["peak_memory_bytes"] = peak_bytes
   summary = {
     "schema": 1,
     "dataset": config.data.name,
@@ -155,7 +158,6 @@ def _cost(setup, num_bytes, distill_seconds, seconds_set, seconds_full):
   saved = 0.0 if seconds_full is None else seconds_full - seconds_set
   return {
     "distill_seconds": distill_seconds,
-    "peak_memory_bytes": _peak_memory(),
     "student_seconds_set": seconds_set,
     "student_seconds_full": seconds_full,
     "set_bytes": num_bytes,
@@ -164,7 +166,8 @@ def _cost(setup, num_bytes, distill_seconds, seconds_set, seconds_full):
   }
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
+  """Returns the most bytes that this process has had, on its first device."""
   stats = jax.local_devices()[0].memory_stats()
   if stats and "peak_bytes_in_use" in stats:
     return int(stats["peak_bytes_in_use"])

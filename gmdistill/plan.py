@@ -242,7 +242,7 @@ def _on_a_device(tree):
 def number(count: float) -> str:
   """Returns a large number as it is said."""
   for unit in ("", " k", " M", " G"):
-    if count < 1000:
+    if count < 999.5:  # what rounds to 1000 is 1 of the next
       return f"{count:.3g}{unit}"
     count /= 1000
   return f"{count:.3g} T"

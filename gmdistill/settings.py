@@ -1,5 +1,6 @@
 """The fields that a config has, and their values."""
 
+import math
 import operator
 from typing import Any
 
@@ -301,6 +302,8 @@ def check_numbers(config: ml_collections.ConfigDict) -> None:
   from_zero = "seed replay_steps selection.apart trajectory.steps_between"
   at_least = dict.fromkeys(positive.split(), 1)
   at_least |= dict.fromkeys(from_zero.split(), 0)
+  if config.seed >= 2**63:
+    raise errors.InputError(f"seed={config.seed} must be below 2**63.")
   for protocol in ("finetune", "scratch", "full"):
     at_least[f"{protocol}.num_steps"] = 2  # a warm-up, and a step after it
   for field, least in at_least.items():
@@ -326,6 +329,20 @@ def check_numbers(config: ml_collections.ConfigDict) -> None:
     raise errors.InputError(
       f"label_smoothing={config.label_smoothing} must be from 0 to below 1."
     )
+  for field in (
+    "replay.rates",
+    "replay.head_scales",
+    "finetune.rates",
+    "scratch.rates",
+    "full.rates",
+    "stage_fractions",
+    "teachers.temperatures",
+  ):
+    numbers = operator.attrgetter(field)(config)
+    if not all(
+      isinstance(x, int | float) and math.isfinite(x) for x in numbers
+    ):
+      raise errors.InputError(f"{field}={numbers} must be numbers.")
   for protocol in ("replay", "finetune", "scratch", "full"):
     rates = config[protocol].rates
     if not rates or min(rates) <= 0:

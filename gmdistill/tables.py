@@ -30,6 +30,7 @@ from gmdistill import (
 
 DISTILLED = "distilled"  # the row of a set, beside:
 CORESETS = ("random", "herding", "k_centers")
+CORESET_SEED = 0  # of herding and K-centers, whatever the run's is
 _VERSION = 4  # Raise it when the same options come to mean other baselines.
 
 
@@ -141,6 +142,8 @@ class Table:
       config[name].to_dict(),
       config.replay_steps if protocol.replays else 0,
     ]
+    if protocol.fresh and self._setup.problem.initial is not None:
+      decides.append("fresh")
     if protocol.replays:
       decides += [config.normalised_steps, config.step_schedule]
     if name == "bayes":
@@ -158,7 +161,7 @@ class Table:
           pool=config.coreset_pool,
           seed=seed,
         )
-        for seed in range(draws)
+        for seed in range(CORESET_SEED, CORESET_SEED + draws)
       ]
       batches = [
         data.as_batch(data.take(self._setup.corpus.train, r), self._num_classes)

@@ -101,7 +101,8 @@ def relabel(flags: Any, rest: list[str], command: str) -> None:
       setup.corpus.train,
       per_class=config.data_per_class,
       pool=config.coreset_pool,
-      seed=config.seed,
+      # As the table's, but random rows, of which it takes as many as students.
+      seed=config.seed if flags.row == "random" else tables.CORESET_SEED,
     )
     rows = relabelling.of_coreset(setup, chosen, read)
   labelled = relabelling.label(

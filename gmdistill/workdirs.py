@@ -36,7 +36,7 @@ def digest(config: ml_collections.ConfigDict) -> str:
 def size(count: float) -> str:
   """Returns a number of bytes as it is said."""
   for unit in ("bytes", "kB", "MB", "GB"):
-    if count < 1000 or unit == "GB":
+    if count < 999.5 or unit == "GB":  # what rounds to 1000 is 1 of the next
       return f"{count:.3g} {unit}"
     count /= 1000
   raise AssertionError
@@ -91,7 +91,8 @@ def require_sources(folder: epath.Path, sources: dict[str, Any]) -> None:
 
   Args:
     folder: The run's.
-    sources: Ids of the data, the student's weights and the teachers.
+    sources: Ids of the data, the embedding space, the student's weights and
+      the teachers.
 
   Raises:
     InputError: an id has changed.

@@ -153,7 +153,10 @@ def test_the_verbs_work_on_a_finished_run(
     ("--config.step_schedule=cosine", ["step_schedule", "cosine", "linear"]),
     ("--config.step_matching.matched=tail", ["step_matching", "last_K"]),
     ("--config.replay.rates=()", ["replay.rates=()", "above 0"]),
+    ("--config.replay.rates=('a',)", ["replay.rates=('a',)", "numbers"]),
+    ("--config.stage_fractions=('a',)", ["stage_fractions=('a',)", "numbers"]),
     ("--config.seed=-1", ["seed=-1", "at least 0"]),
+    (f"--config.seed={2**63}", [f"seed={2**63}", "below 2**63"]),
     ("--config.selection.apart=-1", ["selection.apart=-1"]),
     ("--config.table.window=0", ["table.window=0", "at least 1"]),
     (
