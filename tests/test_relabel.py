@@ -366,6 +366,23 @@ def test_a_run_goes_on_only_with_its_own_teacher(taught, tmp_path, capsys):
   assert "holds a run of other teachers, of the same name" in said
 
 
+def test_a_run_goes_on_only_in_its_own_space(tmp_path, capsys):
+  run = [POLISH, f"--workdir={tmp_path / 'run'}", "--config.num_steps=2"]
+  run += ["--config.eval_every=2"]
+  assert not command("distill", *run)
+  path = tmp_path / "run" / "sources.json"
+  path.write_text(json.dumps(json.loads(path.read_text()) | {"space": "other"}))
+  said = refused(capsys, "distill", *run)
+  assert "holds a run of other space, of the same name" in said
+
+
+def test_the_coreset_that_is_labelled_is_the_tables(folder, taught):
+  flags = [POLISH, taught[:1], "--row=k_centers"]
+  syn, _ = relabelled(folder / "seed0", *flags)
+  other, _ = relabelled(folder / "seed3", *flags, "--config.seed=3")
+  np.testing.assert_array_equal(syn.batch.inputs, other.batch.inputs)
+
+
 def test_what_a_diverged_teacher_says_is_refused(tmp_path, capsys):
   fields = [POLISH, f"--workdir={tmp_path}", "--config.full.rates=(1e30,)"]
   assert command("teach", *fields) == 1
