@@ -8,6 +8,7 @@ import hashlib
 import json
 from typing import Any
 
+import jax
 import ml_collections
 import numpy as np
 
@@ -16,6 +17,7 @@ from gmdistill import (
   data,
   ensembles,
   errors,
+  joined,
   losses,
   rationales,
   schedule,
@@ -23,6 +25,7 @@ from gmdistill import (
   spaces,
   teachers,
 )
+from gmdistill import tokenizer as tokenizing
 
 
 def taught(
@@ -54,6 +57,52 @@ def taught(
   if config.kd.loss:
     found = found._replace(teacher_logits=np.moveaxis(said_KxNxC, 0, 1))
   return found
+
+
+def of_joined_rows(
+  corpus: data.Corpus, config: ml_collections.ConfigDict
+) -> joined.Labeller:
+  """Returns what the teachers say of rows made of two.
+
+  Raises:
+    InputError: no teacher, or one that does not read the student's tokens; rows
+      that are pairs of texts, or have rationales.
+  """
+  field = f"joined_rows={config.joined_rows}"
+  if not asks_teachers(config):
+    raise errors.InputError(
+      f"{field}: none but a teacher knows the label of two rows in one; give "
+      "teachers.dirs, and teachers.alpha above 0."
+    )
+  if len(corpus.text_keys) > 1 or config.data.rationale_key:
+    raise errors.InputError(
+      f"{field} is of rows of one text, without rationales; use 0.0."
+    )
+  named = [teachers.load(name) for name in teacher_names(config)]
+  for teacher in named:
+    teachers.require_labels(teacher, corpus.label_names)
+    length = corpus.train.token_ids.shape[1]
+    teachers.require_length(teacher, length, "the rows' length")
+    own = tokenizing.Tokenizer.from_file(teacher.tokenizer_file)
+    if teacher.slots or own.fingerprint != corpus.tokenizer.fingerprint:
+      raise errors.InputError(
+        f"{field}: the teacher {teacher.name} does not read the student's "
+        "tokens; use one of the student's tokenizer, without rationales."
+      )
+  options = label_options(config)
+  apply = jax.jit(lambda problem, *args: problem.apply(*args).logits)
+
+  def label(ids, mask, truth_BxC):
+    batch = data.Batch(ids, mask, truth_BxC)
+    said_KxBxC = np.stack(
+      [np.asarray(apply(x.problem, x.params, batch)) for x in named]
+    )
+    labels_BxC = truth_BxC
+    if options.alpha:
+      labels_BxC = ensembles.soft_labels(said_KxBxC, truth_BxC, options)
+    return labels_BxC, np.moveaxis(said_KxBxC, 0, 1)
+
+  return label
 
 
 def with_taught_rows(

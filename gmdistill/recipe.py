@@ -17,6 +17,7 @@ from gmdistill import (
   data,
   distances,
   errors,
+  joined,
   labelling,
   losses,
   objectives,
@@ -153,17 +154,19 @@ def sampler(
   Raises:
     InputError: an unknown way to choose them, or too few rows.
   """
-  examples = splits.training_rows(setup.corpus, config)
-  num_classes = len(setup.corpus.label_names)
+  names = setup.corpus.label_names
+  rows = splits.training_rows(setup.corpus, config)
+  examples = splits.long_rows(rows, config.min_tokens, "min_tokens", names)
+  num_classes = len(names)
   if config.real_rows == "random":
-    return data.class_balanced_sampler(
+    drawn = data.class_balanced_sampler(
       examples,
       rows_per_class=config.rows_per_class,
       num_classes=num_classes,
       seed=config.seed,
     )
-  if config.real_rows == "representatives":
-    return coresets.representatives_sampler(
+  elif config.real_rows == "representatives":
+    drawn = coresets.representatives_sampler(
       setup.problem,
       examples,
       rows_per_class=config.rows_per_class,
@@ -173,8 +176,19 @@ def sampler(
       each=each,
       seed=config.seed,
     )
-  raise errors.InputError(
-    f"real_rows={config.real_rows} is none of random, representatives."
+  else:
+    raise errors.InputError(
+      f"real_rows={config.real_rows} is none of random, representatives."
+    )
+  if not config.joined_rows:
+    return drawn
+  return joined.sampler(
+    drawn,
+    rows,
+    labelling.of_joined_rows(setup.corpus, config),
+    share=config.joined_rows,
+    label_names=names,
+    seed=config.seed,
   )
 
 

@@ -87,6 +87,7 @@ def defaults() -> ml_collections.ConfigDict:
       mesh=dict(students=0, data=1),
       rows_per_class=16,  # real rows a batch
       real_rows="random",  # or representatives: rows nearest k-means centroids
+      joined_rows=0.0,  # share of a real batch that is two rows in one; joined
       refresh=10,  # outer steps until representatives are chosen anew
       min_tokens=0,  # of rows in the outer loop's real batches
       # Whose labels the outer loop's real rows carry, in the share alpha; see
@@ -314,6 +315,10 @@ def check_numbers(config: ml_collections.ConfigDict) -> None:
     raise errors.InputError(
       f"initial_step_size={config.initial_step_size} must be above 0, and "
       f"initial_head_step_size={config.initial_head_step_size} not below it."
+    )
+  if not 0 <= config.joined_rows <= 1:
+    raise errors.InputError(
+      f"joined_rows={config.joined_rows} must be a share, from 0 to 1."
     )
   for field in ("outer.warmup", "full.warmup"):
     value = operator.attrgetter(field)(config)

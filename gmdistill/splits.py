@@ -1,5 +1,7 @@
 """Which of a corpus's rows a run draws from, and which it chooses on."""
 
+from collections.abc import Sequence
+
 import ml_collections
 import numpy as np
 
@@ -9,14 +11,14 @@ from gmdistill import data, errors, labelling, metrics
 def training_rows(
   corpus: data.Corpus, config: ml_collections.ConfigDict
 ) -> data.Examples:
-  """Returns the rows that the outer loop may draw.
+  """Returns the rows that the outer loop may draw, of any length.
 
   With `selection.apart`, none that shares so many consecutive tokens with a
   row on which choices are made: of phrases of one sentence, in several splits,
   the accuracy says little.
 
   Raises:
-    InputError: a class has none long enough, or none apart.
+    InputError: none is apart.
   """
   train, apart = labelling.taught(corpus, config), config.selection.apart
   if apart:
@@ -32,7 +34,7 @@ def training_rows(
       f"{shared.sum()} training rows share {apart} tokens with the selection "
       "split and are left out of the outer loop"
     )
-  return _long_rows(train, config.min_tokens, "min_tokens", corpus.label_names)
+  return train
 
 
 def selection_rows(
@@ -44,7 +46,7 @@ def selection_rows(
     InputError: a class has none long enough.
   """
   options = config.selection
-  found = _long_rows(
+  found = long_rows(
     corpus.selection,
     options.min_tokens,
     "selection.min_tokens",
@@ -54,8 +56,17 @@ def selection_rows(
   return data.take(found, order[: options.rows])
 
 
-def _long_rows(examples, min_tokens, field, label_names):
-  """Returns the rows of at least `min_tokens` tokens."""
+def long_rows(
+  examples: data.Examples,
+  min_tokens: int,
+  field: str,
+  label_names: Sequence[str],
+) -> data.Examples:
+  """Returns the rows of at least `min_tokens` tokens.
+
+  Raises:
+    InputError: a class that has rows has none so long; names the field.
+  """
   lengths_N = data.without_slots(examples).mask.sum(axis=1)
   found = data.take(examples, np.flatnonzero(lengths_N >= min_tokens))
   counts = np.bincount(found.labels, minlength=len(label_names))

@@ -302,11 +302,10 @@ def test_slots_are_not_counted_as_text():
   config = tiny_chains()
   corpus = recipe.setup(config).corpus
   # start, a digit and four words, between [CLS] and [SEP]
-  config.min_tokens, config.selection.min_tokens = 8, 8
-  rows = splits.training_rows(corpus, config)
+  rows = splits.long_rows(corpus.train, 8, "min_tokens", corpus.label_names)
   assert (rows.rationale_steps.max(axis=1) == 3).all()
   # All rows share their slots, and few share seven tokens of text.
-  config.min_tokens, config.selection.apart = 0, 7
+  config.selection.apart = 7
   assert len(splits.training_rows(corpus, config).labels) > 1000
 
 
