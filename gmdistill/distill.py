@@ -97,6 +97,7 @@ def _run(job, folder, protocols, named, before):
       for part in (to.progress, to.writer, to.keep):
         part.close()
     peak = finish.peak_memory()
+    whole = step == 0 and peak > before  # a part, or another run, had less
     _stop_if_asked(job, int(state.step), signals)  # during the last save
     signals.obey_at_once(_saved(job, int(state.step)))
     finish.finish(
@@ -111,7 +112,7 @@ def _run(job, folder, protocols, named, before):
         "protocol": config.selection.protocol,
       },
       distill_seconds=seconds,
-      peak_bytes=peak if peak > before else None,
+      peak_bytes=peak if whole else finish.known_peak(folder),
       named=named,
       command=job.command,
     )
@@ -197,7 +198,8 @@ def _run_stage(job, index, state, to, signals):
     accuracy = None
     if step % config.eval_every == 0 or step == config.num_steps:
       accuracy = job.select(state.ema)
-      if accuracy >= float(state.best_accuracy):
+      # As it is kept: of equal ones, the later.
+      if np.float32(accuracy) >= np.float32(state.best_accuracy):
         state = _with_best(state, accuracy, job.mesh)
     for k in range(num_steps):
       done = step - num_steps + k

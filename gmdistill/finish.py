@@ -1,5 +1,6 @@
 """The end of a run: the table of results, the set, and the report."""
 
+import json
 import resource
 import sys
 from collections.abc import Mapping
@@ -74,7 +75,8 @@ def finish(
     }
     full = table.full()
     rows[name]["distilled"] = own.row()
-    rows[name]["full"] = {k: full[k] for k in ("mean", "std", "n")}
+    told = ("mean", "std", "n", "by_group")
+    rows[name]["full"] = {k: full[k] for k in told if k in full}
   num_bytes = set_files.num_bytes(read, config.stored_as)
   seconds_set = seconds[next(iter(protocols))]
   # A cached row's seconds may be another device's, which ours do not repay.
@@ -108,6 +110,15 @@ def finish(
   path = report.write([folder], folder / "report.html")
   print(results.as_text(results.results_table(results.load_run(folder))))
   print(f"report: {path}")
+
+
+def known_peak(folder: epath.Path) -> int | None:
+  """Returns the most memory of an outer loop that has ended, if it is known."""
+  try:
+    summary = json.loads((folder / "summary.json").read_text())
+    return summary["cost"]["peak_memory_bytes"]
+  except (OSError, ValueError, KeyError, TypeError):
+    return None
 
 
 def first_card(

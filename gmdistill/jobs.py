@@ -10,10 +10,12 @@ import ml_collections
 import numpy as np
 
 from gmdistill import (
+  bank,
   evaluate,
   labelling,
   objectives,
   outer,
+  paths,
   plan,
   recipe,
   schedule,
@@ -61,6 +63,8 @@ def prepare(config: ml_collections.ConfigDict, command: str = "") -> Job:
   mesh = meshes.build(config.num_students, **config.mesh.to_dict())
   setup = recipe.setup(config)
   labelling.require_no_params(config)
+  if not any(stage.objective.num_batches for stage in stages):
+    settings.require_no_rows(config, f"objective={config.objective} draws none")
   parameterization = recipe.parameterization(config, setup.problem)
   finished = wrappers.with_smoothed_labels(
     parameterization, config.label_smoothing
@@ -101,12 +105,16 @@ def sources(job: Job) -> dict[str, Any]:
   named = []
   if labelling.asks_teachers(config):
     named = teachers.names_and_ids(labelling.teacher_names(config))
-  return {
+  found = {
     "data": job.setup.corpus.fingerprint,
     "weights": problem.weights_id if problem.initial is not None else "",
     "space": job.setup.space_id,
     "teachers": named,
   }
+  if any(stage.objective.reads for stage in job.stages):
+    about = json.dumps(bank.read(paths.path(config.bank.dir)))
+    found["bank"] = hashlib.sha256(about.encode()).hexdigest()[:16]
+  return found
 
 
 def costs(job: Job) -> list[plan.Cost]:

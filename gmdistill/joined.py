@@ -32,13 +32,13 @@ def sampler(
 ) -> data.Sampler:
   """Returns the batches of `plain`, a share of whose rows are made of two.
 
-  The first part of a row is of the class whose place it takes; the truth of the
-  row is the mean of its parts'. Pure in `(seed, step)`, if `plain` is.
+  One part of a row is of the class whose place it takes; the truth of the row
+  is the mean of its parts'. Pure in `(seed, step)`, if `plain` is.
 
   Args:
     plain: Batches of equally many rows of each class, class by class.
     examples: Rows [N, L]. Parts are those of which two fit in L; of a class
-      without any, all, cut.
+      where they are fewer than a tenth, all, cut.
     label: See `Labeller`.
     share: Of each class's rows, from 0 to 1.
     label_names: The classes.
@@ -54,9 +54,9 @@ def sampler(
   parts = []
   for of_class in range(classes):
     own_N = (examples.labels == of_class) & (lengths_N >= LEAST)
-    rows = np.flatnonzero(own_N & fits_N)
-    parts.append(rows if len(rows) else np.flatnonzero(own_N))
-    if not len(parts[-1]):
+    rows, every = np.flatnonzero(own_N & fits_N), np.flatnonzero(own_N)
+    parts.append(every if len(rows) < len(every) / 10 else rows)
+    if not len(every):
       raise errors.InputError(
         f"joined_rows={share}: no row of class {label_names[of_class]} has "
         f"{LEAST} tokens; use joined_rows=0.0."

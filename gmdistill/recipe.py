@@ -212,6 +212,12 @@ def parameterization(
   # Step sizes that no objective reads are chosen like any learning rate.
   brings = any(name in config.objective for name in schedule.STEPPING)
   num_steps = config.replay_steps if brings else 0
+  if config.examples_per_step and not brings:
+    raise errors.InputError(
+      f"examples_per_step={config.examples_per_step} is of the set's own "
+      f"steps, and objective={config.objective} gives it none; use 0, or one "
+      f"of {', '.join(schedule.STEPPING)}."
+    )
   shares = None
   if config.normalised_steps:
     shapes = jax.eval_shape(problem.init, jax.random.key(0))

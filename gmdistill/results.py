@@ -304,15 +304,6 @@ def as_text(rows: Sequence[Row]) -> str:
   )
 
 
-def as_markdown(rows: Sequence[Row]) -> str:
-  """The results table as GitHub Markdown, for a README."""
-  header, body = cells(rows)
-  return "\n".join(
-    "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
-    for line in [header, ["---"] * len(header), *body]
-  )
-
-
 def ledger(run: Run) -> dict[str, str]:
   """What the set costs and saves, in human units."""
   cost = run.summary.get("cost") or {}

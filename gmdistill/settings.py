@@ -286,6 +286,20 @@ def require_one_run(config: Any) -> None:
     )
 
 
+def require_no_rows(config: ml_collections.ConfigDict, why: str) -> None:
+  """Checks that nothing is asked of real rows where a run draws none itself.
+
+  Raises:
+    InputError: names the field.
+  """
+  for field, unused in (("joined_rows", 0.0), ("real_rows", "random")):
+    if config[field] != unused:
+      raise errors.InputError(
+        f"{field}={config[field]} is of the real rows that a run draws, and "
+        f"{why}; use {unused}."
+      )
+
+
 def check_numbers(config: ml_collections.ConfigDict) -> None:
   """Checks the fields that are numbers with a least or a largest value.
 
@@ -303,8 +317,10 @@ def check_numbers(config: ml_collections.ConfigDict) -> None:
   from_zero = "seed replay_steps selection.apart trajectory.steps_between"
   at_least = dict.fromkeys(positive.split(), 1)
   at_least |= dict.fromkeys(from_zero.split(), 0)
-  if config.seed >= 2**63:
-    raise errors.InputError(f"seed={config.seed} must be below 2**63.")
+  for field in ("seed", "bank.seed"):
+    value = operator.attrgetter(field)(config)
+    if value >= 2**32:  # JAX's keys repeat from there on
+      raise errors.InputError(f"{field}={value} must be below 2**32.")
   for protocol in ("finetune", "scratch", "full"):
     at_least[f"{protocol}.num_steps"] = 2  # a warm-up, and a step after it
   for field, least in at_least.items():
@@ -316,9 +332,11 @@ def check_numbers(config: ml_collections.ConfigDict) -> None:
       f"initial_step_size={config.initial_step_size} must be above 0, and "
       f"initial_head_step_size={config.initial_head_step_size} not below it."
     )
-  if not 0 <= config.joined_rows <= 1:
+  share, rows = config.joined_rows, config.rows_per_class
+  if not 0 <= share <= 1 or (share and not round(share * rows)):
     raise errors.InputError(
-      f"joined_rows={config.joined_rows} must be a share, from 0 to 1."
+      f"joined_rows={share} must be a share, from 0 to 1, and make a row of "
+      f"rows_per_class={rows}; use 0.0, or more than {0.5 / rows:.2g}."
     )
   for field in ("outer.warmup", "full.warmup"):
     value = operator.attrgetter(field)(config)

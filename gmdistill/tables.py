@@ -68,17 +68,15 @@ class Table:
     sets: synthetic.SyntheticSet,
     label: str,
     at_once: int = 0,
-    by_group: bool = False,
   ) -> evaluate.Measurement:
-    """Measures one row, and says its accuracy; by group too if asked."""
-    parts = self._splits if by_group else self._splits._replace(groups={})
+    """Measures one row, and says its accuracy; by group too if there are."""
     at_once = min(
       at_once or self._config.students_at_once, protocol.num_students
     )
     found = evaluate.measure(
       self._trainer(protocol, at_once),
       sets,
-      parts,
+      self._splits,
       look=evaluate.calibration if self._calibrated else evaluate.accuracy,
     )
     if not np.isfinite(found.accuracies).all():
@@ -187,7 +185,7 @@ class Table:
       say_what_full_trains(self._config, corpus, "full")
       batch = data.as_batch(corpus.train, self._num_classes)
       sets = evaluate.stacked(synthetic.SyntheticSet(batch))
-      found = self.measure(protocol, sets, "full", at_once=1, by_group=True)
+      found = self.measure(protocol, sets, "full", at_once=1)
       device = jax.devices()[0].device_kind
       return {**found.row(), "seconds": found.seconds, "device": device}
 

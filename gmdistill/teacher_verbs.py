@@ -92,6 +92,7 @@ def relabel(flags: Any, rest: list[str], command: str) -> None:
     rows = relabelling.of_texts(setup, source, read)
   elif is_set:
     syn, card = set_files.load(source, setup.space_id)
+    made_by = card.get("provenance")
     set_files.require_classes(syn, card, source, setup.corpus.label_names)
     rows = relabelling.of_set(setup, syn)
   else:
@@ -117,17 +118,23 @@ def relabel(flags: Any, rest: list[str], command: str) -> None:
     **card,
     "sequence_length": labelled.batch.mask.shape[1],
     "teachers": [{"name": one.name, "id": one.id} for one in named],
+    "provenance": workdirs.environment(command),
     "results": {},
   }
+  if is_set:
+    card["made_from"] = made_by
   folder.mkdir(parents=True, exist_ok=True)
   finish.write_set(folder, labelled, card, setup, config)
   # Who reads the set by this config is told when a teacher has changed.
   config.teachers.dirs = tuple(flags.teacher)
   workdirs.write_json(folder / "config.json", config.to_dict())
+  did = "labelled"
+  if not config.teachers.alpha:
+    did = "keep their labels (teachers.alpha=0) and have logits"
   learned = bool(labelling.learned_field(config))
   protocol = "finetune" if config.student.pretrained else "scratch"
   print(
-    f"{len(labelled.batch.labels)} examples labelled by "
+    f"{len(labelled.batch.labels)} examples {did} by "
     f"{', '.join(teacher.name for teacher in named)}; next: gmdistill evaluate "
     f"--set={shlex.quote(str(folder / 'set'))}"
     + f" --protocol={protocol}"

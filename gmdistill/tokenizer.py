@@ -94,12 +94,8 @@ class Tokenizer:
     """Reads what `to_json` returns."""
     return cls(tokenizers.Tokenizer.from_str(text))
 
-  def save(self, path: str | os.PathLike[str]) -> None:
-    """Writes a `tokenizer.json` that `from_file` reads."""
-    self._tokenizer.save(os.fspath(path))
-
   def to_json(self) -> str:
-    """Returns what `save` writes."""
+    """Returns the text of a `tokenizer.json`, which `from_file` reads."""
     return self._tokenizer.to_str()
 
   @property

@@ -101,6 +101,12 @@ def bank(flags: Any, rest: list[str], command: str) -> None:
     raise errors.InputError(
       "bank needs --config=configs/NAME.py and --workdir=DIR."
     )
+  if apart := flags.config.selection.apart:
+    raise errors.InputError(
+      f"selection.apart={apart} is about the rows that a run draws itself; a "
+      "bank takes any. Use 0."
+    )
+  settings.require_no_rows(flags.config, "a bank draws its own")
   options = recipe.bank_options(flags.config)
   setup = labelling.with_taught_rows(recipe.setup(flags.config), flags.config)
   recipe.require_matched(setup, options.matched, "bank")
@@ -264,7 +270,8 @@ def _say_stale(card, folder, config):
   before: dict[str, set[str]] = {}
   for one in card.get("teachers", []):
     before.setdefault(one["name"], set()).add(one["id"])
-  for source in labelling.teacher_names(config):
+  sources = {*labelling.teacher_names(config), *_teachers_beside(folder)}
+  for source in sorted(sources):
     path = paths.absolute(source)
     known = before.get(path.name) if path.is_dir() else None
     if known and teachers.identity(path) not in known:
@@ -273,6 +280,16 @@ def _say_stale(card, folder, config):
         f"gmdistill update --set={folder} --teacher={source} --workdir=DIR "
         "distils on from it"
       )
+
+
+def _teachers_beside(folder):
+  """Returns the teachers' folders that the config beside a set names."""
+  try:
+    beside = (paths.absolute(folder).parent / "config.json").read_text()
+    names = json.loads(beside)["teachers"]["dirs"]
+  except (OSError, ValueError, KeyError, TypeError):
+    return []
+  return [names] if isinstance(names, str) else names
 
 
 def config_and_set(

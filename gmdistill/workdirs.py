@@ -17,7 +17,7 @@ import jax
 import ml_collections
 from etils import epath
 
-from gmdistill import errors, paths, processes
+from gmdistill import errors, paths, processes, settings
 
 SHARED_WITHIN = 10  # seconds until a shared folder shows a new file everywhere
 
@@ -76,7 +76,10 @@ def check(workdir: str, config: ml_collections.ConfigDict) -> epath.Path:
   path = folder / "config.json"
   if path.is_file():
     ours = json.loads(json.dumps(config.to_dict()))
-    differing = differences(_earlier(path), ours)
+    # What was begun before a field was known had its default.
+    known = json.loads(json.dumps(settings.defaults().to_dict()))
+    earlier = _over(known, _earlier(path))
+    differing = differences(earlier, _over(known, ours))
     if differing:
       raise errors.InputError(
         f"workdir {folder} holds a run of another config: "
@@ -99,7 +102,9 @@ def require_sources(folder: epath.Path, sources: dict[str, Any]) -> None:
   """
   path = folder / "sources.json"
   earlier = _earlier(path) if path.is_file() else sources
-  changed = [name for name, now in sources.items() if earlier.get(name) != now]
+  changed = [
+    name for name, now in sources.items() if earlier.get(name, now) != now
+  ]
   if changed:
     raise errors.InputError(
       f"workdir {folder} holds a run of other {' and '.join(changed)}, of the "
@@ -213,6 +218,17 @@ def _git_commit() -> str | None:
   except (OSError, subprocess.CalledProcessError):
     return None  # installed without its repository
   return found.stdout.strip()
+
+
+def _over(defaults: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+  """Returns nested fields, with defaults where there are none."""
+  both = lambda a, b: isinstance(a, dict) and isinstance(b, dict)  # noqa: E731
+  inner = {
+    name: _over(defaults[name], value)
+    for name, value in own.items()
+    if both(defaults.get(name), value)
+  }
+  return {**defaults, **own, **inner}
 
 
 def differences(

@@ -30,6 +30,7 @@ from gmdistill import (
   set_files,
   training,
   walks,
+  workdirs,
 )
 from gmdistill import mesh as meshes
 
@@ -267,6 +268,25 @@ def refused(config, folder):
   return str(caught.value)
 
 
+def test_what_is_of_drawn_rows_is_refused_where_none_is_drawn(tmp_path, built):
+  for fields in ({"joined_rows": 0.5}, {"real_rows": "representatives"}):
+    said = refused(config_of(built, **fields), tmp_path / "run")
+    assert "objective=gradient_matching draws none" in said
+    assert next(iter(fields)) in said
+
+
+def test_a_run_goes_on_only_with_its_own_bank(tmp_path, own):
+  config = config_of(own)
+  before = jobs.sources(jobs.prepare(config))
+  workdirs.require_sources(tmp_path, before)
+  about = json.loads((own / "bank.json").read_text())
+  about["options"]["seed"] += 1
+  (own / "bank.json").write_text(json.dumps(about))
+  after = jobs.sources(jobs.prepare(config))
+  with pytest.raises(errors.InputError, match="a run of other bank"):
+    workdirs.require_sources(tmp_path, after)
+
+
 def test_a_bank_of_another_student_is_refused(tmp_path, built):
   config = config_of(built)
   config.student.num_layers = 2
@@ -500,6 +520,14 @@ def test_the_verb_builds_a_bank(tmp_path, capsys, setup):
   folder = tmp_path / "bank"
   assert main.main(argv) == 2
   assert "--workdir=DIR" in capsys.readouterr().err
+  for field, said in (
+    ("joined_rows=0.5", "joined_rows=0.5 is of the real rows that a run draws"),
+    ("selection.apart=8", "selection.apart=8"),
+  ):
+    given = [*argv, f"--workdir={folder}", f"--config.{field}"]
+    assert main.main(given) == 2
+    assert said in capsys.readouterr().err
+  assert not folder.exists()
   assert main.main([*argv, f"--workdir={folder}"]) == 0
   assert f"--config.bank.dir={folder}" in capsys.readouterr().out
   assert bank.Bank(folder, setup).options.ages == (0, 1)

@@ -1,5 +1,6 @@
 """The main job, end to end, on the embedded corpus."""
 
+import functools
 import gc
 import json
 import os
@@ -33,6 +34,7 @@ from gmdistill import (
   schedule,
   set_files,
   splits,
+  workdirs,
 )
 from gmdistill import mesh as meshes
 
@@ -117,9 +119,48 @@ def test_metrics_have_one_line_a_step(finished_run):
 def test_a_finished_run_started_again_ends_with_the_same_set(finished_run):
   workdir, _ = finished_run
   before = tensors(workdir)
+  summary = json.loads((workdir / "summary.json").read_text())
   distill.run(tiny_config.get_config(), str(workdir), "the command")
   for name, value in tensors(workdir).items():
     np.testing.assert_array_equal(value, before[name])
+  # The memory is the outer loop's, which did not run again.
+  again = json.loads((workdir / "summary.json").read_text())
+  peak = "peak_memory_bytes"
+  assert again["cost"][peak] == summary["cost"][peak]
+
+
+def test_a_run_begun_before_a_field_was_known_goes_on(finished_run, tmp_path):
+  folder = tmp_path / "run"
+  folder.mkdir()
+  for name, gone in (
+    ("config.json", ("joined_rows", "outer.range_test")),
+    ("sources.json", ("space",)),
+  ):
+    found = json.loads((finished_run[0] / name).read_text())
+    for field in gone:
+      *where, last = field.split(".")
+      del functools.reduce(dict.__getitem__, where, found)[last]
+    (folder / name).write_text(json.dumps(found))
+  config = tiny_config.get_config()
+  workdirs.check(str(folder), config)
+  sources = json.loads((finished_run[0] / "sources.json").read_text())
+  workdirs.require_sources(folder, sources)
+  config.joined_rows = 0.5
+  with pytest.raises(errors.InputError, match="joined_rows is 0.0 there, 0.5"):
+    workdirs.check(str(folder), config)
+  sources["space"] = "another"
+  with pytest.raises(errors.InputError, match="a run of other space"):
+    workdirs.require_sources(folder, sources)
+
+
+def test_of_equally_good_sets_the_later_is_kept(tmp_path, monkeypatch):
+  job = jobs.prepare(tiny_config.get_config())
+  monkeypatch.setattr(jobs, "prepare", lambda *_: job._replace(select=select))
+  monkeypatch.setattr(finish, "finish", only_the_set)
+  said = [0.3, 0.8, 0.8]  # 0.8 in float32 is more than in float64
+  select = lambda params: said.pop(0)  # noqa: E731
+  state = distill.run(tiny_config.get_config(), str(tmp_path), "the command")
+  assert int(state.best_step) == 12
 
 
 def only_the_set(*, folder, best, **_):

@@ -70,11 +70,24 @@ def test_labels_are_those_that_are_said_and_batches_a_function_of_the_step():
   np.testing.assert_array_equal(one.inputs, two.inputs)
   assert (one.labels == 0.25).all()
   assert one.teacher_logits is None  # of rows whose teachers say none
-  plain, none = sampler(said, share=0.1)  # of four rows, none
-  np.testing.assert_array_equal(none(3).inputs, plain(3).inputs)
 
 
-def test_longer_rows_are_cut_where_a_class_has_no_others():
+@pytest.mark.parametrize("short", [0, 1])
+def test_longer_rows_are_cut_where_a_class_has_few_others(short):
+  own = [9] * 20
+  own[:short] = [5] * short  # less than a tenth of twenty
+  rows = make_rows([*[5] * 20, *own])
+  _, drawn = sampler(as_truth, examples=rows, share=1.0)
+  seen = {
+    int(x) // 10 - 1
+    for step in range(20)
+    for row in drawn(step).inputs
+    for x in row
+  }
+  assert len(seen & set(range(20, 40))) > 10
+
+
+def test_longer_rows_are_cut_to_half_a_row():
   _, drawn = sampler(
     as_truth, examples=make_rows((5, 6, 9, 9, 9, 9)), share=1.0
   )
@@ -103,9 +116,9 @@ def test_teachers_label_the_rows_of_a_run(tmp_path, capsys):
   assert (run / "summary.json").is_file()
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.5])
-def test_what_is_no_share_is_refused(share):
-  config = tiny_config.get_config()
+@pytest.mark.parametrize("share", [-0.1, 1.5, 0.1])
+def test_what_is_no_share_of_the_rows_is_refused(share):
+  config = tiny_config.get_config()  # four rows a class
   config.joined_rows = share
   with pytest.raises(errors.InputError, match="must be a share"):
     settings.check_numbers(config)

@@ -135,6 +135,12 @@ def test_the_verbs_work_on_a_finished_run(
     ("--config.rank=99", ["rank=99", "1 to 16"]),
     ("--config.examples_per_step=3", ["examples_per_step=3", "1 to data_per"]),
     (
+      "--config.examples_per_step=1 --config.objective=gradient_matching",
+      ["examples_per_step=1 is of the set's own steps", "look_ahead"],
+    ),
+    ("--config.seed=4294967296", ["seed=4294967296", "below 2**32"]),
+    ("--config.bank.seed=4294967296", ["bank.seed=4294967296", "below 2**32"]),
+    (
       "--config.finetune_ahead.until=5 --config.finetune.rates=()",
       ["finetune.rates=()"],
     ),

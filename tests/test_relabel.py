@@ -72,6 +72,8 @@ def test_a_set_gets_what_its_teacher_says(folder, taught, source):
   np.testing.assert_array_equal(syn.batch.inputs, before.batch.inputs)
   assert card["teachers"] == [{"name": "teacher0", "id": teacher.id}]
   assert card["rows"] == "random"  # as of the set that it was
+  assert "relabel" in card["provenance"]["command"]
+  assert "--row=random" in card["made_from"]["command"]
 
 
 def test_students_train_on_a_relabelled_set_by_any_loss(folder, taught, capsys):
@@ -89,7 +91,9 @@ def test_students_train_on_a_relabelled_set_by_any_loss(folder, taught, capsys):
   assert syn.batch.labels.max(axis=1).min() == 1.0  # alpha=0: their own
   given = f"--set={folder / 'coreset' / 'set'}"
   # What is printed next works: projections of features want an optimiser.
-  assert f"evaluate {given} --protocol=scratch" in capsys.readouterr().out
+  out = capsys.readouterr().out
+  assert "8 examples keep their labels (teachers.alpha=0)" in out
+  assert f"evaluate {given} --protocol=scratch" in out
   said = refused(capsys, "evaluate", given, "--protocol=replay")
   assert "kd.features=cosine is learned with a student" in said
   assert "use finetune or scratch" in said
@@ -276,8 +280,11 @@ def test_a_newer_teacher_makes_a_set_stale_and_update_starts_from_it(
   kept = weights.read_bytes()
   weights.write_bytes((taught[0] / "model.safetensors").read_bytes())
   capsys.readouterr()
-  assert not command("evaluate", f"--set={again / 'set'}", "--protocol=scratch")
-  assert "is stale: its teacher teacher1 has changed" in capsys.readouterr().err
+  for config in ([], [POLISH, "--config.sequence_length=12"]):
+    given = ["evaluate", f"--set={again / 'set'}", "--protocol=scratch"]
+    assert not command(*given, *config)
+    said = capsys.readouterr().err
+    assert "is stale: its teacher teacher1 has changed" in said
   weights.write_bytes(kept)
 
 
