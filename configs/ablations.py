@@ -8,9 +8,10 @@ gmdistill sweep --config=configs/ablations.py --workdir=runs/ablations --config.
 
 The encoder's first three layers, 300 outer steps (`steps-` runs: 100): far from the
 best accuracy, and the same for every line of a kind. The `replay-` runs are of
-configs/sst2.py, one example a class; the `finetune-` runs of configs/sst2_finetune.py, five a class, gradient
-matching alone against a bank; the `real-` runs the same without a bank; the
-`steps-` runs of configs/sst2_step_matching.py in small.
+configs/sst2.py, one example a class; the `finetune-` runs of
+configs/sst2_finetune.py, five a class, gradient matching alone against a bank, whose
+rows have any length; the `real-` runs the same without a bank, on rows of at least
+`min_tokens`; the `steps-` runs of configs/sst2_step_matching.py in small.
 `--config.each.student.pretrained=DIR` and `--config.each.data.dir=DIR` name
 local copies. Two CPU cores: about two hours for the first two sweeps; of the third,
 about seven minutes of one core a run. README has what was measured.

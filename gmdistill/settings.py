@@ -89,7 +89,7 @@ def defaults() -> ml_collections.ConfigDict:
       real_rows="random",  # or representatives: rows nearest k-means centroids
       joined_rows=0.0,  # share of a real batch that is two rows in one; joined
       refresh=10,  # outer steps until representatives are chosen anew
-      min_tokens=0,  # of rows in the outer loop's real batches
+      min_tokens=0,  # of rows in the outer loop's real batches; not of a bank's
       # Whose labels the outer loop's real rows carry, in the share alpha; see
       # ensembles.Options. dirs: what `gmdistill teach` wrote, or hub ids.
       teachers=dict(
