@@ -123,11 +123,7 @@ def experts(
       "gmdistill bank --config=... --workdir=DIR, and give "
       "--config.bank.dir=DIR."
     )
-  if config.selection.apart:
-    raise errors.InputError(
-      f"selection.apart={config.selection.apart} is about the rows that a run "
-      "draws itself; a bank has taken any. Use 0."
-    )
+  settings.require_not_apart(config)
   labels = labelling.labels_id(config)
   opened = bank.Bank(config.bank.dir, setup._replace(labels=labels))
   if "targets" in objective.reads:

@@ -286,6 +286,19 @@ def require_one_run(config: Any) -> None:
     )
 
 
+def require_not_apart(config: ml_collections.ConfigDict) -> None:
+  """Checks that no rows are to be kept apart from those of a bank.
+
+  Raises:
+    InputError: they are.
+  """
+  if apart := config.selection.apart:
+    raise errors.InputError(
+      f"selection.apart={apart} is about the rows that a run draws itself; a "
+      "bank takes any. Use 0."
+    )
+
+
 def require_no_rows(config: ml_collections.ConfigDict, why: str) -> None:
   """Checks that nothing is asked of real rows where a run draws none itself.
 

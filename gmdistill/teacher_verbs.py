@@ -92,7 +92,7 @@ def relabel(flags: Any, rest: list[str], command: str) -> None:
     rows = relabelling.of_texts(setup, source, read)
   elif is_set:
     syn, card = set_files.load(source, setup.space_id)
-    made_by = card.get("provenance")
+    card = {**card, "made_from": card.get("provenance")}
     set_files.require_classes(syn, card, source, setup.corpus.label_names)
     rows = relabelling.of_set(setup, syn)
   else:
@@ -121,8 +121,6 @@ def relabel(flags: Any, rest: list[str], command: str) -> None:
     "provenance": workdirs.environment(command),
     "results": {},
   }
-  if is_set:
-    card["made_from"] = made_by
   folder.mkdir(parents=True, exist_ok=True)
   finish.write_set(folder, labelled, card, setup, config)
   # Who reads the set by this config is told when a teacher has changed.

@@ -1,5 +1,6 @@
 """The verbs of the command line, one function each."""
 
+import contextlib
 import json
 import shlex
 from typing import Any
@@ -101,11 +102,7 @@ def bank(flags: Any, rest: list[str], command: str) -> None:
     raise errors.InputError(
       "bank needs --config=configs/NAME.py and --workdir=DIR."
     )
-  if apart := flags.config.selection.apart:
-    raise errors.InputError(
-      f"selection.apart={apart} is about the rows that a run draws itself; a "
-      "bank takes any. Use 0."
-    )
+  settings.require_not_apart(flags.config)
   settings.require_no_rows(flags.config, "a bank draws its own")
   options = recipe.bank_options(flags.config)
   setup = labelling.with_taught_rows(recipe.setup(flags.config), flags.config)
@@ -270,7 +267,9 @@ def _say_stale(card, folder, config):
   before: dict[str, set[str]] = {}
   for one in card.get("teachers", []):
     before.setdefault(one["name"], set()).add(one["id"])
-  sources = {*labelling.teacher_names(config), *_teachers_beside(folder)}
+  sources = {*labelling.teacher_names(config)}
+  with contextlib.suppress(errors.InputError):  # a set may stand alone
+    sources |= {*labelling.teacher_names(_config_beside(folder))}
   for source in sorted(sources):
     path = paths.absolute(source)
     known = before.get(path.name) if path.is_dir() else None
@@ -282,14 +281,22 @@ def _say_stale(card, folder, config):
       )
 
 
-def _teachers_beside(folder):
-  """Returns the teachers' folders that the config beside a set names."""
+def _config_beside(folder):
+  """Returns the config of the run that a set is of."""
+  path = paths.absolute(folder).parent / "config.json"
+  if not path.is_file():
+    raise errors.InputError(
+      f"there is no {path}; give the --config that the set was made with."
+    )
+  config = settings.defaults()
   try:
-    beside = (paths.absolute(folder).parent / "config.json").read_text()
-    names = json.loads(beside)["teachers"]["dirs"]
-  except (OSError, ValueError, KeyError, TypeError):
-    return []
-  return [names] if isinstance(names, str) else names
+    config.update(json.loads(path.read_text()))
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise errors.InputError(
+      f"{path} is damaged, or no run's config; give the --config that the "
+      "set was made with."
+    ) from error
+  return config
 
 
 def config_and_set(
@@ -309,19 +316,7 @@ def config_and_set(
       "whose config is taken."
     )
   else:
-    path = paths.absolute(folder).parent / "config.json"
-    if not path.is_file():
-      raise errors.InputError(
-        f"there is no {path}; give the --config that the set was made with."
-      )
-    config = settings.defaults()
-    try:
-      config.update(json.loads(path.read_text()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-      raise errors.InputError(
-        f"{path} is damaged, or no run's config; give the --config that the "
-        "set was made with."
-      ) from error
+    config = _config_beside(folder)
   space = paths.absolute(folder).parent / "space"
   # The run's own config may name the space that it was made from.
   unnamed = flags.config is None or not config.student.space
