@@ -12,6 +12,7 @@ from etils import epath
 
 from gmdistill import (
   checkpoint,
+  checks,
   errors,
   finish,
   interrupts,
@@ -23,7 +24,6 @@ from gmdistill import (
   range_test,
   recipe,
   schedule,
-  settings,
   workdirs,
 )
 from gmdistill import mesh as meshes
@@ -48,7 +48,7 @@ def run(
   before = finish.peak_memory()  # a process may have had other runs
   processes.require_agreement("the config", workdirs.digest(config))
   with processes.together():
-    settings.check_numbers(config)
+    checks.check_numbers(config)
     protocols = recipe.reported_protocols(config)
     folder = workdirs.check(workdir, config)
     job = jobs.prepare(config, command)

@@ -11,6 +11,7 @@ import numpy as np
 
 from gmdistill import (
   bank,
+  checks,
   evaluate,
   labelling,
   objectives,
@@ -20,7 +21,6 @@ from gmdistill import (
   recipe,
   schedule,
   scoring,
-  settings,
   spaces,
   splits,
   synthetic,
@@ -58,13 +58,13 @@ def prepare(config: ml_collections.ConfigDict, command: str = "") -> Job:
   Raises:
     InputError: something the user can mend.
   """
-  settings.check_numbers(config)  # before a schedule is made of them
+  checks.check_numbers(config)  # before a schedule is made of them
   stages = schedule.stages(config)
   mesh = meshes.build(config.num_students, **config.mesh.to_dict())
   setup = recipe.setup(config)
   labelling.require_no_params(config)
   if not any(stage.objective.num_batches for stage in stages):
-    settings.require_no_rows(config, f"objective={config.objective} draws none")
+    checks.require_no_rows(config, f"objective={config.objective} draws none")
   parameterization = recipe.parameterization(config, setup.problem)
   finished = wrappers.with_smoothed_labels(
     parameterization, config.label_smoothing

@@ -12,6 +12,7 @@ import ml_collections
 
 from gmdistill import (
   bank,
+  checks,
   coresets,
   criteria,
   data,
@@ -36,7 +37,7 @@ from gmdistill import problem as problems
 
 def setup(config: ml_collections.ConfigDict) -> spaces.Setup:
   """Loads the data and the student that a config names."""
-  settings.check_numbers(config)
+  checks.check_numbers(config)
   if config.stored_as not in set_files.PRECISIONS:
     raise errors.InputError(
       f"stored_as={config.stored_as} is none of "
@@ -123,7 +124,7 @@ def experts(
       "gmdistill bank --config=... --workdir=DIR, and give "
       "--config.bank.dir=DIR."
     )
-  settings.require_not_apart(config)
+  checks.require_not_apart(config)
   labels = labelling.labels_id(config)
   opened = bank.Bank(config.bank.dir, setup._replace(labels=labels))
   if "targets" in objective.reads:

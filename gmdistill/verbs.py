@@ -10,9 +10,7 @@ import ml_collections
 from etils import epath
 
 from gmdistill import (
-  distill as distillation,
-)
-from gmdistill import (
+  checks,
   errors,
   experts,
   jobs,
@@ -29,6 +27,9 @@ from gmdistill import (
   tables,
   teachers,
   workdirs,
+)
+from gmdistill import (
+  distill as distillation,
 )
 from gmdistill import (
   evaluate as evaluation,
@@ -102,8 +103,8 @@ def bank(flags: Any, rest: list[str], command: str) -> None:
     raise errors.InputError(
       "bank needs --config=configs/NAME.py and --workdir=DIR."
     )
-  settings.require_not_apart(flags.config)
-  settings.require_no_rows(flags.config, "a bank draws its own")
+  checks.require_not_apart(flags.config)
+  checks.require_no_rows(flags.config, "a bank draws its own")
   options = recipe.bank_options(flags.config)
   setup = labelling.with_taught_rows(recipe.setup(flags.config), flags.config)
   recipe.require_matched(setup, options.matched, "bank")
@@ -323,7 +324,7 @@ def config_and_set(
   own = needs_set or flags.config is None
   if own and unnamed and not config.student.pretrained and space.is_dir():
     config.student.space = str(space)
-  settings.check_numbers(config)
+  checks.check_numbers(config)
   return config, folder
 
 

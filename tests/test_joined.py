@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny_config
 
-from gmdistill import data, errors, joined, main, settings
+from gmdistill import checks, data, errors, joined, main
 
 HERE = pathlib.Path(__file__).parent
 CONFIG = f"--config={HERE}/tiny_config.py:polish"
@@ -121,4 +121,4 @@ def test_what_is_no_share_of_the_rows_is_refused(share):
   config = tiny_config.get_config()  # four rows a class
   config.joined_rows = share
   with pytest.raises(errors.InputError, match="must be a share"):
-    settings.check_numbers(config)
+    checks.check_numbers(config)

@@ -11,9 +11,9 @@ errors paths processes mesh tokenizer losses ensembles data loading blocks
 students criteria mixed_mode checkpoint metrics interrupts bert pretrained
 problem rationales scoring training uncertainty replays synthetic wrappers
 set_files spaces distances objectives matching unrolled displacements teachers
-coresets protocols evaluate projection settings workdirs privacy bank walks
-experts schedule joined labelling splits recipe relabel tables results figures
-comparison report finish outer plan range_test jobs distill sweep verbs
+coresets protocols evaluate projection settings checks workdirs privacy bank
+walks experts schedule joined labelling splits recipe relabel tables results
+figures comparison report finish outer plan range_test jobs distill sweep verbs
 teacher_verbs main __main__
 """.split()
 
