@@ -35,7 +35,7 @@ def require_no_rows(config: ml_collections.ConfigDict, why: str) -> None:
       )
 
 
-def check_numbers(config: ml_collections.ConfigDict) -> None:
+def require_numbers(config: ml_collections.ConfigDict) -> None:
   """Checks the fields that are numbers with a least or a largest value.
 
   Raises:

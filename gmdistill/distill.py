@@ -48,7 +48,7 @@ def run(
   before = finish.peak_memory()  # a process may have had other runs
   processes.require_agreement("the config", workdirs.digest(config))
   with processes.together():
-    checks.check_numbers(config)
+    checks.require_numbers(config)
     protocols = recipe.reported_protocols(config)
     folder = workdirs.check(workdir, config)
     job = jobs.prepare(config, command)

@@ -58,7 +58,7 @@ def prepare(config: ml_collections.ConfigDict, command: str = "") -> Job:
   Raises:
     InputError: something the user can mend.
   """
-  checks.check_numbers(config)  # before a schedule is made of them
+  checks.require_numbers(config)  # before a schedule is made of them
   stages = schedule.stages(config)
   mesh = meshes.build(config.num_students, **config.mesh.to_dict())
   setup = recipe.setup(config)

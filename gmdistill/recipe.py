@@ -37,7 +37,7 @@ from gmdistill import problem as problems
 
 def setup(config: ml_collections.ConfigDict) -> spaces.Setup:
   """Loads the data and the student that a config names."""
-  checks.check_numbers(config)
+  checks.require_numbers(config)
   if config.stored_as not in set_files.PRECISIONS:
     raise errors.InputError(
       f"stored_as={config.stored_as} is none of "

@@ -324,7 +324,7 @@ def config_and_set(
   own = needs_set or flags.config is None
   if own and unnamed and not config.student.pretrained and space.is_dir():
     config.student.space = str(space)
-  checks.check_numbers(config)
+  checks.require_numbers(config)
   return config, folder
 
 

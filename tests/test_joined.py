@@ -121,4 +121,4 @@ def test_what_is_no_share_of_the_rows_is_refused(share):
   config = tiny_config.get_config()  # four rows a class
   config.joined_rows = share
   with pytest.raises(errors.InputError, match="must be a share"):
-    checks.check_numbers(config)
+    checks.require_numbers(config)

@@ -1,6 +1,6 @@
 """Where the noise of a look-ahead's outer gradient comes from.
 
-python tests/benchmarks/outer_noise.py --run=runs/quickstart
+python tests/benchmarks/outer_noise.py --set=runs/quickstart/set
 
 At a finished run's set: how much the gradient of its embeddings differs between
 real batches and between students with new heads, by a two-way analysis of
@@ -11,14 +11,12 @@ objective, one student a batch; minutes on a CPU.
 """
 
 import argparse
-import json
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gmdistill import jobs, objectives, settings
+from gmdistill import jobs, verbs
 
 FAR = 10**6  # batches that the run itself has not drawn
 SIZES = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05)
@@ -26,31 +24,29 @@ SIZES = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05)
 
 def main():
   parser = argparse.ArgumentParser()
-  parser.add_argument("--run", type=pathlib.Path, required=True)
+  parser.add_argument("--set", required=True)
   parser.add_argument("--batches", type=int, default=12)
   parser.add_argument("--students", type=int, default=3)
+  parser.set_defaults(config=None)  # the run's own
   options = parser.parse_args()
-  config = settings.defaults()
-  config.update(json.loads((options.run / "config.json").read_text()))
-  config.start = str(options.run / "set")
+  config, folder = verbs.config_and_set(options)
+  config.start = str(folder)
   config.num_students = 1
   job = jobs.prepare(config)
   objective, decode = job.stages[0].objective, job.parameterization.decode
 
-  def loss(params, problem, batches, key):
+  def loss(params, problem, real, key):
     state = objective.init(problem, key, jnp.float32(0))
-    real = objectives.Real(batches)
     return objective.loss(problem, decode(params), state, real, key)[0]
 
   value = jax.jit(loss)
   gradient = jax.jit(jax.grad(loss))
-  key = jax.random.key(1)
+  keys = jax.random.split(jax.random.key(1), options.students)
 
   def batches(first):
-    steps = range(FAR + first, FAR + first + options.batches)
     return [
-      jax.tree.map(lambda x: x[0, 0], job.draws[0](step, 1)).batches
-      for step in steps
+      jax.tree.map(lambda x: x[0, 0], job.draws[0](FAR + first + i, 1))
+      for i in range(options.batches)
     ]
 
   own, others = batches(0), batches(options.batches)
@@ -59,7 +55,7 @@ def main():
       jax.device_get(gradient(job.params, job.problem, batch, student))
       for batch in own
     ]
-    for student in jax.random.split(key, options.students)
+    for student in keys
   ]
   told = _analysis(grads)
   print(
@@ -72,12 +68,11 @@ def main():
     squares,
     *grads[0],
   )
-  student = jax.random.split(key, options.students)[0]
   print(f"a step of  {options.batches} batches  as many others")
   for size in SIZES:
     moved = jax.tree.map(lambda p, d, size=size: p - size * d, job.params, way)
     here, there = (
-      np.mean([value(moved, job.problem, one, student) for one in group])
+      np.mean([value(moved, job.problem, one, keys[0]) for one in group])
       for group in (own, others)
     )
     print(f"{size:9.3f}  {here:10.4f}  {there:14.4f}", flush=True)
