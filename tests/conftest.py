@@ -38,7 +38,8 @@ def cache_of_the_session(tmp_path_factory):
   base = tmp_path_factory.getbasetemp()
   if "PYTEST_XDIST_WORKER" in os.environ:
     base = base.parent  # which the processes of one run share
-  programs = str(base / "programs")
+  # One folder for several runs of the suite, where one is named.
+  programs = os.environ.get("GMDISTILL_TEST_PROGRAMS", str(base / "programs"))
   jax.config.update("jax_compilation_cache_dir", programs)
   os.environ["JAX_COMPILATION_CACHE_DIR"] = programs
   before = os.environ.get("GMDISTILL_CACHE")
