@@ -10,7 +10,7 @@ full 92.3 %.
 
 import ml_collections
 
-from gmdistill import settings
+from gmdistill.runs.config import settings
 
 
 def get_config(mode: str = "") -> ml_collections.ConfigDict:

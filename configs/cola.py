@@ -8,7 +8,7 @@ Hardware: any; two CPU cores are enough. Time and numbers: not measured.
 
 import ml_collections
 
-from gmdistill import settings
+from gmdistill.runs.config import settings
 
 
 def get_config(mode: str = "") -> ml_collections.ConfigDict:

@@ -9,7 +9,7 @@ distilled 80.6 ± 2.6 %, K-centers 58.0 ± 4.8 %, full 86.9 ± 0.6 %.
 
 import ml_collections
 
-from gmdistill import settings
+from gmdistill.runs.config import settings
 
 
 def get_config(mode: str = "") -> ml_collections.ConfigDict:

@@ -10,7 +10,7 @@ replay, 20 heads on the 872 validation rows: distilled 83.1 ± 0.3 %, K-centers
 
 import ml_collections
 
-from gmdistill import settings
+from gmdistill.runs.config import settings
 
 
 def get_config(mode: str = "") -> ml_collections.ConfigDict:

@@ -17,7 +17,7 @@ import runpy
 
 import ml_collections
 
-from gmdistill import settings
+from gmdistill.runs.config import settings
 
 
 def get_config(mode: str = "") -> ml_collections.ConfigDict:

@@ -1,5 +1,8 @@
 """The exceptions that end a command without a traceback."""
 
+from collections.abc import Callable
+from typing import Any
+
 
 class InputError(ValueError):
   """Something the user gave is wrong; the message says what would be right.
@@ -32,3 +35,13 @@ class Stopped(Exception):
     super().__init__(message)
     self.status = status
     self.alone = alone
+
+
+def named(field: str, build: Callable[[], Any]) -> Any:
+  """Turns a library's refusal of a value into a line that names the field."""
+  try:
+    return build()
+  except InputError:
+    raise  # which names its own
+  except ValueError as error:
+    raise InputError(f"config.{field}: {error}") from error

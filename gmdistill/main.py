@@ -6,6 +6,7 @@ import shlex
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 VERBS = {
@@ -30,6 +31,7 @@ TAKES = {
   "evaluate": "config workdir set row protocol",
   "report": "workdir",
 }
+
 DISTRIBUTED = ("distill", "update", "plan")  # that several processes may share
 
 HELP = """\
@@ -129,14 +131,27 @@ def _say(error: BaseException) -> int | None:
 
 
 def _run(verb: str, flags: Any, rest: list[str], command: str) -> None:
-  from gmdistill import plan, settings, teacher_verbs, verbs
+  from gmdistill.runs.commands import distilling, teaching, using
+  from gmdistill.runs.config import settings
+  from gmdistill.system import costs
 
   if flags.config is not None and verb != "sweep":
     settings.require_one_run(flags.config)
   _keep_programs()
-  where = teacher_verbs if hasattr(teacher_verbs, verb) else verbs
-  with plan.memory_errors_named():
-    getattr(where, verb)(flags, rest, command)
+  commands: dict[str, Callable[[Any, list[str], str], None]] = {
+    "distill": distilling.distill,
+    "plan": distilling.plan,
+    "sweep": distilling.sweep,
+    "bank": distilling.bank,
+    "teach": teaching.teach,
+    "train": using.train,
+    "relabel": teaching.relabel,
+    "update": teaching.update,
+    "evaluate": using.evaluate,
+    "report": using.report,
+  }
+  with costs.memory_errors_named():
+    commands[verb](flags, rest, command)
 
 
 def _run_with_others(
@@ -145,7 +160,8 @@ def _run_with_others(
   """Runs a verb as one process of several, which end together."""
   import jax
 
-  from gmdistill import errors, processes
+  from gmdistill import errors
+  from gmdistill.system import processes
 
   processes.start(flags.coordinator, flags.num_processes, flags.process_id)
   try:
@@ -175,7 +191,7 @@ def _keep_programs() -> None:
   same run compiles nothing. JAX's own setting goes before."""
   import jax
 
-  from gmdistill import paths
+  from gmdistill.system import paths
 
   if not jax.config.values["jax_compilation_cache_dir"]:
     jax.config.update(

@@ -26,10 +26,10 @@ import pathlib
 
 import numpy as np
 
-from gmdistill import figures, report, results
+from gmdistill.reports import figures, finished, page, tables
 
 workdir = os.environ.get("GMDISTILL_RUN", "runs/quickstart")
-run = report.load_run(workdir)
+run = page.load_run(workdir)
 print(run.environment.get("command"))
 run.missing  # What the workdir does not hold.
 
@@ -44,8 +44,8 @@ run.config
 # `results_table` returns one dict a row: the place to start your own analysis.
 
 # %%
-rows = results.results_table(run)
-print(results.as_text(rows))
+rows = tables.results_table(run)
+print(tables.as_text(rows))
 
 # %%
 measured = {
@@ -77,7 +77,7 @@ for title, figure in figures.make_all(run).items():
 # %%
 for key in run.metrics:
   if key.startswith("outer/"):
-    steps, values = results.series(run, key)
+    steps, values = finished.series(run, key)
     print(f"{key:22} {len(steps):4} values, the last {values[-1]:.4g}")
 
 # %% [markdown]
@@ -102,7 +102,7 @@ for example in run.analysis.get("examples", [])[:4]:
 # ## What it cost
 
 # %%
-for name, value in results.ledger(run).items():
+for name, value in tables.ledger(run).items():
   print(f"{name:28} {value}")
 
 # %% [markdown]
@@ -110,4 +110,4 @@ for name, value in results.ledger(run).items():
 # `gmdistill report --workdir=...`, or
 
 # %%
-report.write([run], pathlib.Path(workdir) / "report.html")
+page.write([run], pathlib.Path(workdir) / "report.html")

@@ -30,7 +30,8 @@ import tempfile
 import matplotlib.pyplot as plt
 import numpy as np
 
-from gmdistill import main, report, results
+from gmdistill import main
+from gmdistill.reports import page, tables
 
 steps = int(os.environ.get("GMDISTILL_STEPS", "150"))
 students = int(os.environ.get("GMDISTILL_STUDENTS", "5"))
@@ -101,7 +102,7 @@ gmdistill(
 
 # %%
 def distilled(name: str) -> dict[str, tuple[float, float]]:
-  rows = results.results_table(report.load_run(work / name))
+  rows = tables.results_table(page.load_run(work / name))
   return {row["row"]: (row["mean"], row["std"]) for row in rows}
 
 
@@ -130,7 +131,7 @@ figure.tight_layout()
 # A label's entropy says how unsure it is, in nats: a one-hot label has none.
 
 # %%
-soft = report.load_run(work / "soft").tensors["labels"]
-hard = report.load_run(work / "hard").tensors["labels"]
+soft = page.load_run(work / "soft").tensors["labels"]
+hard = page.load_run(work / "hard").tensors["labels"]
 print("learned with the true labels\n", np.round(np.asarray(hard)[:3], 2))
 print("learned with the teacher's\n", np.round(np.asarray(soft)[:3], 2))

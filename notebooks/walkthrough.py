@@ -414,15 +414,17 @@ for c, label in enumerate(["cooking", "weather"]):
 # in earnest this is `problem.Problem` around a transformer.
 
 # %%
-from gmdistill import data, matching, mixed_mode, objectives
-from gmdistill import synthetic as synthetic_sets
+from gmdistill.data import batches
+from gmdistill.objectives import contract, gradient_matching, trajectories
+from gmdistill.sets import synthetic as synthetic_sets
+from gmdistill.training import mixed_mode
 
 
 class ToyProblem:
   def init(self, key: jax.Array) -> dict:
     return init_student(key)
 
-  def loss(self, params: dict, batch: data.Batch) -> jax.Array:
+  def loss(self, params: dict, batch: batches.Batch) -> jax.Array:
     inputs = batch.inputs
     if jnp.issubdtype(inputs.dtype, jnp.integer):
       inputs = table_VxD[inputs]
@@ -453,22 +455,22 @@ for rule in mixed_mode.RULES:
 
 # %%
 problem = ToyProblem()
-along = matching.trajectory(
+along = trajectories.trajectory(
   optax.sgd(RATE), max_age=STEPS_A_STUDENT, steps_between=1
 )
-batch = data.Batch(ids_BxL, mask_BxL, labels_BxC)
-both = objectives.Real(jax.tree.map(lambda x: jnp.stack([x, x]), batch))
+batch = batches.Batch(ids_BxL, mask_BxL, labels_BxC)
+both = contract.Real(jax.tree.map(lambda x: jnp.stack([x, x]), batch))
 
 
 def package_gradient(rule: str) -> tuple:
-  objective = matching.gradient_matching(
+  objective = gradient_matching.gradient_matching(
     along, distance_kind="neuron_cosine", sum_weight=0.0, rule=rule
   )
   key = jax.random.key(1)  # the student's of section 2
   state = objective.init(problem, key, jnp.float32(0))
 
   def package_loss(synthetic_MxLxD: jax.Array) -> tuple:
-    made = data.Batch(synthetic_MxLxD, synthetic_mask, synthetic_labels)
+    made = batches.Batch(synthetic_MxLxD, synthetic_mask, synthetic_labels)
     made = synthetic_sets.SyntheticSet(made)
     return objective.loss(problem, made, state, both, key)
 

@@ -22,8 +22,11 @@ import numpy as np
 import pytest
 import tiny_config
 
-from gmdistill import data, distances, distill, objectives, students
-from gmdistill import problem as problems
+from gmdistill.data import batches as row_batches
+from gmdistill.data import samplers
+from gmdistill.objectives import contract
+from gmdistill.runs import distill
+from gmdistill.students import families, problems, roles
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tracing makes objects by the thousand, few of them in cycles.
@@ -79,7 +82,7 @@ def make_problem(kind="transformer", classes=CLASSES, **fields):
     )
   else:
     fields = dict(width=WIDTH) | fields
-  module = students.KINDS[kind](classes, **fields)
+  module = families.KINDS[kind](classes, **fields)
   return problems.Problem(table, None, module)
 
 
@@ -92,7 +95,9 @@ def make_examples(rows=40, classes=CLASSES, seed=0):
   lengths = rng.integers(3, LENGTH + 1, rows)
   mask = np.arange(LENGTH)[None] < lengths[:, None]
   ids = np.where(mask, ids, 0)
-  return data.Examples(ids.astype(np.int32), mask, labels.astype(np.int32))
+  return row_batches.Examples(
+    ids.astype(np.int32), mask, labels.astype(np.int32)
+  )
 
 
 def make_synthetic(per_class=2, classes=CLASSES, seed=3):
@@ -100,12 +105,12 @@ def make_synthetic(per_class=2, classes=CLASSES, seed=3):
   m = per_class * classes
   inputs = jax.random.normal(jax.random.key(seed), (m, LENGTH, WIDTH))
   labels = jnp.repeat(jnp.eye(classes), per_class, axis=0)
-  return data.Batch(inputs, jnp.ones((m, LENGTH), bool), labels)
+  return row_batches.Batch(inputs, jnp.ones((m, LENGTH), bool), labels)
 
 
 def make_real(num_batches=1, rows_per_class=4, classes=CLASSES):
   """What an objective reads: leaves [N, C * rows, ...] in class order."""
-  sampler = data.class_balanced_sampler(
+  sampler = samplers.class_balanced_sampler(
     make_examples(classes=classes),
     rows_per_class=rows_per_class,
     num_classes=classes,
@@ -120,7 +125,7 @@ def make_real(num_batches=1, rows_per_class=4, classes=CLASSES):
 def make_expert(problem, reads, batch=None):
   """A state, two SGD steps on, and class gradients of a real batch."""
   if not reads:
-    return objectives.Expert()
+    return contract.Expert()
   start = problem.init(jax.random.key(21))
   rows = jax.tree.map(lambda x: x[0], make_real(1)) if batch is None else batch
   gradient = jax.jit(jax.grad(problem.loss))
@@ -129,18 +134,16 @@ def make_expert(problem, reads, batch=None):
     grads = gradient(later, rows)
     later = jax.tree.map(lambda p, g: p - 0.3 * g, later, grads)
   targets = [
-    distances.keep(
-      gradient(start, jax.tree.map(lambda x, c=c: x[c], split)), "all"
-    )
-    for split in [objectives.by_class(rows, 2)]
+    roles.keep(gradient(start, jax.tree.map(lambda x, c=c: x[c], split)), "all")
+    for split in [contract.by_class(rows, 2)]
     for c in range(2)
   ]
-  whole = objectives.Expert(
+  whole = contract.Expert(
     params=start,
     targets=jax.tree.map(lambda *xs: jnp.stack(xs), *targets),
     later=later,
   )
-  return objectives.Expert(**{name: getattr(whole, name) for name in reads})
+  return contract.Expert(**{name: getattr(whole, name) for name in reads})
 
 
 @pytest.fixture

@@ -11,8 +11,10 @@ import numpy as np
 import tiny_config
 from conftest import as_float64
 
-from gmdistill import jobs, outer, plan, recipe, schedule
-from gmdistill import mesh as meshes
+from gmdistill.runs import first_set, jobs, outer
+from gmdistill.runs.config import assembly, schedule
+from gmdistill.system import costs
+from gmdistill.system import devices as device_mesh
 
 NUM_STUDENTS, NUM_STEPS = 8, 20
 
@@ -21,15 +23,15 @@ def steps_on(students, data, mode):
   config = tiny_config.get_config(mode)
   config.num_students = NUM_STUDENTS
   devices = jax.devices()[: students * data]
-  mesh = meshes.build(NUM_STUDENTS, students, data, devices)
-  setup = recipe.setup(config)
+  mesh = device_mesh.build(NUM_STUDENTS, students, data, devices)
+  setup = assembly.setup(config)
   stage = schedule.stages(config)[0]
-  stored = recipe.parameterization(config, setup.problem)
+  stored = assembly.parameterization(config, setup.problem)
   # In double precision: the outer loop doubles a difference of rounding every
   # step or two, which says nothing of the layout.
-  params = as_float64(outer.first_params(setup, config, stored))
-  problem = meshes.put(mesh, as_float64(setup.problem))
-  key = meshes.put(mesh, jax.random.key(0))
+  params = as_float64(first_set.first_params(setup, config, stored))
+  problem = device_mesh.put(mesh, as_float64(setup.problem))
+  key = device_mesh.put(mesh, jax.random.key(0))
   state = outer.first_state(params, stage, problem, key, NUM_STUDENTS, mesh)
   steps = outer.outer_steps(stage, stored, 0.99, mesh)
   draw = jobs.real_data(setup, config, stage.objective, mesh)
@@ -37,7 +39,7 @@ def steps_on(students, data, mode):
   for step in range(NUM_STEPS):
     state, _ = steps(problem, state, draw(step, 1), key)
   leaves = jax.tree.leaves(jax.device_get(state.params))
-  sizes = plan.crossing(program.as_text())
+  sizes = costs.crossing(program.as_text())
   memory = program.memory_analysis().temp_size_in_bytes
   return np.concatenate([x.ravel() for x in leaves]), sizes, memory
 

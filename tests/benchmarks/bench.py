@@ -29,22 +29,14 @@ import record
 import torch
 import torch_loop
 
-from gmdistill import (
-  data,
-  distances,
-  evaluate,
-  matching,
-  objectives,
-  outer,
-  plan,
-  protocols,
-  schedule,
-  scoring,
-  students,
-  synthetic,
-)
-from gmdistill import mesh as meshes
-from gmdistill import problem as problems
+from gmdistill.data import batches as row_batches
+from gmdistill.evaluation import measuring, protocols, readings
+from gmdistill.objectives import contract, gradient_matching, trajectories
+from gmdistill.runs import outer
+from gmdistill.runs.config import schedule
+from gmdistill.sets import synthetic
+from gmdistill.students import encoders, problems, roles
+from gmdistill.system import costs, devices
 
 SHAPES = {
   "minilm": dict(width=384, num_layers=6, num_heads=12, hidden=1536),
@@ -71,25 +63,25 @@ def our_step(problem, real_rows, bank, between=0):
   Without a bank the student takes `between` real AdamW steps after each match.
   """
   if bank:
-    objective = matching.expert_matching(
+    objective = gradient_matching.expert_matching(
       distance_kind="tensor_cosine", class_chunk=2, rule="linearize"
     )
   else:
-    along = matching.trajectory(optax.adamw(1e-4), steps_between=between)
-    objective = matching.gradient_matching(
+    along = trajectories.trajectory(optax.adamw(1e-4), steps_between=between)
+    objective = gradient_matching.gradient_matching(
       along, distance_kind="tensor_cosine", class_chunk=2, rule="linearize"
     )
   stage = schedule.Stage(objective, optax.adam(1e-2), lambda _: 1e-2, 0, 1)
   stored = synthetic.direct()
-  mesh = meshes.build(1, devices=jax.devices()[:1])
-  key = meshes.put(mesh, jax.random.key(0))
+  mesh = devices.build(1, devices=jax.devices()[:1])
+  key = devices.put(mesh, jax.random.key(0))
   ids, mask, labels = make_data(2 * real_rows, 0)
-  real_batch = data.Batch(ids, mask, np.eye(2, dtype=np.float32)[labels])
+  real_batch = row_batches.Batch(ids, mask, np.eye(2, dtype=np.float32)[labels])
   rows = np.random.default_rng(1).integers(
     0, VOCABULARY, (2 * PER_CLASS, LENGTH)
   )
   params = stored.init(
-    data.Batch(
+    row_batches.Batch(
       problem.embeddings[rows],
       jnp.ones(rows.shape, bool),
       jnp.repeat(jnp.eye(2), PER_CLASS, axis=0),
@@ -99,25 +91,23 @@ def our_step(problem, real_rows, bank, between=0):
   if bank:
     student = problem.init(jax.random.key(1))
     targets = jax.lax.map(
-      lambda batch: distances.keep(
-        jax.grad(problem.loss)(student, batch), "all"
-      ),
-      objectives.by_class(jax.tree.map(jnp.asarray, real_batch), 2),
+      lambda batch: roles.keep(jax.grad(problem.loss)(student, batch), "all"),
+      contract.by_class(jax.tree.map(jnp.asarray, real_batch), 2),
     )
-    expert = stacked(objectives.Expert(params=student, targets=targets))
-    real = objectives.Real(
-      None, meshes.put_own(mesh, expert, [0], 1, meshes.EXPERTS)
+    expert = stacked(contract.Expert(params=student, targets=targets))
+    real = contract.Real(
+      None, devices.put_own(mesh, expert, [0], 1, devices.EXPERTS)
     )
   else:
     each = lambda x: np.tile(x, (1, 1, 1 + between) + x.ndim * (1,))  # noqa: E731
     batches = jax.tree.map(each, real_batch)
-    real = objectives.Real(
-      meshes.put_own(mesh, batches, [0], 1, meshes.BATCHES)
+    real = contract.Real(
+      devices.put_own(mesh, batches, [0], 1, devices.BATCHES)
     )
-  problem = meshes.put(mesh, problem)
+  problem = devices.put(mesh, problem)
   state = outer.first_state(params, stage, problem, key, 1, mesh)
   begun = time.perf_counter()
-  program, cost = plan.program(
+  program, cost = costs.program(
     outer.outer_steps(stage, stored, 0.99, mesh), (problem, state, real, key)
   )
   compiling = time.perf_counter() - begun
@@ -169,7 +159,7 @@ def our_evaluation(problem, num_students, num_steps, num_rows, at_once):
   rows = np.random.default_rng(1).integers(
     0, VOCABULARY, (2 * PER_CLASS, LENGTH)
   )
-  batch = data.Batch(
+  batch = row_batches.Batch(
     problem.embeddings[rows],
     jnp.ones(rows.shape, bool),
     jnp.repeat(jnp.eye(2), PER_CLASS, axis=0),
@@ -177,11 +167,13 @@ def our_evaluation(problem, num_students, num_steps, num_rows, at_once):
   protocol = protocols.fine_tuning(
     num_steps=num_steps, num_students=num_students
   )
-  trainer = evaluate.Trainer(problem, protocol, at_once)
-  buckets = scoring.length_buckets(data.Examples(*make_data(num_rows, 3)), 2)
-  splits = evaluate.Splits(buckets, buckets)
-  sets = evaluate.stacked(synthetic.SyntheticSet(batch))
-  run = lambda: evaluate.measure(trainer, sets, splits)  # noqa: E731
+  trainer = measuring.Trainer(problem, protocol, at_once)
+  buckets = readings.length_buckets(
+    row_batches.Examples(*make_data(num_rows, 3)), 2
+  )
+  splits = measuring.Splits(buckets, buckets)
+  sets = measuring.stacked(synthetic.SyntheticSet(batch))
+  run = lambda: measuring.measure(trainer, sets, splits)  # noqa: E731
   begun = time.perf_counter()
   run()
   return run, time.perf_counter() - begun
@@ -241,7 +233,7 @@ def main():
     "--at_once", type=int, default=0, help="of our students; 0: 1, or 10 on GPU"
   )
   parser.add_argument(
-    "--compute", choices=students.PRECISIONS, default="float32"
+    "--compute", choices=encoders.PRECISIONS, default="float32"
   )
   parser.add_argument("--out", default="runs/bench.json")
   options = parser.parse_args()
@@ -251,7 +243,7 @@ def main():
     sys.exit("JAX and PyTorch must both see a GPU, or neither.")
   if not on_cpu:
     torch.set_float32_matmul_precision("high")  # TF32, as XLA's default
-  module = students.Transformer(
+  module = encoders.Transformer(
     2,
     **fields,
     max_positions=LENGTH,

@@ -14,21 +14,14 @@ import jax.numpy as jnp
 import optax
 import record
 
-from gmdistill import (
-  data,
-  distances,
-  matching,
-  mixed_mode,
-  objectives,
-  outer,
-  plan,
-  schedule,
-  students,
-  synthetic,
-  workdirs,
-)
-from gmdistill import mesh as meshes
-from gmdistill import problem as problems
+from gmdistill.data import batches
+from gmdistill.objectives import contract, gradient_matching
+from gmdistill.runs import outer
+from gmdistill.runs.config import schedule
+from gmdistill.sets import synthetic
+from gmdistill.students import encoders, problems, roles
+from gmdistill.system import costs, devices, units
+from gmdistill.training import mixed_mode
 
 BASE = dict(layers=6, length=32, classes=4, students=1)
 SWEEPS = dict(layers=(2, 12), length=(128,), classes=(16,), students=(4,))
@@ -44,24 +37,26 @@ def cost(
   rule: str,
   remat: str,
   width: int,
-) -> plan.Cost:
+) -> costs.Cost:
   """Returns the cost of one outer step, all of whose arguments are shapes."""
   problem = make_problem(layers, length, classes, remat, width)
-  objective = matching.expert_matching(distance_kind="tensor_cosine", rule=rule)
+  objective = gradient_matching.expert_matching(
+    distance_kind="tensor_cosine", rule=rule
+  )
   stage = schedule.Stage(objective, optax.adam(1e-2), lambda _: 1e-2, 0, 1)
-  mesh = meshes.build(students, devices=jax.devices()[:1])
+  mesh = devices.build(students, devices=jax.devices()[:1])
   rows = classes * PER_CLASS
   stored = synthetic.direct()
   params = stored.init(
-    data.Batch(
+    batches.Batch(
       jnp.ones((rows, length, width)),
       jnp.ones((rows, length), bool),
       jnp.repeat(jnp.eye(classes), PER_CLASS, axis=0),
     )
   )
   shapes = jax.eval_shape(problem.init, jax.random.key(0))
-  kept = jax.eval_shape(lambda x: distances.keep(x, "all"), shapes)
-  lie = meshes.sharding(mesh, meshes.EXPERTS)
+  kept = jax.eval_shape(lambda x: roles.keep(x, "all"), shapes)
+  lie = devices.sharding(mesh, devices.EXPERTS)
 
   def read(tree, *axes):  # as a bank's states lie on the mesh
     return jax.tree.map(
@@ -71,19 +66,17 @@ def cost(
       tree,
     )
 
-  real = objectives.Real(
-    None, objectives.Expert(read(shapes), read(kept, classes))
-  )
+  real = contract.Real(None, contract.Expert(read(shapes), read(kept, classes)))
   state = outer.shapes(stage, problem, params, students, mesh)
   steps = outer.outer_steps(stage, stored, 0.99, mesh)
-  return plan.program(steps, (problem, state, real, jax.random.key(0)))[1]
+  return costs.program(steps, (problem, state, real, jax.random.key(0)))[1]
 
 
 def make_problem(
   layers: int, length: int, classes: int, remat: str, width: int
 ) -> problems.Problem:
   """Returns a transformer of these sizes over a table of twenty tokens."""
-  module = students.Transformer(
+  module = encoders.Transformer(
     classes,
     width=width,
     num_layers=layers,
@@ -126,7 +119,7 @@ def main() -> None:
     cells = []
     for (rule, remat), name in zip(ways, names, strict=True):
       one = cost(**sizes, rule=rule, remat=remat, width=options.width)
-      cells.append(f"{workdirs.size(one.temporary)} {one.flops / 1e9:6.1f}")
+      cells.append(f"{units.size(one.temporary)} {one.flops / 1e9:6.1f}")
       found.append(
         {
           **sizes,

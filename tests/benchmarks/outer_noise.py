@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gmdistill import jobs, verbs
+from gmdistill.runs import jobs
+from gmdistill.runs.commands import shared
 
 FAR = 10**6  # batches that the run itself has not drawn
 SIZES = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05)
@@ -29,7 +30,7 @@ def main():
   parser.add_argument("--students", type=int, default=3)
   parser.set_defaults(config=None)  # the run's own
   options = parser.parse_args()
-  config, folder = verbs.config_and_set(options)
+  config, folder = shared.config_and_set(options)
   config.start = str(folder)
   config.num_students = 1
   job = jobs.prepare(config)

@@ -18,14 +18,12 @@ import jax
 import numpy as np
 import optax
 
-from gmdistill import (
-  coresets,
-  data,
-  ensembles,
-  recipe,
-  scoring,
-  training,
-)
+from gmdistill.data import batches
+from gmdistill.evaluation import readings
+from gmdistill.runs.config import assembly
+from gmdistill.selection import coresets
+from gmdistill.teachers import ensembles
+from gmdistill.training import fitting
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "quickstart.py"
 
@@ -37,7 +35,7 @@ def trained(problem, batch, key, num_steps):
     optax.warmup_cosine_decay_schedule(0.0, 3e-3, num_steps // 10, num_steps),
     weight_decay=0.1,
   )
-  return training.fit(
+  return fitting.fit(
     problem, batch, optimizer, num_steps=num_steps, batch_size=32, key=key
   )
 
@@ -55,10 +53,10 @@ def main():
   parser.add_argument("--rows", type=int, default=0, help="a class; 0: all")
   options = parser.parse_args()
   config = runpy.run_path(str(CONFIG))["get_config"]()
-  setup = recipe.setup(config)
+  setup = assembly.setup(config)
   problem, train = setup.problem, setup.corpus.train
   classes = len(setup.corpus.label_names)
-  batch = jax.device_put(data.as_batch(train, classes))
+  batch = jax.device_put(batches.as_batch(train, classes))
 
   def fit(labels, seed, num_steps, rows=np.s_[:]):
     own = batch.replace(labels=jax.numpy.asarray(labels))
@@ -75,13 +73,13 @@ def main():
   if options.rows:
     rows = coresets.random(train.labels, options.rows, 0)
   said = np.stack([np.asarray(logits_of(problem, p, batch)) for p in params])
-  buckets = scoring.length_buckets(setup.corpus.reported, classes)
+  buckets = readings.length_buckets(setup.corpus.reported, classes)
   for kind in ensembles.WEIGHTS:
     weights = np.asarray(ensembles.weights(kind, said, truth))
     soft = ensembles.soft_labels(said, truth, ensembles.Options(weights=kind))
     found = np.concatenate(
       [
-        scoring.accuracies(
+        readings.accuracies(
           problem,
           jax.tree.map(lambda x: x[None], fit(soft, seed, options.steps, rows)),
           buckets,

@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 import record
 
-from gmdistill import outer, recipe, splits
+from gmdistill.runs import first_set
+from gmdistill.runs.config import assembly, row_fields
 
 HERE = pathlib.Path(__file__).parent
 CONFIG = HERE.parents[1] / "configs" / "quickstart.py"
@@ -32,10 +33,10 @@ CONFIG = HERE.parents[1] / "configs" / "quickstart.py"
 
 def write_arrays(config: Any, folder: pathlib.Path) -> list[str]:
   """Writes what the PyTorch run reads; returns its arguments."""
-  setup = recipe.setup(config)
-  stored = recipe.parameterization(config, setup.problem)
-  start = stored.decode(outer.first_params(setup, config, stored)).batch
-  chosen = splits.selection_rows(setup.corpus, config)
+  setup = assembly.setup(config)
+  stored = assembly.parameterization(config, setup.problem)
+  start = stored.decode(first_set.first_params(setup, config, stored)).batch
+  chosen = row_fields.selection_rows(setup.corpus, config)
   parts = {"train": setup.corpus.train, "selection": chosen}
   arrays = {
     "table": setup.problem.embeddings,

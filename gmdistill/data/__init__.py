@@ -1,0 +1,1 @@
+"""Text into rows, rows into batches: sources, tokens, splits, samplers."""

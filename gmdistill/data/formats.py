@@ -1,0 +1,34 @@
+"""How a row is framed: slots for what a student should say beside the text."""
+
+import numpy as np
+
+from gmdistill.data import batches
+
+
+def with_slots(
+  examples: batches.Examples, slots: int, mask_id: int
+) -> batches.Examples:
+  """Returns rows with R slots after the first token: [CLS] [MASK]*R text.
+
+  The slots stand in front, so that they have the same positions in every row,
+  and a row stays masked after its last token alone. Every split has them: what
+  a student should say there is not known where it is used.
+  """
+  ids_NxL, mask_NxL = examples.token_ids, examples.mask
+  blanks_NxR = np.full((len(ids_NxL), slots), mask_id, ids_NxL.dtype)
+  join = lambda x, middle: np.concatenate([x[:, :1], middle, x[:, 1:]], axis=1)  # noqa: E731
+  return examples._replace(
+    token_ids=join(ids_NxL, blanks_NxR),
+    mask=join(mask_NxL, np.ones(blanks_NxR.shape, bool)),
+  )
+
+
+def without_slots(examples: batches.Examples) -> batches.Examples:
+  """Returns the rows' text alone; rows without slots as they are."""
+  if examples.rationale is None:
+    return examples
+  slots = np.s_[1 : 1 + examples.rationale.shape[1]]
+  return examples._replace(
+    token_ids=np.delete(examples.token_ids, slots, axis=1),
+    mask=np.delete(examples.mask, slots, axis=1),
+  )

@@ -1,0 +1,314 @@
+"""From the name of a data set to token arrays, computed once and kept.
+
+`load` reads a TFDS set, cuts a selection split out of its training split,
+tokenizes everything, and keeps the arrays in the user's cache folder.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from etils import epath
+
+from gmdistill import errors
+from gmdistill.data import batches, formats, splits, tokenizing, vocabularies
+from gmdistill.system import paths
+
+if TYPE_CHECKING:
+  from gmdistill.data import sources
+
+_FORMAT = 1  # Raise it when the same options come to mean other arrays.
+
+_PARTS = ("train", "selection", "reported")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """Which data set is read, and how; the fields of `config.data`.
+
+  Attributes:
+    name: a TFDS name such as "glue/sst2", or "docstrings", the embedded one.
+    data_dir: the TFDS folder; empty: TFDS's own default.
+    text_keys: the features read, one text or a pair; empty: found by type.
+      Two texts are read as a pair: AG News is title, then description.
+    label_key: the class label; empty: found by type.
+    reported_split: empty: `validation` of GLUE (`validation_matched` of MNLI),
+      elsewhere `test` where it has labels, else `validation`.
+    vocab_size: of the tokenizer trained where no tokenizer file is given.
+    max_length: tokens a row, special tokens included.
+    train_length: tokens a row of the training part; 0: `max_length`. The
+      selection part is cut at `max_length`, as the reported one is.
+    rationale_key: a text that says why a row has its label; empty: none is
+      read, and rows have no slots.
+    rationale_length: tokens R of a rationale, its end included, and slots that
+      every row has for them, beside its `max_length` tokens.
+    group_key: an integer by which the reported accuracy is told too.
+  """
+
+  name: str = "docstrings"
+  data_dir: str = ""
+  text_keys: tuple[str, ...] = ()
+  label_key: str = ""
+  reported_split: str = ""
+  vocab_size: int = 4096
+  max_length: int = 64
+  train_length: int = 0
+  rationale_key: str = ""
+  rationale_length: int = 16
+  group_key: str = ""
+
+  def __post_init__(self) -> None:
+    """Checks the numbers, and takes lists and single names for `text_keys`."""
+    keys = self.text_keys
+    keys = (keys,) if isinstance(keys, str) else keys
+    # A flag makes one name of several that have commas between.
+    keys = tuple(part for key in keys for part in key.split(",") if part)
+    object.__setattr__(self, "text_keys", keys)
+    for field, least in (("max_length", 4), ("vocab_size", 64)):
+      if getattr(self, field) < least:
+        raise errors.InputError(
+          f"config.data.{field}={getattr(self, field)} is too small; it must "
+          f"be at least {least}"
+        )
+    if self.train_length != 0 and self.train_length < 4:
+      raise errors.InputError(
+        f"config.data.train_length={self.train_length} is too small; use 0 for "
+        "max_length, or at least 4"
+      )
+    if self.rationale_length < 2:
+      raise errors.InputError(
+        f"config.data.rationale_length={self.rationale_length} is too small; "
+        "it must be at least 2"
+      )
+
+  @property
+  def slots(self) -> int:
+    """Positions R of each row at which a rationale is to be said."""
+    return self.rationale_length if self.rationale_key else 0
+
+  @property
+  def lengths(self) -> dict[str, int]:
+    """Tokens a row, by part."""
+    train = self.train_length or self.max_length
+    return dict(zip(_PARTS, (train, *[self.max_length] * 2), strict=True))
+
+
+def load(options: Options, tokenizer_file: str = "") -> batches.Corpus:
+  """Loads a text-classification set as token arrays.
+
+  The first call reads and tokenizes every row; later calls with the same
+  options, tokenizer and data read one file of the cache folder.
+
+  Args:
+    options: which data set, and how.
+    tokenizer_file: a `tokenizer.json`; empty: a tokenizer is trained on the
+      training part.
+
+  Raises:
+    errors.InputError: the data set or one of the options cannot be used; the
+      message is one line and says what would be right.
+  """
+  # Not at the top: TensorFlow Datasets takes its time to import.
+  from gmdistill.data import sources
+
+  cache = paths.cache_folder()
+  source = sources.open_source(
+    options.name,
+    data_dir=options.data_dir,
+    embedded_dir=cache / "tfds",
+    text_keys=options.text_keys,
+    label_key=options.label_key,
+    rationale_key=options.rationale_key,
+    group_key=options.group_key,
+  )
+  given = None
+  if tokenizer_file:
+    given = tokenizing.Tokenizer.from_file(tokenizer_file)
+  key = _cache_key(options, given, source)
+  slug = options.name.replace("/", "-").replace(":", "-")
+  path = cache / "corpora" / f"{slug}-{key[:20]}.npz"
+  corpus = _from_cache(path)
+  if corpus is None:
+    corpus = _build(options, given, source)
+    _to_cache(path, corpus)
+  return corpus
+
+
+def _cache_key(
+  options: Options,
+  given: tokenizing.Tokenizer | None,
+  source: "sources.Source",
+) -> str:
+  """Returns a hash of everything that decides the arrays of a corpus."""
+  from gmdistill.data import sources
+
+  trained = f"trained {options.vocab_size} {tokenizing.LIBRARY_VERSION}"
+  decisive = {
+    "format": _FORMAT,
+    "split": [
+      splits.SELECTION_FRACTION,
+      splits.SELECTION_ROWS,
+      splits.SPLIT_SEED,
+    ],
+    "data": sources.identity(source),
+    "keys": [source.text_keys, source.label_key],
+    "reported": sources.reported_candidates(source, options.reported_split),
+    "lengths": options.lengths,
+    "tokenizer": given.fingerprint if given else trained,
+  }
+  if options.slots:
+    decisive["rationale"] = [options.rationale_key, options.slots]
+  if options.group_key:
+    decisive["groups"] = options.group_key
+  text = json.dumps(decisive, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _build(
+  options: Options,
+  given: tokenizing.Tokenizer | None,
+  source: "sources.Source",
+) -> batches.Corpus:
+  from gmdistill.data import sources
+
+  whole = sources.read(source, "train")
+  if not len(whole.labels):
+    raise errors.InputError(
+      f"No row of the 'train' split of {source.name} has a label"
+    )
+  _, reported = sources.read_reported(source, options.reported_split)
+  kept, held_out = splits.selection_split(whole.labels)
+  parts = {
+    "train": whole.take(kept),
+    "selection": whole.take(held_out),
+    "reported": reported,
+  }
+  train_texts = list(_flat(parts["train"].texts))
+  tokenizer = given or vocabularies.train(train_texts, options.vocab_size)
+  examples = {
+    part: _encoded(rows, options, tokenizer, options.lengths[part])
+    for part, rows in parts.items()
+  }
+  found = examples["train"].rationale_steps
+  if found is not None and not (found >= 0).any():
+    raise errors.InputError(
+      f"config.data.rationale_key={options.rationale_key!r} has no text in any "
+      f"training row of {source.name}; name another feature, or none"
+    )
+  corpus = batches.Corpus(
+    **examples,
+    label_names=source.label_names,
+    text_keys=source.text_keys,
+    label_key=source.label_key,
+    train_bytes=sum(len(text.encode()) for text in train_texts),
+    dropped=whole.dropped + reported.dropped,
+    tokenizer=tokenizer,
+    fingerprint="",
+  )
+  return corpus._replace(fingerprint=_fingerprint(corpus))
+
+
+def _encoded(
+  rows: "sources.Rows",
+  options: Options,
+  tokenizer: tokenizing.Tokenizer,
+  length: int,
+) -> batches.Examples:
+  ids, mask = tokenizer.encode(cast(Any, rows.texts), length)
+  examples = batches.Examples(ids, mask, rows.labels, groups=rows.groups)
+  if not options.slots:
+    return examples
+  told, steps = tokenizer.encode_steps(rows.rationales, options.slots)
+  examples = formats.with_slots(
+    examples, options.slots, tokenizer.special_id("mask")
+  )
+  return examples._replace(rationale=told, rationale_steps=steps)
+
+
+def _facts(corpus: batches.Corpus) -> dict[str, Any]:
+  """Returns what a corpus holds beside arrays, tokenizer and fingerprint."""
+  kept = corpus._asdict()
+  for key in (*_PARTS, "tokenizer", "fingerprint"):
+    del kept[key]
+  return kept
+
+
+def _fingerprint(corpus: batches.Corpus) -> str:
+  digest = hashlib.sha256(json.dumps(_facts(corpus), sort_keys=True).encode())
+  digest.update(corpus.tokenizer.to_json().encode())
+  for part in _PARTS:
+    for array in _stored(getattr(corpus, part)).values():
+      digest.update(f"{array.shape} {array.dtype}".encode())
+      digest.update(np.ascontiguousarray(array).data)
+  return digest.hexdigest()
+
+
+def _stored(examples: batches.Examples) -> dict[str, np.ndarray]:
+  """Returns the arrays that are part of the data, by their names.
+
+  No teacher is, nor what is made of a rationale.
+  """
+  made = ("soft", "teacher_logits", "rationale_weights")
+  return {
+    name: array
+    for name, array in examples._asdict().items()
+    if array is not None and name not in made
+  }
+
+
+def _flat(texts: Iterable[str | tuple[str, str]]) -> Iterable[str]:
+  for text in texts:
+    if isinstance(text, str):
+      yield text
+    else:
+      yield from text
+
+
+def _to_cache(path: epath.Path, corpus: batches.Corpus) -> None:
+  """Writes a corpus in one file, which appears complete or not at all."""
+  facts = _facts(corpus) | {"fingerprint": corpus.fingerprint}
+  arrays = {
+    "facts": np.array(json.dumps(facts)),
+    "tokenizer": np.array(corpus.tokenizer.to_json()),
+  }
+  for part in _PARTS:
+    for field, array in _stored(getattr(corpus, part)).items():
+      arrays[f"{part}/{field}"] = array
+  paths.save_arrays(path, arrays)
+
+
+def _from_cache(path: epath.Path) -> batches.Corpus | None:
+  """Reads a corpus, or returns None where there is none, or a damaged one."""
+  try:
+    content = io.BytesIO(path.read_bytes())
+    with zipfile.ZipFile(content) as archive:
+      if archive.testzip():  # Checksums first: numpy parses before it checks.
+        return None
+    content.seek(0)
+    with np.load(content) as arrays:
+      facts = json.loads(str(arrays["facts"]))
+      facts["label_names"] = tuple(facts["label_names"])
+      facts["text_keys"] = tuple(facts["text_keys"])
+      tokenizer = tokenizing.Tokenizer.from_json(str(arrays["tokenizer"]))
+      examples = {
+        part: batches.Examples(
+          **{
+            name: arrays[f"{part}/{name}"]
+            for name in batches.Examples._fields
+            if f"{part}/{name}" in arrays
+          }
+        )
+        for part in _PARTS
+      }
+      corpus = batches.Corpus(**(facts | examples), tokenizer=tokenizer)
+  except (OSError, EOFError, ValueError, KeyError, TypeError):
+    return None
+  except (zipfile.BadZipFile, zlib.error):
+    return None
+  return corpus if _fingerprint(corpus) == corpus.fingerprint else None

@@ -1,0 +1,307 @@
+"""From the name of a TFDS text-classification set to its texts and labels.
+
+Reads what `tensorflow_datasets` has prepared on disk: no TensorFlow, no
+network. Everything a user can get wrong ends in one line that says the fix.
+"""
+
+import hashlib
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+from etils import epath
+
+from gmdistill import errors
+from gmdistill.data import builders
+
+Texts = list[str] | list[tuple[str, str]]
+
+CHUNK = 4096  # Rows per read; many at once are four times faster a row.
+
+# The text that opens a pair; all others go by the alphabet, which is the
+# usual order (question, sentence; sentence1, sentence2).
+_OPENING_TEXTS = ("premise", "title")
+
+
+class Source(NamedTuple):
+  """A prepared data set whose features are known; no row is read yet."""
+
+  name: str
+  builder: Any  # tfds.core.DatasetBuilder
+  text_keys: tuple[str, ...]  # One text or a pair.
+  label_key: str
+  label_names: tuple[str, ...]
+  folder: pathlib.Path
+  rationale_key: str = ""  # A text that says why; empty: none.
+  group_key: str = ""  # An integer; empty: none.
+
+
+class Rows(NamedTuple):
+  """The labelled rows of one split."""
+
+  texts: Texts  # [N]
+  labels: np.ndarray  # [N] int32
+  dropped: int  # rows without a label, not among the N
+  rationales: list[str]  # [N], or none
+  groups: np.ndarray | None = None  # [N] int32
+
+  def take(self, chosen: np.ndarray) -> "Rows":
+    """Returns the chosen rows, in the order chosen."""
+    pick = lambda texts: [texts[row] for row in chosen]  # noqa: E731
+    return self._replace(
+      texts=pick(self.texts),
+      labels=self.labels[chosen],
+      rationales=pick(self.rationales) if self.rationales else [],
+      groups=None if self.groups is None else self.groups[chosen],
+    )
+
+
+def open_source(
+  name: str,
+  *,
+  data_dir: str,
+  embedded_dir: epath.PathLike,
+  text_keys: tuple[str, ...] = (),
+  label_key: str = "",
+  rationale_key: str = "",
+  group_key: str = "",
+) -> Source:
+  """Finds a data set on disk and decides which features are read.
+
+  Args:
+    name: as TFDS spells it: "ag_news_subset", "glue/sst2", or "docstrings",
+      which is prepared on the spot.
+    data_dir: the TFDS folder, here or in a bucket; empty means TFDS's own
+      default.
+    embedded_dir: where "docstrings" is prepared when `data_dir` is empty, and
+      where a set in a bucket is copied to.
+    text_keys: the text features to read; empty means all, where there are one
+      or two.
+    label_key: the label feature; empty means `label`, or else the only one.
+    rationale_key: a text feature that says why; empty: none is read.
+    group_key: an integer feature; empty: none is read.
+
+  Raises:
+    errors.InputError: the set is unknown, not prepared, or its features do not
+      say which text or label is meant.
+  """
+  builder = builders.find(name, data_dir, embedded_dir)
+  features = builder.info.features
+  if not isinstance(features, dict | tfds.features.FeaturesDict):
+    raise errors.InputError(f"{name} has no named features to read texts from")
+  label = _label_key(name, features, label_key)
+  _check_kind(name, features, "rationale_key", rationale_key)
+  _check_kind(name, features, "group_key", group_key)
+  if rationale_key in text_keys and rationale_key:
+    raise errors.InputError(
+      f"config.data.rationale_key={rationale_key!r} is among "
+      "config.data.text_keys; a student must not read what it is to say"
+    )
+  return Source(
+    name=name,
+    builder=builder,
+    text_keys=_text_keys(
+      name, features, text_keys or _own_text(builder), rationale_key
+    ),
+    label_key=label,
+    label_names=tuple(features[label].names),
+    folder=pathlib.Path(os.fspath(builder.data_path)),
+    rationale_key=rationale_key,
+    group_key=group_key,
+  )
+
+
+def _own_text(builder: Any) -> tuple[str, ...]:
+  """Returns what is read of an embedded set, whose rationale ends in its label;
+  of others, nothing is known."""
+  embedded = builder.name in builders.EMBEDDED
+  return (builder.info.supervised_keys[0],) if embedded else ()
+
+
+def _text_keys(
+  name: str, features: Any, wanted: tuple[str, ...], rationale_key: str
+) -> tuple[str, ...]:
+  texts = [
+    key
+    for key in features
+    if isinstance(features[key], tfds.features.Text) and key != rationale_key
+  ]
+  found = f"{name} has the features {_listed(features)}"
+  for key in wanted:
+    if key not in texts and not _is_list(features, key):
+      raise errors.InputError(
+        f"config.data.text_keys names {key!r}, which is no text; {found}"
+      )
+  if len(wanted) > 2 or (not wanted and len(texts) not in (1, 2)):
+    raise errors.InputError(
+      f"Cannot tell which text or pair of texts to read: {found}; name one or "
+      "two texts in config.data.text_keys"
+    )
+  return wanted or tuple(
+    sorted(texts, key=lambda key: (key not in _OPENING_TEXTS, key))
+  )
+
+
+def _is_list(features: Any, key: str) -> bool:
+  """Whether a feature is a list of texts, such as the choices of a question."""
+  found = features[key] if key in features else None
+  return isinstance(found, tfds.features.Sequence) and isinstance(
+    found.feature, tfds.features.Text
+  )
+
+
+def _check_kind(name: str, features: Any, field: str, key: str) -> None:
+  """Refuses a rationale that is no text, and a group that is no integer."""
+  found = features[key] if key in features else None
+  is_text = isinstance(found, tfds.features.Text)
+  is_integer = (
+    isinstance(found, tfds.features.Scalar | tfds.features.ClassLabel)
+    and np.dtype(found.np_dtype).kind in "iu"
+  )
+  if key and not (is_text if field == "rationale_key" else is_integer):
+    wanted = "text" if field == "rationale_key" else "integer"
+    raise errors.InputError(
+      f"config.data.{field} names {key!r}, which is no {wanted}; {name} has "
+      f"the features {_listed(features)}"
+    )
+
+
+def _label_key(name: str, features: Any, wanted: str) -> str:
+  labels = [
+    key
+    for key in features
+    if isinstance(features[key], tfds.features.ClassLabel)
+  ]
+  found = f"{name} has the features {_listed(features)}"
+  if wanted and wanted not in labels:
+    raise errors.InputError(
+      f"config.data.label_key names {wanted!r}, which is no class label; "
+      f"{found}"
+    )
+  if not wanted and "label" not in labels and len(labels) != 1:
+    raise errors.InputError(
+      f"Cannot tell which feature is the label: {found}; name a class label in "
+      "config.data.label_key"
+    )
+  return wanted or ("label" if "label" in labels else labels[0])
+
+
+def _listed(features: Any) -> str:
+  return ", ".join(
+    f"{key} ({type(features[key]).__name__})" for key in sorted(features)
+  )
+
+
+def reported_candidates(source: Source, wanted: str = "") -> tuple[str, ...]:
+  """Returns the splits that may be the reported one, the best first.
+
+  The first with labelled rows is it. GLUE's test splits have no labels.
+
+  Raises:
+    errors.InputError: there is no training split, or no split to report on.
+  """
+  splits = list(source.builder.info.splits)
+  if "train" not in splits:
+    raise errors.InputError(
+      f"{source.name} has no 'train' split; it has {', '.join(splits)}"
+    )
+  if wanted and (wanted not in splits or wanted == "train"):
+    others = ", ".join(split for split in splits if split != "train")
+    raise errors.InputError(
+      f"config.data.reported_split={wanted!r} is not one of the splits of "
+      f"{source.name} beside 'train': {others}"
+    )
+  if wanted:
+    return (wanted,)
+  if source.builder.name == "glue":
+    preferred = ["validation", "validation_matched"]
+  else:
+    preferred = ["test", "validation", "validation_matched"]
+  candidates = tuple(split for split in preferred if split in splits)
+  if not candidates:
+    raise errors.InputError(
+      f"{source.name} has the splits {', '.join(splits)}; name the one to "
+      "report on in config.data.reported_split"
+    )
+  return candidates
+
+
+def read_reported(source: Source, wanted: str = "") -> tuple[str, Rows]:
+  """Reads the reported split: its name and its labelled rows.
+
+  Raises:
+    errors.InputError: no candidate has a labelled row.
+  """
+  candidates = reported_candidates(source, wanted)
+  for split in candidates:
+    rows = read(source, split)
+    if len(rows.labels):
+      return split, rows
+  raise errors.InputError(
+    f"No row of {' or '.join(candidates)} of {source.name} has a label; name a "
+    "labelled split in config.data.reported_split"
+  )
+
+
+def read(source: Source, split: str) -> Rows:
+  """Reads one split, without the rows whose label is negative (none)."""
+  try:
+    records = source.builder.as_data_source(split=split)
+  except NotImplementedError as error:
+    raise errors.InputError(
+      f"{source.name} under {source.folder} cannot be read by row; prepare it "
+      "with file_format='array_record'"
+    ) from error
+  texts: list[Any] = []
+  labels: list[int] = []
+  rationales: list[str] = []
+  groups: list[int] = []
+  for start in range(0, len(records), CHUNK):
+    chunk = range(start, min(start + CHUNK, len(records)))
+    for row in records.__getitems__(list(chunk)):
+      label = int(row[source.label_key])
+      if label >= 0:
+        labels.append(label)
+        found = [_decoded(row[key]) for key in source.text_keys]
+        texts.append(found[0] if len(found) == 1 else tuple(found))
+        if source.rationale_key:
+          rationales.append(_decoded(row[source.rationale_key]))
+        if source.group_key:
+          groups.append(int(row[source.group_key]))
+  return Rows(
+    texts,
+    np.array(labels, np.int32),
+    len(records) - len(labels),
+    rationales,
+    np.array(groups, np.int64) if source.group_key else None,
+  )
+
+
+def _decoded(value: Any) -> str:
+  """Returns a text; of a list of texts, all of them, with " ; " between."""
+  if not isinstance(value, bytes | str):
+    return " ; ".join(_decoded(text) for text in value)
+  if isinstance(value, str):
+    return value
+  # One bad byte among a million rows should cost a letter, not the run.
+  return value.decode("utf-8", errors="replace")
+
+
+def identity(source: Source) -> dict[str, str]:
+  """Returns what decides the rows, whatever folder they lie in.
+
+  That is: TFDS's own record of the set (version, configuration, rows and bytes
+  of every split), the features, and size, head and tail of every data file.
+  """
+  found = {"full_name": source.builder.info.full_name}
+  for path in sorted(source.folder.iterdir()):
+    if path.is_file():
+      digest = hashlib.sha256(str(path.stat().st_size).encode())
+      with path.open("rb") as file:
+        digest.update(file.read(1 << 16))
+        file.seek(max(0, path.stat().st_size - (1 << 16)))
+        digest.update(file.read())
+      found[path.name] = digest.hexdigest()
+  return found

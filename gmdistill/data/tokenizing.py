@@ -1,0 +1,182 @@
+"""Texts to rows of token ids: reading a tokenizer, or training one."""
+
+import functools
+import hashlib
+import os
+import re
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+import tokenizers
+
+from gmdistill import errors
+from gmdistill.system import paths
+
+# Another release of the library may train another vocabulary.
+LIBRARY_VERSION = tokenizers.__version__
+
+# By what they do: as BERT's tokenizers name them, and as RoBERTa's.
+SPECIAL_TOKENS = {
+  "pad": ("[PAD]", "<pad>"),
+  "unk": ("[UNK]", "<unk>"),
+  "cls": ("[CLS]", "<s>"),
+  "sep": ("[SEP]", "</s>"),
+  "mask": ("[MASK]", "<mask>"),
+}
+
+OF_BERT = [names[0] for names in SPECIAL_TOKENS.values()]
+
+ALPHABET = 1000  # characters at most; rarer ones are unknown
+
+# A step of a rationale is a sentence or a line; "3.5 m" is none.
+_NEXT_STEP = re.compile(r"(?<=[.!?;])\s+|\s*\n\s*")
+
+
+class Tokenizer:
+  """Texts to arrays of fixed length, by the `tokenizers` library.
+
+  Of a pair, only ids and mask are kept: BERT's segment ids are not used, and
+  the separator alone tells a student where the second text begins.
+  """
+
+  def __init__(self, tokenizer: tokenizers.Tokenizer):
+    """Copies `tokenizer`, less its own settings of length and padding.
+
+    Raises:
+      errors.InputError: it has no padding token.
+    """
+    padding = tokenizer.padding
+    self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())
+    self._tokenizer.no_padding()
+    self._tokenizer.no_truncation()
+    vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+    self.tokens = [""] * (max(vocabulary.values()) + 1)  # [V], by id
+    for token, index in vocabulary.items():
+      self.tokens[index] = token
+    names = [padding["pad_token"]] if padding else SPECIAL_TOKENS["pad"]
+    known = [name for name in names if name in vocabulary]
+    if not known:
+      raise errors.InputError(
+        f"The tokenizer has no padding token; expected {' or '.join(names)}"
+      )
+    self.pad_id = int(vocabulary[known[0]])
+
+  @classmethod
+  def from_file(cls, path: str | os.PathLike[str]) -> "Tokenizer":
+    """Reads a `tokenizer.json`.
+
+    Raises:
+      errors.InputError: there is no such file, or it is no tokenizer.
+    """
+    file = paths.path(path)
+    if not file.is_file():
+      raise errors.InputError(
+        f"No tokenizer file {path}; give the path of a tokenizer.json"
+      )
+    try:
+      return cls(tokenizers.Tokenizer.from_str(file.read_text()))
+    except errors.InputError:
+      raise
+    except Exception as error:  # The library raises nothing narrower.
+      raise errors.InputError(
+        f"{path} is not a tokenizer.json of the tokenizers library"
+      ) from error
+
+  @classmethod
+  def from_json(cls, text: str) -> "Tokenizer":
+    """Reads what `to_json` returns."""
+    return cls(tokenizers.Tokenizer.from_str(text))
+
+  def to_json(self) -> str:
+    """Returns the text of a `tokenizer.json`, which `from_file` reads."""
+    return self._tokenizer.to_str()
+
+  @property
+  def vocab_size(self) -> int:
+    """The number of token ids."""
+    return len(self.tokens)
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """A hash of everything that decides the ids of a text."""
+    return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+  def encode(
+    self, texts: Sequence[str] | Sequence[tuple[str, str]], length: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Encodes texts, or pairs of texts, in rows of `length` tokens.
+
+    A pair that is too long loses tokens of its longer text first. An empty
+    text is a row of the special tokens alone.
+
+    Returns:
+      Token ids [N, length] int32 and mask [N, length] bool.
+    """
+    encoder = tokenizers.Tokenizer.from_str(self.to_json())
+    encoder.enable_truncation(length, strategy="longest_first")
+    encoder.enable_padding(
+      length=length, pad_id=self.pad_id, pad_token=self.tokens[self.pad_id]
+    )
+    ids = np.empty((len(texts), length), np.int32)
+    mask = np.empty((len(texts), length), np.bool_)
+    for start in range(0, len(texts), 4096):
+      encodings = encoder.encode_batch(list(texts[start : start + 4096]))
+      for row, encoding in enumerate(encodings, start):
+        ids[row] = encoding.ids
+        mask[row] = encoding.attention_mask
+    return ids, mask
+
+  def special_id(self, name: str) -> int:
+    """Returns the id of BERT's token `name`, such as "mask".
+
+    Raises:
+      errors.InputError: the tokenizer has none.
+    """
+    token = f"[{name.upper()}]"
+    if token not in self.tokens:
+      raise errors.InputError(
+        f"The tokenizer has no {token}, which rationales need; use one of the "
+        "BERT family, or leave config.data.rationale_key empty"
+      )
+    return self.tokens.index(token)
+
+  def encode_steps(
+    self, texts: Sequence[str], length: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Encodes rationales, token by token, in rows of `length` tokens.
+
+    Without special tokens but the [SEP] that ends each, the last of its tokens
+    even where the text is cut; then padding. A text without tokens is padding
+    alone.
+
+    Returns:
+      Token ids [N, length] int32, and steps [N, length] int32: of which
+      sentence or line each token is, from 0; -1 of padding.
+    """
+    ids = np.full((len(texts), length), self.pad_id, np.int32)
+    steps = np.full((len(texts), length), -1, np.int32)
+    end = self.special_id("sep")
+    encodings = self._tokenizer.encode_batch(
+      list(texts), add_special_tokens=False
+    )
+    for row, (text, found) in enumerate(zip(texts, encodings, strict=True)):
+      count = min(len(found.ids), length - 1)
+      if not count:
+        continue
+      begins = [match.end() for match in _NEXT_STEP.finditer(text)]
+      first = [start for start, _ in found.offsets[:count]]
+      steps[row, :count] = np.searchsorted(begins, first, side="right")
+      steps[row, count] = steps[row, count - 1]
+      # An empty line, or a sentence of no known token, is no step.
+      own = steps[row, : count + 1]
+      own[:] = np.unique(own, return_inverse=True)[1]
+      ids[row, :count], ids[row, count] = found.ids[:count], end
+    return ids, steps
+
+
+def joins(character: str) -> bool:
+  """Whether a character can continue a word; punctuation stands alone."""
+  if character.isascii():
+    return character.isalnum()
+  return unicodedata.category(character)[0] not in "PZC"

@@ -1,0 +1,228 @@
+"""The protocols: how good new students get on a set, over seeds.
+
+Every row of a results table is measured by the same `measure`: the row's
+learning rate is chosen on the selection split, then n students that no choice
+has seen are trained and counted on the reported split, once.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gmdistill.data import batches
+from gmdistill.evaluation import protocols, readings
+from gmdistill.sets import synthetic
+from gmdistill.students import problems
+from gmdistill.system import devices
+
+SyntheticSet = synthetic.SyntheticSet
+
+TRIED_STUDENTS = 5  # of a row, with each learning rate
+
+DIVERGED = (
+  "the logits of a trained student are not finite; train with smaller steps"
+)
+
+
+class Splits(NamedTuple):
+  """The splits that a row is chosen and reported on, in length buckets."""
+
+  selection: list[batches.Batch]
+  reported: list[batches.Batch]
+  groups: Mapping[str, list[batches.Batch]] = {}  # parts of the reported one
+
+
+class Measurement(NamedTuple):
+  """One row of a results table. Accuracies are fractions; NaN: diverged."""
+
+  accuracies: np.ndarray  # [n], on the reported split
+  rate: protocols.Rate  # the chosen learning rate
+  seconds: float  # to train one student, compilation aside
+  beside: Mapping[str, np.ndarray]  # [n] each, what else `measure` looked at
+  by_group: Mapping[str, float] = {}  # the mean on each part of that split
+
+  def row(self) -> dict[str, Any]:
+    """Returns what `summary.json` holds of it; one student has no `std`."""
+    several = len(self.accuracies) > 1
+    groups = {"by_group": dict(self.by_group)} if self.by_group else {}
+    return {
+      "mean": float(self.accuracies.mean()),
+      "std": float(self.accuracies.std(ddof=1)) if several else None,
+      "n": len(self.accuracies),
+      **{name: float(x.mean()) for name, x in self.beside.items()},
+      **groups,
+    }
+
+
+class Trainer:
+  """Trains students in chunks: so many at once on every device, in one
+  program, compiled once a shape."""
+
+  def __init__(
+    self, problem: problems.Problem, protocol: protocols.Protocol, at_once: int
+  ):
+    """Compiles nothing yet; `at_once` students are vmapped on a device."""
+    self.protocol = protocol
+    self.at_once = at_once
+    self._mesh = devices.whole()
+    self.chunk = at_once * self._mesh.size
+    self.problem = devices.put(self._mesh, problem)
+    everywhere, by_student = devices.EVERYWHERE, devices.BY_STUDENT
+    self._train = jax.jit(
+      devices.over_students(
+        self._mesh,
+        jax.vmap(protocol.train, in_axes=(None, 0, 0, None)),
+        (everywhere, by_student, by_student, everywhere),
+        by_student,
+      )
+    )
+    self._compiled: dict[Any, Any] = {}
+
+  def __call__(
+    self, sets: SyntheticSet, keys: jax.Array, rate: protocols.Rate, first: int
+  ) -> tuple[Any, float]:
+    """Trains students `first` and on; returns parameters and seconds.
+
+    Args:
+      sets: Stacked sets, leaves [k, ...]; student i trains on set i mod k.
+      keys: One key a student, [chunk].
+      rate: The learning rate.
+      first: The index i of the first of these students.
+    """
+    length = len(sets.batch.labels)
+    index = (first + np.arange(self.chunk)) % length
+    chosen = jax.tree.map(lambda x: np.asarray(x)[index], sets)
+    put = functools.partial(devices.put, self._mesh)
+    arguments = (
+      self.problem,
+      put(chosen, devices.BY_STUDENT),
+      put(keys, devices.BY_STUDENT),
+      put(np.asarray(rate, np.float32)),
+    )
+    shapes = str(jax.tree.map(lambda x: (jnp.shape(x), x.dtype), arguments[1:]))
+    if shapes not in self._compiled:
+      self._compiled[shapes] = self._train.lower(*arguments).compile()
+    start = time.perf_counter()
+    params = jax.block_until_ready(self._compiled[shapes](*arguments))
+    return params, time.perf_counter() - start
+
+
+# (trainer, students, splits) -> {name: [S]}, of each of S stacked students;
+# one of the names is `accuracy`.
+Look = Callable[[Trainer, Any, Splits], dict[str, np.ndarray]]
+
+
+def accuracy(
+  trainer: Trainer, students: Any, splits: Splits
+) -> dict[str, np.ndarray]:
+  """Returns each student's accuracy on the reported split, [S]."""
+  return {"accuracy": _accuracies(trainer, students, splits.reported)}
+
+
+def _accuracies(trainer, students, buckets):
+  reading = trainer.protocol.logits
+  return readings.accuracies(trainer.problem, students, buckets, reading)
+
+
+def measure(
+  trainer: Trainer,
+  sets: SyntheticSet,
+  splits: Splits,
+  *,
+  seed: int = 0,
+  look: Look = accuracy,
+) -> Measurement:
+  """Measures one row of a results table.
+
+  Args:
+    trainer: The protocol, ready to run.
+    sets: Stacked sets, leaves [k, ...]: student i trains on set i mod k. One
+      set is k = 1; a random coreset is drawn afresh for every student.
+    splits: Where rates are chosen, and where the row is reported.
+    seed: Decides every student; the selection uses other students.
+    look: What is looked at in the reported students.
+  """
+  report_key, select_key = jax.random.split(jax.random.key(seed))
+  best = best_rate(trainer, sets, splits.selection, key=select_key)
+  return _measure_at(
+    trainer,
+    sets,
+    splits,
+    key=report_key,
+    rate=best,
+    num_students=trainer.protocol.num_students,
+    look=look,
+  )
+
+
+def best_rate(
+  trainer: Trainer,
+  sets: SyntheticSet,
+  selection: list[batches.Batch],
+  *,
+  key: jax.Array,
+) -> protocols.Rate:
+  """Returns the learning rate that the selection split likes best.
+
+  Args:
+    trainer: The protocol, ready to run, whose rates are tried.
+    sets: Stacked sets, as in `measure`.
+    selection: The selection split.
+    key: Decides the students that are tried, however they are chunked.
+  """
+  protocol = trainer.protocol
+  if protocol.replays and sets.learning_rates is not None:
+    return protocol.rates[0]  # The set's own step sizes are read instead.
+  if len(protocol.rates) == 1:
+    return protocol.rates[0]
+  tried = min(protocol.num_students, TRIED_STUDENTS)
+  splits = Splits(selection, selection)
+  scores = [
+    chosen_by(
+      _measure_at(
+        trainer, sets, splits, key=key, rate=rate, num_students=tried
+      ).accuracies
+    )
+    for rate in protocol.rates
+  ]
+  return protocol.rates[int(np.argmax(scores))]
+
+
+def chosen_by(accuracies: np.ndarray) -> float:
+  """Returns the mean by which a choice is made: who diverged is never right."""
+  return float(np.nan_to_num(accuracies, nan=0.0).mean())
+
+
+def _measure_at(
+  trainer, sets, splits, *, key, rate, num_students, look=accuracy
+):
+  """Returns the `Measurement` of students of `key`, trained in chunks."""
+  chunk = trainer.chunk
+  keys = jax.random.split(key, -(-num_students // chunk) * chunk)
+  seconds, found = [], []
+  by_group: dict[str, list[np.ndarray]] = {name: [] for name in splits.groups}
+  for first in range(0, len(keys), chunk):
+    students, spent = trainer(sets, keys[first : first + chunk], rate, first)
+    seconds.append(spent / trainer.at_once)  # on one device
+    found.append(look(trainer, students, splits))
+    for name, buckets in splits.groups.items():
+      by_group[name].append(_accuracies(trainer, students, buckets))
+  whole = lambda each: np.concatenate(each)[:num_students]  # noqa: E731
+  seen = {name: whole([x[name] for x in found]) for name in found[0]}
+  return Measurement(
+    seen.pop("accuracy"),
+    rate,
+    float(np.median(seconds)),
+    seen,
+    {name: float(whole(own).mean()) for name, own in by_group.items()},
+  )
+
+
+def stacked(syn: SyntheticSet) -> SyntheticSet:
+  """Returns one set as a stack of one, as `measure` reads it."""
+  return jax.tree.map(lambda x: jnp.asarray(x)[None], syn)

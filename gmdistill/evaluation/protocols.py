@@ -1,0 +1,226 @@
+"""The protocols: how a student is trained on a set.
+
+Each is a pure function of a set and a key, which `evaluate` maps over students.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gmdistill.data import batches
+from gmdistill.evaluation import posterior
+from gmdistill.evaluation import readings as reading
+from gmdistill.sets import synthetic
+from gmdistill.students import roles
+from gmdistill.teachers import live, rationales
+from gmdistill.training import fitting, optimizers
+from gmdistill.training import replays as replay_steps
+
+SyntheticSet = synthetic.SyntheticSet
+
+Rate = float | tuple[float, float]  # of a student, or of its body and its head
+
+TEACHINGS = ("none", "moving_average", "peer")
+
+
+class Protocol(NamedTuple):
+  """How a student is trained on a set, and what it then says of a row.
+
+  `train(problem, synthetic set, key, rate) -> params`, a pure function.
+  `rates` are the learning rates every row may choose from; a set that brings
+  its own step sizes, under a protocol that `replays`, has none to choose.
+  Students of one that is `fresh` start from random weights, whatever is
+  pretrained.
+  `logits` reads what `train` returned, be it one student or many samples of
+  one; `readings` name what else `calibration` reports, as its mean over rows.
+  """
+
+  train: Callable[..., Any]
+  rates: tuple[Rate, ...]
+  num_students: int
+  replays: bool = False
+  fresh: bool = False
+  logits: reading.Reading = reading.logits
+  readings: tuple[tuple[str, reading.Reading], ...] = ()
+
+
+def fine_tuning(
+  *,
+  num_steps: int = 200,
+  batch_size: int = 64,
+  weight_decay: float = 0.01,
+  warmup: float = 0.5,
+  rates: Sequence[float] = (1e-4,),
+  num_students: int = 10,
+  teaching: str = "none",
+  decay: float = 0.99,
+  curriculum: float = 0.0,
+  fresh: bool = False,
+) -> Protocol:
+  """AdamW, linear warm-up, cosine decay, clip 1.0.
+
+  The protocol `finetune` of a pretrained student with these defaults, and
+  `scratch` of a `fresh` one, from random weights, with larger rates. With
+  `teaching`, a teacher that changes with the student joins in, and a criterion
+  says what the student loses to it: `moving_average`, by `decay`, or `peer`.
+  Over the share `curriculum` of the steps, real rationales count from their end
+  on.
+
+  Raises:
+    ValueError: an unknown teaching, or a decay that is not from 0 to below 1.
+  """
+  if teaching not in TEACHINGS or not 0 <= decay < 1:
+    raise ValueError(
+      f"teaching={teaching!r} is none of {', '.join(TEACHINGS)}, or "
+      f"decay={decay} not from 0 to below 1."
+    )
+
+  def train(problem, syn: SyntheticSet, key, rate):
+    problem = _seen_by_student(problem, fresh)
+    optimizer = optimizers.fine_tuning_optimizer(
+      rate, num_steps=num_steps, weight_decay=weight_decay, warmup=warmup
+    )
+    changing = {
+      "none": lambda: None,
+      "moving_average": lambda: live.moving_average(decay),
+      "peer": lambda: live.peer(optimizer),
+    }[teaching]()
+    return fitting.fit(
+      problem,
+      syn.batch,
+      optimizer,
+      num_steps=num_steps,
+      batch_size=batch_size,
+      key=key,
+      teaching=changing,
+      seen=rationales.curriculum(curriculum),
+    )
+
+  return Protocol(train, tuple(rates), num_students, fresh=fresh)
+
+
+def _seen_by_student(problem, fresh):
+  return problem.replace(initial=None) if fresh else problem
+
+
+def replaying(
+  *,
+  num_steps: int,
+  rates: Sequence[float] = (0.01, 0.03, 0.1, 0.3),
+  head_scales: Sequence[float] = (1.0,),
+  normalised: bool = False,
+  schedule: str = "constant",
+  num_students: int = 20,
+) -> Protocol:
+  """The set's own T SGD steps from a fresh student: the protocol `replay`.
+
+  A set without learned step sizes takes `num_steps` steps of one size, or sizes
+  that fall by a `schedule` of `replays`, and its head steps of the first size
+  times one of `head_scales`: both are chosen on the selection split like any
+  row's learning rate. `normalised` steps go by distance, which the tensors
+  share evenly.
+
+  Raises:
+    ValueError: an unknown schedule.
+  """
+  falling_T = replay_steps.schedule(schedule, num_steps)
+
+  def train(problem, syn: SyntheticSet, key, rate):
+    # fit draws its student from the first half of the key; so does this.
+    params = problem.init(jax.random.split(key)[0])
+    if syn.learning_rates is not None:
+      steps = syn.steps
+    else:
+      sizes, head_sizes = jnp.broadcast_to(rate[:, None], (2, num_steps))
+      sizes = sizes * falling_T
+      shares = None
+      if normalised:
+        shares = jnp.tile(roles.even_shares(params), (num_steps, 1))
+      steps = replay_steps.Steps(sizes, head_sizes, syn.order, shares)
+    return replay_steps.replay(problem, params, syn.batch, steps)
+
+  pairs = tuple((rate, rate * scale) for rate in rates for scale in head_scales)
+  return Protocol(train, pairs, num_students, replays=True)
+
+
+def bayesian(
+  start: Protocol,
+  *,
+  strength: float,
+  prior_std: float,
+  num_students: int,
+  **chain: Any,
+) -> Protocol:
+  """SGLD from where `start` ends: the protocol `bayes`.
+
+  A student is a chain of samples of its posterior on the set. An example's
+  true label is its likeliest class, and its label, made a distribution, is
+  what the teacher of `uncertainty.dirichlet_loss` says of it; the Gaussian
+  prior stands around the student as it was before it saw the set.
+
+  Args:
+    start: How a chain's first state is trained; its rates are this one's.
+    strength: Of the teacher's prior.
+    prior_std: Of the Gaussian prior.
+    num_students: Chains.
+    **chain: The fields of `uncertainty.Chain`.
+
+  Raises:
+    ValueError: a field that is out of its range.
+  """
+  own = posterior.Chain(**chain)
+  numbers = {"num_students": num_students, **own._asdict()}
+  for name in ("num_students", "samples", "thin", "batch_size", "burn_in"):
+    least = int(name != "burn_in")
+    if numbers[name] < least:
+      raise ValueError(f"{name}={numbers[name]} must be at least {least}.")
+  if strength < 0 or prior_std <= 0 or own.step_size <= 0:
+    raise ValueError(
+      f"strength={strength} must be at least 0, prior_std={prior_std} and "
+      f"step_size={own.step_size} above it."
+    )
+
+  def loss_of(problem):
+    def loss(params, rows):
+      batch, said_BxC = rows
+      logits_BxC = problem.apply(params, batch).logits
+      return posterior.dirichlet_loss(
+        logits_BxC, batch.labels, said_BxC, strength=strength
+      )
+
+    return loss
+
+  def train(problem, syn: SyntheticSet, key, rate):
+    problem = _seen_by_student(problem, start.fresh)
+    start_key, chain_key = jax.random.split(key)
+    labels_MxC = syn.batch.labels
+    classes_MxC = jax.nn.one_hot(labels_MxC.argmax(-1), labels_MxC.shape[-1])
+    # Unrestricted labels may be negative: no distribution, and no bound below.
+    said_MxC = jnp.maximum(labels_MxC, 0.0)
+    said_MxC /= jnp.maximum(said_MxC.sum(axis=-1, keepdims=True), 1e-9)
+    batch = batches.Batch(syn.batch.inputs, syn.batch.mask, classes_MxC)
+    energy = posterior.energy(
+      loss_of(problem),
+      problem.init(jax.random.split(start_key)[0]),  # start's own student
+      num_rows=len(labels_MxC),
+      prior_std=prior_std,
+    )
+    return posterior.posterior_samples(
+      energy,
+      start.train(problem, syn, start_key, rate),
+      (batch, said_MxC),
+      own,
+      key=chain_key,
+    )
+
+  return Protocol(
+    train,
+    start.rates,
+    num_students,
+    start.replays,
+    start.fresh,
+    posterior.posterior_logits,
+    (("interval_width", posterior.interval_width),),
+  )

@@ -1,0 +1,172 @@
+"""What trained students say of a split's rows, and how often they are right."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gmdistill.data import batches as row_batches
+from gmdistill.students import problems
+from gmdistill.system import devices
+
+Params = Any
+
+# (problem, params, batch [B, ...]) -> [B, ...]: what a student says of rows
+Reading = Callable[[problems.Problem, Params, row_batches.Batch], jax.Array]
+
+
+def logits(
+  problem: problems.Problem, params: Params, batch: row_batches.Batch
+) -> jax.Array:
+  """Returns a student's logits [B, C]."""
+  return problem.apply(params, batch).logits
+
+
+def count_correct(
+  problem: problems.Problem,
+  params: Params,
+  batch: row_batches.Batch,
+  reading: Reading = logits,
+) -> jax.Array:
+  """Returns how many rows of `batch` the student labels right (a float).
+
+  Rows whose labels are all zero are padding and count as wrong. NaN of a
+  student that has diverged: the largest of logits that are NaN is the first.
+  """
+  logits_BxC = reading(problem, params, batch)
+  right_B = logits_BxC.argmax(axis=-1) == batch.labels.argmax(axis=-1)
+  count = (right_B & (batch.labels.sum(axis=-1) > 0)).sum()
+  return jnp.where(jnp.isfinite(logits_BxC).all(), count, jnp.nan)
+
+
+def length_buckets(
+  examples: row_batches.Examples, num_classes: int, rows: int = 64
+) -> list[row_batches.Batch]:
+  """Cuts rows into batches of few lengths, so that padding costs little.
+
+  Args:
+    examples: The rows of a split, masked after their last token.
+    num_classes: Length C of the one-hot labels.
+    rows: Rows of a batch; the last one is padded with rows of zero labels.
+
+  Returns:
+    At most three stacked batches of [chunks, rows, L'] with L' in
+    {L/4, L/2, L} (device arrays); every row of `examples` is in exactly one.
+  """
+  full = examples.mask.shape[1]
+  lengths_N = examples.mask.sum(axis=1)
+  batches, floor = [], -1
+  for cut in sorted({max(full // 4, 1), max(full // 2, 1), full}):
+    chosen = np.flatnonzero((lengths_N > floor) & (lengths_N <= cut))
+    floor = cut
+    if not chosen.size:
+      continue
+    padded = -(-chosen.size // rows) * rows
+    labels = np.zeros((padded, num_classes), np.float32)
+    labels[np.arange(chosen.size), examples.labels[chosen]] = 1.0
+    chosen = np.concatenate(
+      [chosen, np.repeat(chosen[-1:], padded - len(chosen))]
+    )
+    batch = row_batches.Batch(
+      examples.token_ids[chosen, :cut], examples.mask[chosen, :cut], labels
+    )
+    batches.append(
+      jax.tree.map(
+        lambda x: jnp.asarray(x).reshape(-1, rows, *x.shape[1:]), batch
+      )
+    )
+  return batches
+
+
+def _over_chunks(one):
+  """Returns `one(problem, params, chunks)` mapped over students and jitted."""
+  mesh = devices.whole()
+
+  def own(problem, params, chunks):
+    return jax.lax.map(lambda params: one(problem, params, chunks), params)
+
+  everywhere, by_student = devices.EVERYWHERE, devices.BY_STUDENT
+  mapped = devices.over_students(
+    mesh, own, (everywhere, by_student, everywhere), by_student
+  )
+  found = jax.jit(mapped, out_shardings=devices.sharding(mesh, everywhere))
+  return lambda problem, params, chunks: np.asarray(
+    found(problem, params, devices.put(mesh, chunks))
+  )
+
+
+# Kept for a few readings: functions of modules, never closures.
+@functools.lru_cache(maxsize=8)
+def _bucket_correct(reading):
+  """Returns the count of each student's right answers [S] in a bucket."""
+
+  def one(problem, params, chunks):
+    count = lambda batch: count_correct(problem, params, batch, reading)  # noqa: E731
+    return jax.lax.map(count, chunks).sum()
+
+  return _over_chunks(one)
+
+
+@functools.lru_cache(maxsize=8)
+def _bucket_values(reading):
+  """Returns what each student says of every row of a bucket [S, n, B, ...]."""
+
+  def one(problem, params, chunks):
+    return jax.lax.map(lambda batch: reading(problem, params, batch), chunks)
+
+  return _over_chunks(one)
+
+
+def accuracies(
+  problem: problems.Problem,
+  params: Params,
+  buckets: list[row_batches.Batch],
+  reading: Reading = logits,
+) -> np.ndarray:
+  """Returns the accuracy [S] of each of S stacked students (fractions).
+
+  NaN where a student's logits are not finite.
+
+  Args:
+    problem: The students' architecture.
+    params: Parameters with a leading axis [S], as many on every device.
+    buckets: What `length_buckets` made of a split.
+    reading: A student's logits.
+  """
+  total = sum(int((b.labels.sum(-1) > 0).sum()) for b in buckets)
+  count = _bucket_correct(reading)
+  counts = np.stack([count(problem, params, b) for b in buckets])
+  return counts.astype(np.float64).sum(0) / total
+
+
+def values(
+  problem: problems.Problem,
+  params: Params,
+  buckets: list[row_batches.Batch],
+  reading: Reading = logits,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns what S stacked students say of every row, and the true classes.
+
+  Args:
+    problem: The students' architecture.
+    params: Parameters with a leading axis [S], as many on every device.
+    buckets: What `length_buckets` made of a split.
+    reading: What is said of a row; logits where left out.
+
+  Returns:
+    Values [S, N, ...] and classes [N], in the order of the buckets; padding is
+    left out.
+  """
+  read = _bucket_values(reading)
+  found, classes = [], []
+  for bucket in buckets:
+    values_SxnxB = read(problem, params, bucket)
+    flat = (len(values_SxnxB), -1, *values_SxnxB.shape[3:])
+    labels_NxC = np.asarray(bucket.labels).reshape(-1, bucket.labels.shape[-1])
+    real_N = labels_NxC.sum(axis=-1) > 0
+    found.append(values_SxnxB.reshape(flat)[:, real_N])
+    classes.append(labels_NxC.argmax(axis=-1)[real_N])
+  return np.concatenate(found, axis=1), np.concatenate(classes)

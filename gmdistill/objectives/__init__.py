@@ -1,0 +1,1 @@
+"""What a set is asked to match, and the expert bank."""

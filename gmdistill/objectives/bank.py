@@ -1,0 +1,386 @@
+"""The expert bank: students on real trajectories, and their real gradients.
+
+What gradient matching aims at does not depend on the synthetic set. A bank
+computes it once: states of several students (one head each) at a few ages of
+ordinary training, and at each state the mean real gradient of every class. Any
+objective, budget, distance and seed then reads the same bank.
+
+On disk: `bank.json`, what the bank is; `entries/HHH-AAAAA/`, one state each. An
+entry is there whole or not at all, so a killed build goes on where it was.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from gmdistill import errors
+from gmdistill.data import samplers
+from gmdistill.objectives import contract
+from gmdistill.sets import spaces
+from gmdistill.students import roles
+from gmdistill.system import checkpoints, paths
+
+FORMAT = "gmdistill-bank-1"
+
+PRECISIONS = ("float32", "bfloat16")
+
+# What must agree between a bank and the run that reads it.
+_SAME = ("format", "data", "space", "student", "weights", "labels")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What a bank holds; the fields of `config.bank`.
+
+  Attributes:
+    num_trajectories: students, each with a head of its own.
+    ages: training steps after which a state is kept; 0 is a fresh student.
+    rows_per_class: real rows behind each class's mean gradient.
+    rows: which: `random`, drawn afresh for each state; `k_centers`, the real
+      rows nearest to the centroids of each class, the same for all states.
+    batch_rows_per_class: real rows of each class in a training batch.
+    learning_rate: of the AdamW that trains the students.
+    matched: the tensors whose gradients are kept; see `distances.select`.
+    precision: of what is stored: `float32` or `bfloat16`.
+    clip: the largest norm of one row's gradient, in training and in what is
+      kept; 0: as it is.
+    noise: the noise multiplier of private gradients, see `privacy`; 0: none.
+    delta: of the privacy guarantee.
+    seed: of students and rows; noise is drawn from the system's randomness.
+    along: the folder of a set that the students train on instead of real rows,
+      as the protocol `finetune` does with `learning_rate`: real gradients where
+      students of the set come. A run that starts from the set and reads them
+      mends what the set says there.
+    along_steps: of that protocol.
+  """
+
+  num_trajectories: int = 8
+  ages: tuple[int, ...] = (0, 3, 8, 16, 32, 64)
+  rows_per_class: int = 96
+  rows: str = "random"
+  batch_rows_per_class: int = 16
+  learning_rate: float = 1e-4
+  matched: str = "all"
+  precision: str = "bfloat16"
+  clip: float = 0.0
+  noise: float = 0.0
+  delta: float = 1e-5
+  seed: int = 0
+  along: str = ""
+  along_steps: int = 200
+
+  def __post_init__(self) -> None:
+    """Checks the values.
+
+    Raises:
+      InputError: names the field and what would be right.
+    """
+    ages = tuple(self.ages)
+    object.__setattr__(self, "ages", ages)
+    steps = all(isinstance(age, int) for age in ages)
+    if not (ages and steps and ages[0] >= 0 and list(ages) == sorted({*ages})):
+      raise errors.InputError(
+        f"bank.ages={ages} must be steps in rising order, such as (0, 8, 32)."
+      )
+    for field in ("num_trajectories", "rows_per_class", "batch_rows_per_class"):
+      if getattr(self, field) < 1:
+        raise errors.InputError(
+          f"bank.{field}={getattr(self, field)} must be at least 1."
+        )
+    for field, known in (
+      ("precision", PRECISIONS),
+      ("rows", ("random", "k_centers")),
+    ):
+      if getattr(self, field) not in known:
+        raise errors.InputError(
+          f"bank.{field}={getattr(self, field)} is none of {', '.join(known)}."
+        )
+    try:
+      roles.check_matched(self.matched)
+    except ValueError as error:
+      raise errors.InputError(f"bank.{error}") from error
+    if self.seed < 0 or not 0 < self.learning_rate < math.inf:
+      raise errors.InputError(
+        f"bank.seed={self.seed} must be at least 0, and bank.learning_rate="
+        f"{self.learning_rate} above it."
+      )
+    finite = all(map(math.isfinite, (self.clip, self.noise)))
+    if not finite or min(self.clip, self.noise) < 0 or not 0 < self.delta < 1:
+      raise errors.InputError(
+        f"bank.clip={self.clip} and bank.noise={self.noise} must be numbers "
+        f"from 0 on, bank.delta={self.delta} must lie between 0 and 1."
+      )
+    if self.along and self.along_steps < 2:
+      raise errors.InputError(
+        f"bank.along_steps={self.along_steps} must be at least 2."
+      )
+    if self.along and ages[-1] > self.along_steps:
+      raise errors.InputError(
+        f"bank.ages={ages} reaches beyond bank.along_steps={self.along_steps}, "
+        "where a student's training on the set ends."
+      )
+    if self.along and (self.clip or self.noise):
+      raise errors.InputError(
+        "bank.clip and bank.noise hide rows, and nothing says that the set of "
+        "bank.along hides them too; leave one of both out."
+      )
+    if self.noise and not self.clip:
+      raise errors.InputError(
+        "bank.noise hides a row only where its gradient is bounded; give "
+        "bank.clip too, such as 1.0."
+      )
+    if self.noise and self.rows != "random":
+      raise errors.InputError(
+        f"bank.rows={self.rows} chooses rows by what they say, which noise on "
+        "gradients does not hide; use bank.rows=random."
+      )
+
+  @property
+  def names(self) -> list[tuple[int, int]]:
+    """Every entry's (trajectory, age), in the order they are computed."""
+    return [(h, age) for h in range(self.num_trajectories) for age in self.ages]
+
+
+def identity(setup: spaces.Setup, private: bool = False) -> dict[str, Any]:
+  """Returns what a bank and its reader must have in common.
+
+  A private bank does not name its data: a hash of all rows would tell who
+  knows the others whether one is there.
+  """
+  return {
+    "format": FORMAT,
+    "data": "private" if private else setup.corpus.fingerprint,
+    "space": setup.space_id,
+    "student": _without_layout(repr(setup.problem.student)),
+    "weights": setup.problem.weights_id,
+    "labels": setup.labels,
+  }
+
+
+def _without_layout(student: str) -> str:
+  """Returns a student's fields but those that change no number."""
+  return re.sub(r"\n *(remat|unroll) = .*", "", student)
+
+
+def entry_shapes(setup: spaces.Setup, options: Options) -> contract.Expert:
+  """Returns shapes and stored types of one entry; computes nothing."""
+  dtype = jnp.dtype(options.precision)
+  num_classes = len(setup.corpus.label_names)
+
+  def shapes(key):
+    params = setup.problem.init(key)
+    return params, roles.keep(params, options.matched)
+
+  params, kept = jax.eval_shape(shapes, jax.random.key(0))
+  stored = lambda shape: jax.ShapeDtypeStruct(shape, dtype)  # noqa: E731
+  return contract.Expert(
+    params=jax.tree.map(lambda x: stored(x.shape), params),
+    targets=jax.tree.map(lambda x: stored((num_classes, *x.shape)), kept),
+    losses=None
+    if options.noise  # They have none, and would tell.
+    else jax.ShapeDtypeStruct((num_classes,), jnp.float32),
+  )
+
+
+def num_bytes(setup: spaces.Setup, options: Options) -> int:
+  """Returns the bytes of a whole bank's arrays."""
+  leaves = jax.tree.leaves(entry_shapes(setup, options))
+  each = sum(x.size * x.dtype.itemsize for x in leaves)
+  return each * len(options.names)
+
+
+class Bank:
+  """A bank on disk, opened for reading."""
+
+  def __init__(self, folder: epath.PathLike, setup: spaces.Setup):
+    """Reads `bank.json`, and checks that the bank is of this setup, and whole.
+
+    Raises:
+      InputError: no bank, a damaged or unfinished one, or one of other data or
+        of another student: names what differs.
+    """
+    self.folder = paths.absolute(folder)
+    found = read(self.folder)
+    found.setdefault("labels", "true")  # of banks before there were teachers
+    ours = identity(setup, private="privacy" in found)
+    differing = [name for name in _SAME if found.get(name) != ours[name]]
+    if differing:
+      said = "; ".join(
+        f"{name} is {found.get(name)} there, {ours[name]} here"
+        for name in differing
+      )
+      raise errors.InputError(
+        f"the bank in {self.folder} does not fit this run: {said}. Build one "
+        "with gmdistill bank and this config."
+      )
+    self.options = options_of(found, self.folder)
+    self._entries = self.folder / "entries"
+    self._shapes = entry_shapes(setup, self.options)
+    absent = [
+      name
+      for name in self.options.names
+      if not checkpoints.is_whole(entry_path(self._entries, *name))
+    ]
+    if absent:
+      raise errors.InputError(
+        f"the bank in {self.folder} lacks {len(absent)} of its "
+        f"{len(self.options.names)} states; finish it with gmdistill bank "
+        f"--workdir={self.folder} and the config it was begun with."
+      )
+    self._load = functools.lru_cache(maxsize=None)(self._read)
+
+  def require(self, matched: str) -> None:
+    """Checks that the bank holds the gradients of the tensors `matched`.
+
+    Raises:
+      InputError: it holds fewer.
+    """
+    if not roles.contains(self.options.matched, matched):
+      raise errors.InputError(
+        f"the bank in {self.folder} holds the gradients of "
+        f"matched={self.options.matched}, which lacks some of {matched}; match "
+        "fewer tensors, or build a bank with bank.matched=all."
+      )
+
+  def require_float32(self) -> None:
+    """Checks that the difference of two states is that of the students.
+
+    Rounded to bfloat16, a weight near 1 moves by 0.004 or not at all, where a
+    step of AdamW moves it by 0.0001.
+
+    Raises:
+      InputError: the states are rounded.
+    """
+    if self.options.precision != "float32":
+      raise errors.InputError(
+        f"the bank in {self.folder} is stored in {self.options.precision}, "
+        "which rounds away how far a student moves from one state to another; "
+        "build one with --config.bank.precision=float32."
+      )
+
+  def expert(
+    self, trajectory: int, index: int, reads: tuple[str, ...], span: int = 1
+  ) -> contract.Expert:
+    """Returns the state at `ages[index]` (host arrays, stored precision).
+
+    Args:
+      trajectory: Which student.
+      index: Which of the bank's ages.
+      reads: The fields wanted; the others are None.
+      span: `later` is the state this many ages on.
+    """
+    entry = self._load(trajectory, index)
+    found = {name: getattr(entry, name) for name in reads if name != "later"}
+    if "later" in reads:
+      found["later"] = self._load(trajectory, index + span).params
+    return contract.Expert(**found)
+
+  def sampler(
+    self,
+    reads: tuple[str, ...],
+    *,
+    max_age: int,
+    span: int,
+    seed: int,
+    curriculum: int = 0,
+  ) -> Callable[[int], contract.Expert]:
+    """Returns `sample(step) -> expert`, pure in (seed, step).
+
+    States come in shuffled epochs: each once before any comes again.
+
+    Args:
+      reads: The fields wanted.
+      max_age: The oldest state drawn.
+      span: See `expert`.
+      seed: Decides the order.
+      curriculum: Draws over which older and older states are let in, before
+        the epochs begin.
+
+    Raises:
+      InputError: no state is young enough, or none has one `span` ages on.
+    """
+    ages = self.options.ages
+    last = len(ages) - (span if "later" in reads else 0)
+    if "later" in reads and self.options.along:
+      raise errors.InputError(
+        f"the bank in {self.folder} has students of a set "
+        f"({self.options.along}), which this objective would make it follow; "
+        "build one without bank.along."
+      )
+    usable = [i for i in range(last) if ages[i] <= max_age]
+    if span < 1 or not usable:
+      raise errors.InputError(
+        f"the bank in {self.folder} has the ages {ages}: none is at most "
+        f"experts.max_age={max_age} with another experts.span={span} places on."
+      )
+    pairs = np.array(
+      [(h, i) for h in range(self.options.num_trajectories) for i in usable]
+    )
+    draw = samplers.shuffled_epochs(np.arange(len(pairs)), (seed, 2))
+
+    def sample(step: int) -> contract.Expert:
+      if step < curriculum:
+        young = usable[: 1 + len(usable) * step // curriculum]
+        rng = np.random.default_rng((seed, 3, step))
+        trajectory = rng.integers(self.options.num_trajectories)
+        index = rng.choice(young)
+      else:
+        trajectory, index = pairs[draw(step, 1)[0]]
+      return self.expert(int(trajectory), int(index), reads, span)
+
+    return sample
+
+  def _read(self, trajectory, index):
+    path = entry_path(self._entries, trajectory, self.options.ages[index])
+    return checkpoints.load_tree(path, self._shapes)
+
+
+def read(folder: epath.Path) -> dict[str, Any]:
+  """Returns what `bank.json` says: identity and options.
+
+  Raises:
+    InputError: there is none, or it is damaged.
+  """
+  path = folder / "bank.json"
+  try:
+    found = json.loads(path.read_text())
+    # Of banks that named the layout too.
+    return {**found, "student": _without_layout(str(found.get("student")))}
+  except OSError as error:
+    raise errors.InputError(
+      f"there is no bank in {folder} (no bank.json); build one with gmdistill "
+      f"bank --workdir={folder}."
+    ) from error
+  except (ValueError, TypeError, AttributeError) as error:
+    raise errors.InputError(
+      f"{path} is damaged; build the bank again in an empty folder."
+    ) from error
+
+
+def options_of(about: dict[str, Any], folder: epath.Path) -> Options:
+  """Returns the options in what `read` found in a folder.
+
+  Raises:
+    InputError: they are none, or have a field that this version has not.
+  """
+  try:
+    return Options(**about["options"])
+  except (KeyError, TypeError) as error:
+    raise errors.InputError(
+      f"{folder / 'bank.json'} is damaged, or of another version of gmdistill; "
+      "build the bank again in an empty folder."
+    ) from error
+
+
+def entry_path(entries: epath.Path, trajectory: int, age: int) -> epath.Path:
+  """Returns the folder of one state."""
+  return entries / f"{trajectory:03d}-{age:05d}"

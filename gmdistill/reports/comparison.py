@@ -1,0 +1,314 @@
+"""Several finished runs side by side: seeds, budgets, costs, ablations."""
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from gmdistill import errors
+from gmdistill.reports import figures, finished, tables
+
+BASE = "base"  # in the folder's name of the run that ablations differ from
+
+
+def over_seeds(rows: Sequence[tables.Row]) -> list[tables.Row]:
+  """Rows averaged over runs that differ in nothing but `seed`; see `pool`."""
+  groups: dict[tuple[Any, ...], dict[Any, tables.Row]] = {}
+  for row in rows:
+    kind = row["setting"], row["protocol"], row["row"]
+    groups.setdefault(kind, {})[row["seed"]] = row
+  merged = []
+  for group in groups.values():
+    first, *_ = group.values()
+    kept = [row for row in group.values() if row["mean"] is not None]
+    pooled = pool(kept) if kept else {"seeds": 0, "std_over_seeds": None}
+    merged.append(first | pooled)
+  return merged
+
+
+def pool(rows: Sequence[tables.Row]) -> tables.Row:
+  """The numbers of one row over the seeds that measured it.
+
+  `seeds` is how many; `std_over_seeds` has n - 1 in the denominator and is
+  None for one seed. A row that no set decides is the same baseline in every
+  run, and one that another machine measured again is no other seed. `std` is
+  over all students of all seeds (law of total variance), None if none has one.
+  """
+  if rows[0]["row"] != "distilled":
+    rows = rows[:1]
+  means = [row["mean"] for row in rows]
+  recoveries = [row["recovery"] for row in rows if row["recovery"] is not None]
+  spreads = [row["std"] ** 2 for row in rows if row["std"] is not None]
+  within = np.mean(spreads or [0.0])
+  pooled = rows[0] | {
+    "mean": float(np.mean(means)),
+    "std": math.sqrt(within + np.var(means))
+    if spreads or len(rows) > 1
+    else None,
+    "n": sum(row["n"] or 0 for row in rows),
+    "recovery": float(np.mean(recoveries)) if recoveries else None,
+    "seeds": len(rows),
+    "std_over_seeds": None,
+  }
+  if len(rows) > 1:  # Students of one set are not independent draws.
+    pooled["std_over_seeds"] = float(np.std(means, ddof=1))
+    pooled["standard_error"] = pooled["std_over_seeds"] / math.sqrt(len(rows))
+  return pooled
+
+
+def ablations(
+  runs: Sequence[finished.Run], protocol: str
+) -> dict[str, list[dict[str, Any]]]:
+  """How far each setting is from its base: by kind, one dict a setting.
+
+  A base are the runs of this protocol whose folders' names have the part
+  `base`, and what stands before it is a kind of its own: `steps-no_ema` differs
+  from `steps-base`, and from no `replay-base` beside it. Every other setting of
+  the same data is named by the fields in which it differs. `difference` is in
+  fractions,
+  `standard_error` that of the difference: from the seeds' spread where both
+  have seeds, from the students' where there is one.
+
+  Returns:
+    Kinds, and their settings, the base first. Nothing of runs without a base,
+    or of one that was not measured under `protocol`.
+  """
+  rows = [
+    row
+    for row in over_seeds(tables.results_table(runs))
+    if row["row"] == "distilled"
+    and row["protocol"] == protocol
+    and row["mean"] is not None
+  ]
+  bases: dict[str, tables.Row] = {}
+  for row in rows:
+    parts = _parts(row)
+    if BASE in parts:
+      bases.setdefault("-".join(parts[: parts.index(BASE)]), row)
+  found = {kind: [_measured_from(base, base)] for kind, base in bases.items()}
+  for row in rows:
+    starts = {"-".join(_parts(row)[:n]) for n in range(len(_parts(row)))}
+    kind = max(starts & bases.keys(), key=len, default=None)
+    if kind is None or row["dataset"] != bases[kind]["dataset"]:
+      continue
+    if row is not bases[kind]:
+      found[kind].append(_measured_from(bases[kind], row))
+  return found
+
+
+def _parts(row: tables.Row) -> list[str]:
+  return str(row["run"]).rsplit("/", 1)[-1].split("-")
+
+
+def _measured_from(base: tables.Row, row: tables.Row) -> dict[str, Any]:
+  errors_of = [row["standard_error"], base["standard_error"]]
+  known = None not in errors_of and row is not base
+  return row | {
+    "change": "base" if row is base else _changes(base, row),
+    "difference": row["mean"] - base["mean"],
+    "standard_error": math.hypot(*errors_of) if known else None,
+  }
+
+
+def _changes(base: tables.Row, row: tables.Row) -> str:
+  """The fields in which two settings differ, with the row's values."""
+  flat = _setting(base), _setting(row)
+  names = sorted({*flat[0], *flat[1]})
+  told = [
+    f"{name}={flat[1].get(name)}"
+    for name in names
+    if flat[0].get(name) != flat[1].get(name)
+  ]
+  return ", ".join(told) or "the same"
+
+
+def _setting(row: tables.Row) -> dict[str, Any]:
+  """The fields of a row's config but its seed, by their dotted names."""
+  return dict(_leaves(json.loads(row["setting"])))
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+  found = []
+  for name, value in tree.items():
+    if isinstance(value, dict):
+      found += _leaves(value, f"{prefix}{name}.")
+    else:
+      found.append((prefix + name, value))
+  return found
+
+
+def data_per_class_figure(
+  runs: Sequence[finished.Run], protocol: str
+) -> Figure:
+  """Accuracy against data per class, one line a row; seeds are pooled.
+
+  Distilled sets of one size that other recipes made have lines of their own,
+  named by what they changed. The bands are ± one std over all students that
+  are pooled.
+  """
+  rows = figures.rows_of(runs, protocol)
+  sizes = sorted({row["data_per_class"] for row in rows})
+  if len(sizes) < 2:
+    raise errors.InputError(
+      f"accuracy against data per class needs runs of two sizes measured "
+      f"under {protocol!r}; got {sizes}."
+    )
+  several = len({row["objective"] for row in rows}) > 1
+  usual = _usual([row for row in rows if row["row"] == "distilled"])
+  lines: dict[str, dict[int, list[tables.Row]]] = {}
+  for row in rows:
+    label = row["row"]
+    if label == "distilled":
+      fields = _setting(row)
+      named = [row["objective"]] if several else []
+      changed = [
+        f"{name}={fields.get(name)}"
+        for name, value in usual.items()
+        if fields.get(name) != value
+      ]
+      label = ", ".join([label, *named, *changed])
+    by_size = lines.setdefault(label, {})
+    by_size.setdefault(row["data_per_class"], []).append(row)
+  figure, axes = figures.new_axes()
+  for place, (label, by_size) in enumerate(lines.items()):
+    own = sorted(by_size)
+    pools = [pool(by_size[size]) for size in own]
+    mean = np.array([100 * pooled["mean"] for pooled in pools])
+    std = np.array([100 * (pooled["std"] or 0.0) for pooled in pools])
+    color = figures.ROW_COLORS.get(label, figures.class_color(place))
+    marker = figures.MARKERS[place % len(figures.MARKERS)]
+    axes.plot(
+      own, mean, marker=marker, ms=4, color=color, label=figures.plain(label)
+    )
+    axes.fill_between(
+      own, mean - std, mean + std, color=color, alpha=0.13, lw=0
+    )
+  axes.set_xscale("log")
+  axes.set_xticks(sizes, [str(size) for size in sizes])
+  axes.minorticks_off()
+  axes.set(xlabel="data per class", ylabel=f"accuracy under {protocol}, %")
+  figures.legend(figure)
+  told = f"Accuracy under {protocol} at {sizes} examples per class, "
+  return figures.described(
+    figure, told + f"one line each for {', '.join(lines)}."
+  )
+
+
+def _usual(rows: Sequence[tables.Row]) -> dict[str, Any]:
+  """The fields in which sets of one size differ, as the first one has them."""
+  by_size: dict[int, list[dict[str, Any]]] = {}
+  for row in rows:
+    by_size.setdefault(row["data_per_class"], []).append(_setting(row))
+  found: dict[str, Any] = {}
+  for first, *others in by_size.values():
+    for setting in others:
+      for name in sorted({*first, *setting} - {"objective"}):
+        if first.get(name) != setting.get(name):
+          found.setdefault(name, first.get(name))
+  return found
+
+
+COSTS = {
+  "set_bytes": ("bytes of the set", "real_text_bytes"),
+  "distill_seconds": ("distillation seconds", None),
+}
+
+
+def cost_figure(
+  runs: Sequence[finished.Run], protocol: str, cost: str
+) -> Figure:
+  """Accuracy of each distilled set against what it costs.
+
+  Args:
+    runs: The runs, each one point with ± one std over students.
+    protocol: Whose accuracies.
+    cost: A key of `COSTS`.
+
+  Raises:
+    InputError: fewer than two runs have both numbers.
+  """
+  label, reference = COSTS[cost]
+  points: dict[str, list[tuple[float, tables.Row]]] = {}
+  full: dict[str, tuple[float, float]] = {}
+  for run in runs:
+    ledger = run.summary.get("cost") or {}
+    by_row = {row["row"]: row for row in figures.rows_of(run, protocol)}
+    row = by_row.get("distilled")
+    if row is None or not ledger.get(cost):
+      continue
+    name = f"{row['dataset']}, {row['student']}"
+    points.setdefault(name, []).append((ledger[cost], row))
+    if reference and ledger.get(reference) and "full" in by_row:
+      full[name] = ledger[reference], by_row["full"]["mean"]
+  if sum(map(len, points.values())) < 2:
+    raise errors.InputError(
+      f"accuracy against {label} needs two runs measured under {protocol!r}."
+    )
+  figure, axes = figures.new_axes()
+  for place, (name, own) in enumerate(points.items()):
+    color = figures.class_color(place)
+    for x, row in own:
+      axes.errorbar(
+        x, 100 * row["mean"], yerr=100 * (row["std"] or 0.0), fmt="o",
+        ms=4, capsize=2, color=color,
+        label=figures.plain(name) if row is own[0][1] else None,
+      )  # fmt: skip
+      axes.annotate(
+        str(row["data_per_class"]), (x, 100 * row["mean"]), (4, 4),
+        textcoords="offset points", fontsize=7, color=color,
+      )  # fmt: skip
+    if name in full:
+      x, mean = full[name]
+      axes.plot(
+        x,
+        100 * mean,
+        "*",
+        ms=9,
+        color=color,
+        label=figures.plain(f"{name}, all its text"),
+      )
+  axes.set_xscale("log")
+  axes.set(xlabel=label, ylabel=f"accuracy under {protocol}, %")
+  figures.legend(figure)
+  told = ", ".join(f"{name} ({len(own)} runs)" for name, own in points.items())
+  return figures.described(
+    figure, f"Accuracy under {protocol} against {label}: {told}."
+  )
+
+
+def layers_figure(runs: Sequence[finished.Run]) -> Figure:
+  """Cosine of synthetic and real gradients, layer by layer; one line a run.
+
+  Raises:
+    InputError: no run has measured it.
+  """
+  lines = {}
+  for run, name in zip(runs, tables.short_names(runs), strict=True):
+    by_layer = (run.summary.get("gradient_cosine") or {}).get("per_layer")
+    if by_layer:
+      lines[name] = by_layer
+  if not lines:
+    raise errors.InputError("no run has gradient_cosine.per_layer.")
+  layers = finished.from_below({key for line in lines.values() for key in line})
+  figure, axes = figures.new_axes()
+  for color, (name, line) in enumerate(lines.items()):
+    axes.plot(
+      [place for place, key in enumerate(layers) if key in line],
+      [line[key] for key in layers if key in line],
+      marker=figures.MARKERS[color % len(figures.MARKERS)], ms=4,
+      color=figures.class_color(color), label=figures.plain(name),
+    )  # fmt: skip
+  axes.set_xticks(range(len(layers)), layers, rotation=45, ha="right")
+  axes.set(ylabel="cosine to the real gradient")
+  if len(lines) > 1:
+    figures.legend(figure)
+  means = [
+    f"{name} {np.mean(list(x.values())):.3f}" for name, x in lines.items()
+  ]
+  return figures.described(
+    figure,
+    f"Gradient cosine of {len(layers)} layers; means: {', '.join(means)}.",
+  )

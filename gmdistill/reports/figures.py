@@ -1,0 +1,268 @@
+"""Figures of finished runs.
+
+Each is a `matplotlib.figure.Figure` made without pyplot, so nothing global
+changes; its label says in words what it shows.
+"""
+
+import base64
+import contextlib
+import html
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from gmdistill import errors
+from gmdistill.reports import finished, tables
+
+ROW_COLORS = {
+  "random": "#8b95a5",
+  "herding": "#4c9a86",
+  "K-centers": "#c77f1a",
+  "distilled": "#1f5fbf",
+  "full": "#333b4a",
+}
+
+_CLASS_COLORS = (
+  "#1f5fbf #d1662b #2f8f6b #b0468f #7a6fd0 #b08a1e #3aa0c4 #c23b4b #6b7a3a "
+  "#555e6e"
+).split()
+
+GREY = "#555e6e"
+
+MARKERS = "oD^sPX"
+
+_MOST_CLASSES_NAMED = 12
+
+
+def accuracy_figure(run: finished.Run, protocol: str) -> Figure:
+  """Mean and std over students of each row under one protocol."""
+  rows = rows_of(run, protocol)
+  if not rows:
+    raise errors.InputError(
+      f"{run.workdir} measured nothing under {protocol!r}; it has "
+      f"{', '.join(finished.measured(run)) or 'no protocol'}."
+    )
+  figure, axes = new_axes(height=0.9 + 0.42 * len(rows))
+  for place, row in enumerate(rows):
+    mean, std = 100 * row["mean"], 100 * (row["std"] or 0.0)
+    color = ROW_COLORS.get(row["row"], GREY)
+    axes.errorbar(mean, place, xerr=std, fmt="o", capsize=3, color=color)
+    axes.annotate(
+      f"{mean:.1f}", (mean, place), (0, 5), ha="center", fontsize=8,
+      textcoords="offset points", color=color,
+    )  # fmt: skip
+  axes.set_yticks(range(len(rows)), [row["row"] for row in rows])
+  axes.set_ylim(len(rows) - 0.5, -0.7)
+  axes.margins(x=0.08)
+  axes.set_xlabel(f"accuracy under {protocol}, % (± std over students)")
+  told = [f"{row['row']} {tables.plus_minus(row)} %" for row in rows]
+  return described(figure, f"Accuracy under {protocol}: {', '.join(told)}.")
+
+
+def selection_figure(run: finished.Run) -> Figure:
+  """Selection accuracy by step; the reported rows are horizontal lines."""
+  steps, values = finished.series(run, "selection/accuracy")
+  figure, axes = new_axes()
+  color = ROW_COLORS["distilled"]
+  axes.plot(
+    steps, 100 * values, "o-", ms=3.5, color=color, label="selection split"
+  )
+  chosen = (run.summary.get("selection") or {}).get("step")
+  if chosen is not None:
+    axes.axvline(chosen, color=color, lw=1, ls=":", label=f"chosen: {chosen}")
+  for row in rows_of(run, finished.main_protocol(run)):
+    color = ROW_COLORS.get(row["row"], GREY)
+    axes.axhline(
+      100 * row["mean"], color=color, lw=1.2, ls="--", label=row["row"]
+    )
+  axes.set(xlabel="outer step", ylabel="accuracy, %")
+  legend(figure)
+  return described(
+    figure, "Selection accuracy " + _from_to(steps, 100 * values, ".1f")
+  )
+
+
+def loss_figure(run: finished.Run) -> Figure:
+  """Outer loss and gradient norm by step; stage boundaries are marked."""
+  curves = {"outer loss": finished.series(run, "outer/loss")}
+  if "outer/grad_norm" in run.metrics:
+    curves["gradient norm"] = finished.series(run, "outer/grad_norm")
+  figure = Figure(figsize=(5, 3.5), layout="constrained")
+  panels = figure.subplots(
+    len(curves), 1, sharex=True, squeeze=False,
+    height_ratios=[2, 1][: len(curves)],
+  )[:, 0]  # fmt: skip
+  stages = _stages(run)
+  later = [start for start, _ in stages[1:]]
+  for axes, (label, (steps, values)) in zip(
+    panels, curves.items(), strict=True
+  ):
+    _style(axes)
+    splits = np.searchsorted(steps, later)
+    for part in np.split(np.arange(len(steps)), splits):
+      axes.plot(steps[part], values[part], lw=1.2, color=_CLASS_COLORS[0])
+    for start in later:
+      axes.axvline(start, color=GREY, lw=1, ls="--")
+    if values.size and values.min() > 0 and values.max() > 10 * values.min():
+      axes.set_yscale("log")
+    axes.set_ylabel(label)
+  for start, name in stages if later else []:
+    panels[0].annotate(
+      name, (start, 1), (0, 2), textcoords="offset points", fontsize=8,
+      xycoords=("data", "axes fraction"), va="bottom", color=GREY,
+    )  # fmt: skip
+  panels[-1].set_xlabel("outer step")
+  told = _from_to(*curves["outer loss"], ".3g")
+  return described(figure, "Outer loss " + told)
+
+
+def _stages(run: finished.Run) -> list[tuple[int, str]]:
+  """First logged step and objective of each stage."""
+  if "outer/stage" not in run.metrics:
+    return []
+  steps, stages = finished.series(run, "outer/stage")
+  names = finished.objectives(run)
+  found, first = np.unique(stages.astype(int), return_index=True)
+  return [
+    (int(steps[i]), names[stage] if stage < len(names) else f"stage {stage}")
+    for stage, i in zip(found, first, strict=True)
+  ]
+
+
+def cosine_figure(run: finished.Run) -> Figure:
+  """Cosine of the set's gradient to the real gradient, by step."""
+  steps, values = finished.series(run, "matching/cosine")
+  figure, axes = new_axes()
+  axes.plot(steps, values, lw=1.2, color=_CLASS_COLORS[2])
+  axes.set(xlabel="outer step", ylabel="cosine to the real gradient")
+  return described(figure, "Gradient cosine " + _from_to(steps, values, ".3f"))
+
+
+def projection_figure(run: finished.Run) -> Figure:
+  """Features of real and synthetic examples in two dimensions, by class."""
+  projection = run.analysis.get("projection") or {}
+  if not projection.get("synthetic"):
+    raise errors.InputError(
+      f"{run.workdir} has no projection in analysis.json."
+    )
+  looks: dict[str, dict[str, Any]] = {
+    "real": {"s": 9, "alpha": 0.35, "linewidths": 0, "rasterized": True},
+    "synthetic": {"s": 90, "marker": "*", "edgecolors": "black", "lw": 0.7},
+  }
+  clouds = {
+    kind: np.array(projection.get(kind) or [], float).reshape(-1, 3)
+    for kind in looks
+  }
+  classes = np.unique(np.concatenate(list(clouds.values()))[:, 2]).astype(int)
+  figure, axes = new_axes(height=4.2)
+  for kind, cloud in clouds.items():
+    for label in classes:
+      x, y = cloud[cloud[:, 2] == label, :2].T
+      axes.scatter(x, y, color=class_color(label), **looks[kind])
+  for label in classes[:_MOST_CLASSES_NAMED]:
+    name = finished.class_name(run, label)
+    axes.scatter([], [], color=class_color(label), label=plain(name))
+  axes.scatter([], [], color="#8b95a5", s=9, label="real")
+  axes.scatter([], [], color="white", label="synthetic", **looks["synthetic"])
+  shares = [f" ({100 * part:.0f} %)" for part in projection["explained"]]
+  axes.set(xlabel=f"component 1{shares[0]}", ylabel=f"component 2{shares[1]}")
+  legend(figure)
+  return described(
+    figure,
+    f"{projection['method']}: {len(clouds['real'])} real and "
+    f"{len(clouds['synthetic'])} synthetic examples of {len(classes)} classes.",
+  )
+
+
+BY_TITLE: dict[str, Callable[[finished.Run], Figure]] = {
+  "Accuracy by step": selection_figure,
+  "Loss": loss_figure,
+  "Gradient cosine by step": cosine_figure,
+  "Features of real and synthetic examples": projection_figure,
+}
+
+
+def make_all(run: finished.Run) -> dict[str, Figure]:
+  """Every figure that the files of the run allow, by title."""
+  made = {
+    f"Accuracy under {protocol}": accuracy_figure(run, protocol)
+    for protocol in finished.measured(run)
+  }
+  for title, make in BY_TITLE.items():
+    # Where the files do not hold it there is no figure; the page says so.
+    with contextlib.suppress(errors.InputError):
+      made[title] = make(run)
+  return made
+
+
+def as_image(figure: Figure) -> str:
+  """An `<img>` element with the figure as SVG inside; needs no file."""
+  stream = io.BytesIO()
+  with matplotlib.rc_context({"svg.hashsalt": "gmdistill"}):
+    figure.savefig(stream, format="svg", dpi=150, metadata={"Date": None})
+  data = base64.b64encode(stream.getvalue()).decode()
+  text = html.escape(str(figure.get_label()))
+  return f'<img alt="{text}" src="data:image/svg+xml;base64,{data}">'
+
+
+def rows_of(
+  runs: finished.Run | Sequence[finished.Run], protocol: str | None
+) -> list[tables.Row]:
+  """The rows with a number under one protocol."""
+  return [
+    row
+    for row in tables.results_table(runs)
+    if row["protocol"] == protocol and row["mean"] is not None
+  ]
+
+
+def class_color(label: int) -> str:
+  """The colour of a class."""
+  return _CLASS_COLORS[label % len(_CLASS_COLORS)]
+
+
+def new_axes(height: float = 3.1) -> tuple[Figure, Axes]:
+  """An empty figure of the page's width."""
+  figure = Figure(figsize=(5, height), layout="constrained")
+  axes = figure.add_subplot()
+  _style(axes)
+  return figure, axes
+
+
+def _style(axes: Axes) -> None:
+  axes.spines[["top", "right"]].set_visible(False)
+  axes.grid(color="#e3e7ed", lw=0.7)
+  axes.set_axisbelow(True)
+
+
+def plain(name: object) -> str:
+  """Returns a label that reads as `name`, whatever is in it.
+
+  Matplotlib takes dollars for mathematics, and leaves a label that begins with
+  an underscore out of the legend.
+  """
+  text = str(name).replace("$", r"\$")
+  return f"\u200b{text}" if text.startswith("_") else text
+
+
+def legend(figure: Figure) -> None:
+  """Puts the legend below the axes."""
+  figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+
+
+def described(figure: Figure, text: str) -> Figure:
+  """Labels a figure with what it shows, in words."""
+  figure.set_label(text)  # The page's alternative text.
+  return figure
+
+
+def _from_to(steps: np.ndarray, values: np.ndarray, form: str) -> str:
+  if not steps.size:
+    return "has no finite value."
+  ends = f"{values[0]:{form}} at step {steps[0]} to {values[-1]:{form}}"
+  return f"goes from {ends} at step {steps[-1]}."

@@ -1,0 +1,181 @@
+"""A finished run, read back."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import safetensors
+from etils import epath
+
+from gmdistill import errors
+from gmdistill.system import paths
+
+PROTOCOLS = ("finetune", "replay", "scratch")
+
+ROWS = {
+  "random": "random",
+  "herding": "herding",
+  "k_centers": "K-centers",
+  "distilled": "distilled",
+  "full": "full",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What one workdir holds; a file that is absent leaves its field empty."""
+
+  workdir: epath.Path
+  config: dict[str, Any]
+  environment: dict[str, Any]
+  summary: dict[str, Any]
+  metrics: dict[str, np.ndarray]  # [N] a key, by step; NaN: not logged there
+  analysis: dict[str, Any]
+  tensors: dict[str, np.ndarray]  # of set/set.safetensors
+  card: dict[str, Any]
+  missing: tuple[str, ...]  # a sentence for each thing that is absent
+
+
+def load_run(workdir: epath.PathLike) -> Run:
+  """Reads a workdir; raises `InputError` where it holds no finished run."""
+  root = paths.path(workdir)
+  for name in ("config.json", "summary.json"):
+    if not (root / name).is_file():
+      raise errors.InputError(
+        f"{root} has no {name}, so there is no finished run to report; make "
+        f"one with `gmdistill distill --config=... --workdir={root}`."
+      )
+  summary = _read_json(root / "summary.json")
+  if summary.get("schema") != 1:
+    raise errors.InputError(
+      f"{root / 'summary.json'} has schema {summary.get('schema')}; this "
+      "version of gmdistill reads schema 1."
+    )
+  metrics, unreadable = _read_metrics(root / "metrics.jsonl")
+  optional = {
+    "environment.json": _read_json(root / "environment.json"),
+    "metrics.jsonl": metrics,
+    "analysis.json": _read_json(root / "analysis.json"),
+    "set/set.safetensors": _read_tensors(root / "set" / "set.safetensors"),
+    "set/card.json": _read_json(root / "set" / "card.json"),
+  }
+  missing = [f"no {name}" for name, content in optional.items() if not content]
+  if unreadable:
+    missing.append(f"{unreadable} unreadable lines of metrics.jsonl left out")
+  return Run(
+    workdir=root,
+    config=_read_json(root / "config.json"),
+    environment=optional["environment.json"],
+    summary=summary,
+    metrics=metrics,
+    analysis=optional["analysis.json"],
+    tensors=optional["set/set.safetensors"],
+    card=optional["set/card.json"],
+    missing=tuple(missing),
+  )
+
+
+def _read_tensors(path: epath.Path) -> dict[str, np.ndarray]:
+  if not path.is_file():
+    return {}
+  try:
+    return paths.read_tensors(path)
+  except (safetensors.SafetensorError, ValueError) as error:
+    raise errors.InputError(
+      f"{path} is damaged ({error}); restore it from a copy, or start the run "
+      "again: it writes the set anew."
+    ) from error
+
+
+def _read_json(path: epath.Path) -> dict[str, Any]:
+  if not path.is_file():
+    return {}
+  try:
+    found = json.loads(path.read_text())
+  except ValueError as error:
+    raise errors.InputError(
+      f"{path} is not JSON ({error}); restore it or run the job again."
+    ) from error
+  if not isinstance(found, dict):
+    raise errors.InputError(
+      f"{path} is no JSON object; restore it or run the job again."
+    )
+  return found
+
+
+def _read_metrics(path: epath.Path) -> tuple[dict[str, np.ndarray], int]:
+  """Columns by step, and how many lines before the last could not be read."""
+  by_step: dict[int, dict[str, Any]] = {}
+  unreadable = 0
+  text = path.read_bytes() if path.is_file() else b""
+  lines = [line for line in text.splitlines() if line.strip()]
+  for number, line in enumerate(lines, start=1):
+    try:
+      record = json.loads(line)
+      by_step[int(record["step"])] = record  # A resumed run repeats steps.
+    except (ValueError, KeyError, TypeError, OverflowError):
+      unreadable += number < len(lines)  # A kill tears the last line only.
+  records = [by_step[step] for step in sorted(by_step)]
+  columns = {
+    key: np.array([_number(record.get(key)) for record in records])
+    for key in sorted({key for record in records for key in record})
+  }
+  return columns, unreadable
+
+
+def _number(value: Any) -> float:
+  return float(value) if isinstance(value, int | float) else math.nan
+
+
+def series(run: Run, key: str) -> tuple[np.ndarray, np.ndarray]:
+  """The steps at which a metric was logged, and its finite values there."""
+  if key not in run.metrics:
+    raise errors.InputError(
+      f"{run.workdir} logged no {key}; it has "
+      f"{', '.join(run.metrics) or 'no metrics.jsonl'}."
+    )
+  values = run.metrics[key]
+  kept = np.isfinite(values)
+  return run.metrics["step"][kept].astype(int), values[kept]
+
+
+def from_below(layers: Iterable[str]) -> list[str]:
+  """Names of layers in order: embeddings, `layer 1` and on, pooler, head."""
+  height = {"pooler": 2, "head": 3}
+
+  def place(name):
+    if name.startswith("layer "):
+      return 1, int(name.removeprefix("layer "))
+    return height.get(name, 0), 0
+
+  return sorted(layers, key=place)
+
+
+def class_name(run: Run, label: int) -> str:
+  """The name of a class, or its number where the set's card names none."""
+  names = run.card.get("label_names") or []
+  return str(names[label]) if label < len(names) else f"class {label}"
+
+
+def objectives(run: Run) -> list[str]:
+  """The objective of each stage."""
+  return str(run.config.get("objective", "")).replace(" ", "").split(",")
+
+
+def measured(run: Run) -> list[str]:
+  """The protocols under which some row has a number."""
+  return [
+    protocol
+    for protocol, found in (run.summary.get("protocols") or {}).items()
+    if any(cell and cell["mean"] is not None for cell in (found or {}).values())
+  ]
+
+
+def main_protocol(run: Run) -> str | None:
+  """The protocol that the selection used, else the first one measured."""
+  protocols = measured(run)
+  chosen = (run.summary.get("selection") or {}).get("protocol")
+  return chosen if chosen in protocols else next(iter(protocols), None)

@@ -1,0 +1,320 @@
+"""Finished runs -> one HTML page; `load_run` is where notebooks begin.
+
+The tables are in `results`, the figures in `figures`.
+"""
+
+import contextlib
+import importlib.resources
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import jinja2
+import numpy as np
+from etils import epath
+
+from gmdistill import errors
+from gmdistill.reports import comparison, figures, finished
+from gmdistill.reports import tables as result_tables
+from gmdistill.system import paths
+
+load_run = finished.load_run
+
+_EXAMPLES_A_PAGE = 100
+
+_LABELS_SHOWN = 6
+
+
+def write(
+  runs: Sequence[finished.Run | epath.PathLike], path: epath.PathLike
+) -> epath.Path:
+  """Writes one self-contained HTML page on the runs; returns its path.
+
+  The page appears whole or not at all.
+  """
+  loaded = [
+    run if isinstance(run, finished.Run) else load_run(run) for run in runs
+  ]
+  if not loaded:
+    raise errors.InputError("a report needs at least one workdir; got none.")
+  page = _render(loaded)
+  path = epath.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  paths.write_text(path, page)
+  return path
+
+
+def _render(runs: Sequence[finished.Run]) -> str:
+  environment = jinja2.Environment(
+    autoescape=True, trim_blocks=True, lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+  )  # fmt: skip
+  package = importlib.resources.files("gmdistill.reports")
+  source = (package / "report_template.html").read_text(encoding="utf-8")
+  most_examples = max(10, _EXAMPLES_A_PAGE // len(runs))
+  return environment.from_string(source).render(
+    runs=[
+      _view(run, name, most_examples)
+      for run, name in zip(runs, result_tables.short_names(runs), strict=True)
+    ],
+    comparison=_comparison(runs) if len(runs) > 1 else None,
+  )
+
+
+# -- several runs ------------------------------------------------------------
+
+
+def _comparison(runs: Sequence[finished.Run]) -> dict[str, Any]:
+  rows = result_tables.results_table(runs)
+  merged = [row for row in comparison.over_seeds(rows) if row["seeds"] > 1]
+  groups: dict[str, list[finished.Run]] = {}
+  for run in runs:
+    about = "{dataset}, {student}, length {sequence_length}"
+    groups.setdefault(about.format_map(run.summary), []).append(run)
+  measured = sorted({p for run in runs for p in finished.measured(run)})
+  by_size, by_cost, tables = {}, {}, {}
+  for kind, members in groups.items():
+    for protocol in measured:
+      with contextlib.suppress(errors.InputError):  # fewer than two sizes
+        figure = comparison.data_per_class_figure(members, protocol)
+        by_size[f"{kind}: {protocol}"] = figures.as_image(figure)
+  for protocol in measured:
+    for cost in comparison.COSTS:
+      with contextlib.suppress(errors.InputError):  # fewer than two runs
+        figure = comparison.cost_figure(runs, protocol, cost)
+        title = f"{protocol}, against {comparison.COSTS[cost][0]}"
+        by_cost[title] = figures.as_image(figure)
+    for kind, found in comparison.ablations(runs, protocol).items():
+      tables[f"{protocol}, {kind}" if kind else protocol] = _ablation_table(
+        found
+      )
+  layers = None
+  with contextlib.suppress(errors.InputError):  # measured by none
+    layers = figures.as_image(comparison.layers_figure(runs))
+  return {
+    "results": _wide_table(rows) if rows else None,
+    "seeds": _table(merged) if merged else None,
+    "ablations": tables,
+    "images": by_size,
+    "costs": by_cost,
+    "layers": layers,
+  }
+
+
+def _ablation_table(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+  """One line for each setting, with its distance from the base."""
+  lines = []
+  for row in rows:
+    base = row["change"] == "base"
+    cells = [row["change"], result_tables.plus_minus(row), str(row["n"])]
+    cells += [str(row["seeds"])]
+    cells += ["" if base else f"{100 * row['difference']:+.1f}"]
+    cells += ["" if base else result_tables.percent(row["standard_error"], 2)]
+    lines.append(("distilled" if base else "", cells))
+  header = ["change", "accuracy, %", "n", "seeds", "difference", "s.e."]
+  return {"header": header, "lines": lines, "named_by": 0}
+
+
+def _wide_table(rows: Sequence[result_tables.Row]) -> dict[str, Any]:
+  """One line for each run and protocol: what compares many runs."""
+  about = result_tables.varying(rows) | {"protocol": "protocol"}
+  names = list(dict.fromkeys(row["row"] for row in rows))
+  groups: dict[tuple[str, str], dict[str, result_tables.Row]] = {}
+  for row in rows:
+    group = groups.setdefault((row["run"], row["protocol"]), {})
+    group[row["row"]] = row
+  lines = []
+  for group in groups.values():
+    distilled = group["distilled"]
+    cells = [str(distilled[key]) for key in about]
+    cells += [
+      result_tables.plus_minus(group[name]) if name in group else ""
+      for name in names
+    ]
+    cells += [result_tables.percent(distilled["recovery"], 1)]
+    lines.append(("", cells))
+  header = [*about.values(), *names, "recovery, %"]
+  return {"header": header, "lines": lines, "named_by": 0}
+
+
+def _table(rows: Sequence[result_tables.Row]) -> dict[str, Any]:
+  """One line for each row."""
+  header, body = result_tables.cells(rows)
+  lines = []
+  for row, cells in zip(rows, body, strict=True):
+    classes = {
+      "start": row["row"] == "random",
+      "distilled": row["row"] == "distilled",
+      "unmeasured": row["mean"] is None,
+    }
+    lines.append((" ".join(c for c, holds in classes.items() if holds), cells))
+  return {"header": header, "lines": lines, "named_by": header.index("row")}
+
+
+# -- one run -----------------------------------------------------------------
+
+
+def _view(run: finished.Run, name: str, most_examples: int) -> dict[str, Any]:
+  """What the template shows of one run; every value is plain text."""
+  rows = result_tables.results_table(run)
+  made = figures.make_all(run)
+  measured = finished.measured(run)
+  missing = [
+    f"accuracy under {protocol}"
+    for protocol in finished.PROTOCOLS
+    if protocol not in measured
+  ]
+  missing += [title.lower() for title in figures.BY_TITLE if title not in made]
+  examples, left_out = _examples(run, most_examples)
+  return {
+    "name": name,
+    "summary": run.summary,
+    "objective": " then ".join(finished.objectives(run)),
+    "headline": _headline(run, rows),
+    "results": _table(rows) if rows else None,
+    "selection": _selection(run),
+    "figures": {
+      title: figures.as_image(figure) for title, figure in made.items()
+    },
+    "ledger": result_tables.ledger(run),
+    "cosine": _cosine(run),
+    "set": _set_facts(run),
+    "examples": examples,
+    "left_out": left_out,
+    "command": run.environment.get("command"),
+    "environment": {
+      key: ", ".join(map(str, value)) if isinstance(value, list) else value
+      for key, value in run.environment.items()
+      if key != "command"
+    },
+    "config": json.dumps(run.config, indent=2, ensure_ascii=False),
+    "missing": missing,
+    "absent": run.missing,
+  }
+
+
+def _headline(
+  run: finished.Run, rows: Sequence[result_tables.Row]
+) -> dict[str, str]:
+  """The few numbers that a reader wants first."""
+  protocol = finished.main_protocol(run)
+  by_row = {
+    row["row"]: row
+    for row in rows
+    if row["protocol"] == protocol and row["mean"] is not None
+  }
+  facts = {}
+  if distilled := by_row.get("distilled"):
+    facts[f"accuracy, {protocol}"] = f"{result_tables.plus_minus(distilled)} %"
+    if distilled["recovery"]:
+      shown = result_tables.percent(distilled["recovery"], 1)
+      facts["of the full data's accuracy"] = f"{shown} %"
+    coresets = [by_row.get(name) for name in ("random", "herding", "K-centers")]
+    if measured := [row for row in coresets if row]:
+      best = max(measured, key=lambda row: row["mean"])
+      gain = 100 * (distilled["mean"] - best["mean"])
+      facts[f"points over {best['row']}"] = f"{gain:+.1f}"
+  costs = result_tables.ledger(run)
+  for label, key in (
+    ("size of the set", "Set"),
+    ("to distill", "Distillation"),
+  ):
+    if costs[key] != result_tables.NOT_MEASURED:
+      facts[label] = costs[key]
+  return facts
+
+
+def _selection(run: finished.Run) -> dict[str, str]:
+  """What was chosen on the selection split, and its accuracies there."""
+  facts = {}
+  for key, value in (run.summary.get("selection") or {}).items():
+    if isinstance(value, float):
+      facts[key] = f"{result_tables.percent(value, 1)} %"
+    elif isinstance(value, int | str):
+      facts[key] = str(value)
+  return facts
+
+
+def _cosine(run: finished.Run) -> dict[str, str]:
+  cosine = run.summary.get("gradient_cosine") or {}
+  by_class = {
+    finished.class_name(run, label): value
+    for label, value in enumerate(cosine.get("per_class") or [])
+  }
+  named = by_class | {"mean": cosine.get("mean")}
+  return {name: f"{v:.3f}" for name, v in named.items() if v is not None}
+
+
+def _set_facts(run: finished.Run) -> dict[str, str]:
+  facts = {}
+  tensors = run.tensors
+  if "embeddings" in tensors:
+    count, length, width = tensors["embeddings"].shape
+    facts["embeddings"] = f"{count} examples x {length} tokens x {width}"
+    if "basis" in tensors:  # codes, so far
+      rank, width = tensors["basis"].shape
+      facts["embeddings"] = (
+        f"{count} examples x {length} tokens x {width}, of rank {rank}"
+      )
+  if "labels" in tensors:
+    low, high = tensors["labels"].min(), tensors["labels"].max()
+    facts["labels"] = f"from {low:.2f} to {high:.2f}"
+  for key, said in (
+    ("learning_rates", "step sizes"),
+    ("head_learning_rates", "the head's step sizes"),
+  ):
+    if key in tensors:
+      rates = tensors[key]
+      ends = f"{rates.min():.2g} to {rates.max():.2g}"
+      facts[said] = f"{rates.size} steps, {ends}"
+  if "attention" in tensors:
+    _, layers, heads, _ = tensors["attention"].shape
+    facts["attention labels"] = f"{layers} layers x {heads} heads"
+  for key in ("task", "pooling", "embedding_space", "format"):
+    if key in run.card:
+      facts[key.replace("_", " ")] = str(run.card[key])
+  return facts
+
+
+def _examples(
+  run: finished.Run, most: int
+) -> tuple[dict[str, list[dict[str, Any]]], int]:
+  """Synthetic examples by class, and how many are left out."""
+  examples = run.analysis.get("examples") or [
+    {"label": int(np.argmax(labels)), "labels": labels.tolist(), "tokens": []}
+    for labels in run.tensors.get("labels", [])
+  ]
+  values = [value for example in examples for value in example["labels"]]
+  low, high = min([0.0, *values]), max([1.0, *values])
+  by_class: dict[str, list[dict[str, Any]]] = {}
+  for number, example in enumerate(examples, start=1):
+    bars = _bars(run, example["labels"], low, high)
+    shown = {
+      "number": number,
+      "bars": bars,
+      "zero": f"{-100 * low / (high - low):.1f}",
+      "unshown": len(example["labels"]) - len(bars),
+      "tokens": example["tokens"],
+    }
+    name = finished.class_name(run, example["label"])
+    by_class.setdefault(name, []).append(shown)
+  most = max(1, most // max(1, len(by_class)))
+  left_out = sum(max(0, len(group) - most) for group in by_class.values())
+  return {name: group[:most] for name, group in by_class.items()}, left_out
+
+
+def _bars(
+  run: finished.Run, labels: Sequence[float], low: float, high: float
+) -> list[dict[str, str]]:
+  """The strongest labels of one example; places and widths in %."""
+  strongest = sorted(range(len(labels)), key=lambda label: -abs(labels[label]))
+  return [
+    {
+      "name": finished.class_name(run, label),
+      "value": f"{labels[label]:.2f}",
+      "left": f"{100 * (min(labels[label], 0) - low) / (high - low):.1f}",
+      "width": f"{100 * abs(labels[label]) / (high - low):.1f}",
+      "sign": "negative" if labels[label] < 0 else "positive",
+    }
+    for label in sorted(strongest[:_LABELS_SHOWN])
+  ]

@@ -1,0 +1,181 @@
+"""Finished runs as tables: results, settings, costs."""
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from gmdistill.reports import finished
+
+Row = dict[str, Any]
+
+NOT_MEASURED = "not measured"
+
+
+def short_names(runs: Sequence[finished.Run]) -> list[str]:
+  """Workdirs without the folders that all of them share."""
+  parts = [run.workdir.parts for run in runs]
+  shared = len(os.path.commonprefix([part[:-1] for part in parts]))
+  return ["/".join(part[shared:]) or "." for part in parts]
+
+
+# -- tables ------------------------------------------------------------------
+
+
+def results_table(runs: finished.Run | Sequence[finished.Run]) -> list[Row]:
+  """One dict for each run, protocol and row, in the order of the tables.
+
+  `mean`, `std` (over students), `standard_error` and `recovery` (mean over the
+  mean on the full data) are fractions; None means not measured. A protocol of
+  which nothing was measured has no rows.
+  """
+  runs = [runs] if isinstance(runs, finished.Run) else runs
+  rows = []
+  for run, name in zip(runs, short_names(runs), strict=True):
+    but_seed = {k: v for k, v in run.config.items() if k != "seed"}
+    about: Row = {"run": name, "objective": ",".join(finished.objectives(run))}
+    for key in ("dataset", "student", "data_per_class", "sequence_length"):
+      about[key] = run.summary.get(key)
+    about["seed"] = run.summary.get("seed")
+    about["setting"] = json.dumps(but_seed, sort_keys=True)
+    for protocol in finished.measured(run):
+      found = run.summary["protocols"][protocol]
+      full = _accuracy(found.get("full"))["mean"]
+      for key in dict.fromkeys([*finished.ROWS, *found]):
+        labels = {"protocol": protocol, "row": finished.ROWS.get(key, key)}
+        rows.append(about | labels | _accuracy(found.get(key), full))
+  return rows
+
+
+def _accuracy(cell: dict[str, Any] | None, full: float | None = None) -> Row:
+  mean, std, n = ((cell or {}).get(key) for key in ("mean", "std", "n"))
+  std = std if n != 1 else None  # of one student there is none
+  return {
+    "mean": mean,
+    "std": std,
+    "n": n,
+    "standard_error": std / math.sqrt(n) if std is not None and n else None,
+    "recovery": mean / full if mean is not None and full else None,
+  }
+
+
+def varying(rows: Sequence[Row]) -> dict[str, str]:
+  """The columns that tell the rows' runs apart, and their headers."""
+  columns = {
+    "run": "run",
+    "dataset": "data",
+    "student": "student",
+    "objective": "objective",
+    "data_per_class": "per class",
+    "sequence_length": "length",
+    "seed": "seed",
+  }
+  if rows and "seeds" in rows[0]:
+    del columns["seed"]
+    told = [key for key in columns if key != "run"]
+    kinds = {tuple(row[key] for key in told) for row in rows}
+    if len(kinds) == len({row["setting"] for row in rows}):
+      del columns["run"]  # else a setting is named by the first of its runs
+  return {
+    key: header
+    for key, header in columns.items()
+    if len({row[key] for row in rows}) > 1
+  }
+
+
+def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+  """Header and text of a table with one line for each row."""
+  about = varying(rows) | {"protocol": "protocol", "row": "row"}
+  header = [*about.values(), "accuracy, %", "n", "s.e.", "recovery, %"]
+  body = [
+    [
+      *(str(row[key]) for key in about),
+      plus_minus(row),
+      "-" if row["n"] is None else str(row["n"]),
+      percent(row["standard_error"], 2),
+      percent(row["recovery"], 1),
+    ]
+    for row in rows
+  ]
+  if rows and "seeds" in rows[0]:
+    header += ["seeds", "std over seeds"]
+    for row, line in zip(rows, body, strict=True):
+      line += [str(row["seeds"]), percent(row["std_over_seeds"], 2)]
+  return header, body
+
+
+def plus_minus(row: Row) -> str:
+  """Mean and std over students, in %."""
+  if row["mean"] is None:
+    return NOT_MEASURED
+  std = f" ± {percent(row['std'], 1)}" if row["std"] is not None else ""
+  return percent(row["mean"], 1) + std
+
+
+def percent(fraction: float | None, digits: int) -> str:
+  """A fraction in %, without the sign; `-` for None."""
+  return "-" if fraction is None else f"{100 * fraction:.{digits}f}"
+
+
+def as_text(rows: Sequence[Row]) -> str:
+  """The results table for a terminal: aligned columns, accuracies in %."""
+  if not rows:
+    return f"Accuracy: {NOT_MEASURED} under any protocol."
+  header, body = cells(rows)
+  widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
+  lines = [header, ["-" * width for width in widths], *body]
+  return "\n".join(
+    "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
+    for line in lines
+  )
+
+
+def ledger(run: finished.Run) -> dict[str, str]:
+  """What the set costs and saves, in human units."""
+  cost = run.summary.get("cost") or {}
+  size, text = cost.get("set_bytes"), cost.get("real_text_bytes")
+  on_set = cost.get("student_seconds_set")
+  on_full = cost.get("student_seconds_full")
+  ratio = NOT_MEASURED
+  if size and text:
+    times = f"{max(text / size, size / text):,.1f} times"
+    ratio = f"{times} {'smaller' if size <= text else 'LARGER'}"
+  students = cost.get("break_even_students")
+  break_even = NOT_MEASURED
+  if students is not None:
+    break_even = f"{math.ceil(students):,} students"
+  elif on_set is not None and on_full is not None and on_set >= on_full:
+    break_even = "never: the set trains a student no faster than the full data"
+  return {
+    "Set": _bytes(size),
+    "Real training text (UTF-8)": _bytes(text),
+    "The set against the text": ratio,
+    "Distillation": _seconds(cost.get("distill_seconds")),
+    "Peak memory of distillation": _bytes(cost.get("peak_memory_bytes")),
+    "One student on the set": _seconds(on_set),
+    "One student on the full data": _seconds(on_full),
+    "Break-even": break_even,
+  }
+
+
+def _bytes(value: float | None) -> str:
+  if value is None:
+    return NOT_MEASURED
+  if value < 1024:
+    return f"{value:.0f} B"
+  power = 0
+  while value >= 1024 and power < 4:
+    value, power = value / 1024, power + 1
+  return f"{value:.1f} {('', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
+
+
+def _seconds(value: float | None) -> str:
+  if value is None:
+    return NOT_MEASURED
+  if value < 60:
+    return f"{value:.2g} s" if value < 10 else f"{value:.0f} s"
+  minutes, seconds = divmod(round(value), 60)
+  if minutes < 60:
+    return f"{minutes} min {seconds:02d} s"
+  return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,153 @@
+"""What several commands do: read a set and its config, save a student."""
+
+import contextlib
+import json
+from typing import Any
+
+import ml_collections
+from etils import epath
+
+from gmdistill import errors
+from gmdistill.runs.config import checks, settings, teacher_fields
+from gmdistill.sets import set_files, spaces, synthetic
+from gmdistill.students import hugging_face
+from gmdistill.system import folders, logs, paths
+from gmdistill.teachers import trained
+
+
+def student_folder(workdir: str, whose: str) -> epath.Path:
+  """Returns a folder for a `set`, `student` or `teacher` that is no run's.
+
+  Raises:
+    InputError: something is there already whose `config.json` would be lost.
+  """
+  folder = folders.writable(workdir)
+  others = {"a run": "environment.json"}
+  if whose == "set":
+    others["a student"] = "model.safetensors"
+  else:
+    others["a set"] = "set"
+  for held, name in others.items():
+    if (folder / name).exists():
+      raise errors.InputError(
+        f"workdir {folder} holds {held}, whose config.json the {whose}'s would "
+        "replace; give another --workdir."
+      )
+  return folder
+
+
+def save_student(
+  folder: epath.Path, setup: spaces.Setup, params: Any
+) -> epath.Path:
+  """Writes a student of a run as a Hugging Face directory; returns it."""
+  return hugging_face.save(
+    folder,
+    params=params,
+    embeddings=setup.problem.embeddings,
+    student=setup.problem.student,
+    label_names=setup.corpus.label_names,
+    tokenizer_json=setup.corpus.tokenizer.to_json(),
+  )
+
+
+def fitting_set(
+  setup: spaces.Setup, folder: epath.Path, config: ml_collections.ConfigDict
+) -> tuple[synthetic.SyntheticSet, dict[str, Any]]:
+  """Reads a set and its card; refuses what the student cannot train on."""
+  syn, card = set_files.load(folder, setup.space_id)
+  _say_stale(card, folder, config)
+  set_files.require_classes(syn, card, folder, setup.corpus.label_names)
+  length, most = syn.batch.mask.shape[1], setup.problem.student.max_positions
+  if length > most:
+    raise errors.InputError(
+      f"the set in {folder} has sequences of {length}, but the student has "
+      f"{most} positions; use a student with more student.max_positions."
+    )
+  wanted = {
+    "teacher_logits": config.kd.loss,
+    "teacher_features": config.kd.features,
+  }
+  for name, loss in wanted.items():
+    if loss and getattr(syn.batch, name) is None:
+      logs.say(
+        f"the set brings no {name}, so students lose no {loss} to them; "
+        "gmdistill relabel gives it some"
+      )
+  return set_files.for_student(setup.problem, syn), card
+
+
+def _say_stale(card, folder, config):
+  """Says so where the set's teachers are other ones by now."""
+  before: dict[str, set[str]] = {}
+  for one in card.get("teachers", []):
+    before.setdefault(one["name"], set()).add(one["id"])
+  sources = {*teacher_fields.teacher_names(config)}
+  with contextlib.suppress(errors.InputError):  # a set may stand alone
+    sources |= {*teacher_fields.teacher_names(_config_beside(folder))}
+  for source in sorted(sources):
+    path = paths.absolute(source)
+    known = before.get(path.name) if path.is_dir() else None
+    if known and trained.identity(path) not in known:
+      logs.say(
+        f"the set in {folder} is stale: its teacher {path.name} has changed; "
+        f"gmdistill update --set={folder} --teacher={source} --workdir=DIR "
+        "distils on from it"
+      )
+
+
+def _config_beside(folder):
+  """Returns the config of the run that a set is of."""
+  path = paths.absolute(folder).parent / "config.json"
+  if not path.is_file():
+    raise errors.InputError(
+      f"there is no {path}; give the --config that the set was made with."
+    )
+  config = settings.defaults()
+  try:
+    config.update(json.loads(path.read_text()))
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise errors.InputError(
+      f"{path} is damaged, or no run's config; give the --config that the "
+      "set was made with."
+    ) from error
+  return config
+
+
+def config_and_set(
+  flags: Any, needs_set: bool = True
+) -> tuple[ml_collections.ConfigDict, epath.Path]:
+  """Returns the config and the set's folder; a set knows its run's config."""
+  if needs_set and not flags.set:
+    raise errors.InputError("this verb needs --set=DIR, a run's set/ folder.")
+  folder = paths.path(flags.set)
+  if needs_set:
+    set_files.load(folder)  # a damaged set is refused before anything is read
+  if flags.config is not None:
+    config = flags.config
+  elif not flags.set:
+    raise errors.InputError(
+      "this verb needs --config=configs/NAME.py, or the --set=DIR of a run, "
+      "whose config is taken."
+    )
+  else:
+    config = _config_beside(folder)
+  space = paths.absolute(folder).parent / "space"
+  # The run's own config may name the space that it was made from.
+  unnamed = flags.config is None or not config.student.space
+  own = needs_set or flags.config is None
+  if own and unnamed and not config.student.pretrained and space.is_dir():
+    config.student.space = str(space)
+  checks.require_numbers(config)
+  return config, folder
+
+
+def nothing_else(rest: list[str]) -> None:
+  """Refuses what is left of a command line.
+
+  Raises:
+    InputError: something is.
+  """
+  if rest:
+    raise errors.InputError(
+      f"unexpected argument {rest[0]!r}; options look like --name=value."
+    )

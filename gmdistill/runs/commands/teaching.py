@@ -1,0 +1,165 @@
+"""The verbs of the command line that are about teachers."""
+
+import shlex
+from typing import Any
+
+from gmdistill import errors
+from gmdistill.data import batches
+from gmdistill.evaluation import measuring
+from gmdistill.runs import cards, distill, tables
+from gmdistill.runs.commands import shared
+from gmdistill.runs.config import assembly, settings, teacher_fields
+from gmdistill.selection import coresets
+from gmdistill.sets import set_files, spaces, synthetic
+from gmdistill.students import hugging_face
+from gmdistill.system import folders, paths
+from gmdistill.teachers import relabelling, trained
+
+
+def teach(flags: Any, rest: list[str], command: str) -> None:
+  """Trains a teacher on the real data; writes a Hugging Face directory."""
+  del command
+  shared.nothing_else(rest)
+  if flags.config is None or not flags.workdir:
+    raise errors.InputError(
+      "teach needs --config=configs/NAME.py and --workdir=DIR."
+    )
+  config = flags.config
+  folder = shared.student_folder(flags.workdir, "teacher")
+  setup = assembly.setup(config)
+  hugging_face.check_exportable(setup.problem.student)
+  train = teacher_fields.taught(setup.corpus, config)
+  whole = batches.as_batch(train, len(setup.corpus.label_names))
+  tables.say_what_full_trains(config, setup.corpus, "teacher")
+  params, seconds, accuracy = tables.Table(setup, config).student(
+    assembly.protocol(config, "full"),
+    measuring.stacked(synthetic.SyntheticSet(whole)),
+  )
+  shared.save_student(folder, setup, params)
+  print(
+    f"teacher: accuracy {100 * accuracy:.1f} % on the reported split; trained "
+    f"in {seconds:.1f} s; next: gmdistill distill ... "
+    f"--config.teachers.dirs={shlex.quote(str(folder))}"
+  )
+
+
+def relabel(flags: Any, rest: list[str], command: str) -> None:
+  """Has one or several teachers label a set, a baseline's rows or texts."""
+  shared.nothing_else(rest)
+  if not flags.teacher or not flags.workdir:
+    raise errors.InputError(
+      "relabel needs --teacher=DIR (one or several) and --workdir=DIR."
+    )
+  texts = flags.set.endswith(".jsonl")
+  is_set = flags.row == cards.DISTILLED and not texts
+  if texts and not paths.path(flags.set).is_file():
+    raise errors.InputError(f"there is no file {flags.set}.")
+  if texts and flags.row != cards.DISTILLED:
+    raise errors.InputError(
+      f"--row={flags.row} and --set={flags.set} are two things to label; give "
+      "one of them."
+    )
+  if not is_set and flags.config is None:
+    raise errors.InputError(
+      "relabel needs --config=configs/NAME.py for a baseline's rows or texts: "
+      "it says which embeddings are theirs."
+    )
+  if flags.row not in (cards.DISTILLED, *coresets.CORESETS):
+    raise errors.InputError(
+      f"--row={flags.row} is none of distilled, {', '.join(coresets.CORESETS)}."
+    )
+  config, source = shared.config_and_set(flags, needs_set=is_set)
+  folder = shared.student_folder(flags.workdir, "set")
+  setup = assembly.setup(config)
+  spaces.require_room(folder / "space", setup.space_id)
+  named = [trained.load(name) for name in flags.teacher]
+  for teacher in named:
+    trained.require_labels(teacher, setup.corpus.label_names)
+  read = settings.data_options(config)
+  whose = "texts" if texts else flags.row
+  card = cards.first_card(setup, config, command, whose)
+  if texts:
+    rows = relabelling.of_texts(setup, source, read)
+  elif is_set:
+    syn, card = set_files.load(source, setup.space_id)
+    card = {**card, "made_from": card.get("provenance")}
+    set_files.require_classes(syn, card, source, setup.corpus.label_names)
+    rows = relabelling.of_set(setup, syn)
+  else:
+    chosen = coresets.choose(
+      flags.row,
+      setup.problem,
+      setup.corpus.train,
+      per_class=config.data_per_class,
+      pool=config.coreset_pool,
+      # As the table's, but random rows, of which it takes as many as students.
+      seed=config.seed if flags.row == "random" else coresets.CORESET_SEED,
+    )
+    rows = relabelling.of_coreset(setup, chosen, read)
+  labelled = relabelling.label(
+    rows,
+    named,
+    teacher_fields.label_options(config),
+    features=bool(config.kd.features),
+  )
+  if texts:
+    del card["data_per_class"]
+  card = {
+    **card,
+    "sequence_length": labelled.batch.mask.shape[1],
+    "teachers": [{"name": one.name, "id": one.id} for one in named],
+    "provenance": folders.environment(command),
+    "results": {},
+  }
+  folder.mkdir(parents=True, exist_ok=True)
+  cards.write_set(folder, labelled, card, setup, config)
+  # Who reads the set by this config is told when a teacher has changed.
+  config.teachers.dirs = tuple(flags.teacher)
+  folders.write_json(folder / "config.json", config.to_dict())
+  did = "labelled"
+  if not config.teachers.alpha:
+    did = "keep their labels (teachers.alpha=0) and have logits"
+  learned = bool(teacher_fields.learned_field(config))
+  protocol = "finetune" if config.student.pretrained else "scratch"
+  print(
+    f"{len(labelled.batch.labels)} examples {did} by "
+    f"{', '.join(teacher.name for teacher in named)}; next: gmdistill evaluate "
+    f"--set={shlex.quote(str(folder / 'set'))}"
+    + f" --protocol={protocol}"
+    * (learned and "replay" in config.protocols)
+  )
+
+
+def update(flags: Any, rest: list[str], command: str) -> None:
+  """Distils on from a set for teachers that have changed since."""
+  shared.nothing_else(rest)
+  if not flags.teacher or not flags.workdir or not flags.set:
+    raise errors.InputError(
+      "update needs --set=DIR, --teacher=DIR (one or several) and "
+      "--workdir=DIR."
+    )
+  config, folder = shared.config_and_set(flags)
+  _, card = set_files.load(folder)
+  ids = lambda named: [one["id"] for one in named]  # noqa: E731
+  before = ids(card.get("teachers", []))
+  if before == ids(trained.names_and_ids(flags.teacher)):
+    raise errors.InputError(
+      f"the set in {folder} has the labels of these teachers already; give a "
+      "newer --teacher."
+    )
+  if not (config.teachers.alpha or config.kd.loss):
+    raise errors.InputError(
+      "teachers.alpha=0 asks no teacher; give a --config with a larger one."
+    )
+  if config.labels == "hard" and not config.kd.loss:
+    raise errors.InputError(
+      "the labels of this set are fixed (labels=hard), so that distilling on "
+      "gives it no new ones; gmdistill relabel does, or a --config with "
+      "labels=unrestricted."
+    )
+  config.teachers.dirs = tuple(flags.teacher)
+  config.start = str(folder)
+  if flags.config is None:
+    # The set is most of the way there.
+    config.num_steps = max(config.num_steps // 2, 1)
+  distill.run(config, flags.workdir, command)

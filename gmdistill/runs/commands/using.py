@@ -1,0 +1,101 @@
+"""The commands that use what a run left: train, evaluate, report."""
+
+import json
+from typing import Any
+
+from gmdistill import errors
+from gmdistill.evaluation import measuring
+from gmdistill.runs import cards, tables
+from gmdistill.runs.commands import shared
+from gmdistill.runs.config import assembly
+from gmdistill.selection import coresets
+from gmdistill.students import hugging_face
+from gmdistill.system import folders, logs
+
+
+def train(flags: Any, rest: list[str], command: str) -> None:
+  """Trains one student on a set; writes a Hugging Face directory."""
+  del command
+  shared.nothing_else(rest)
+  config, folder = shared.config_and_set(flags)
+  if not flags.workdir:
+    raise errors.InputError("train needs --workdir=DIR for the student.")
+  name = flags.protocol or config.protocols[0]
+  if name == "bayes":
+    raise errors.InputError(
+      "train writes one student, and the protocol bayes ends in many samples "
+      "of one; use --protocol=replay, finetune or scratch, or measure it with "
+      "gmdistill evaluate."
+    )
+  student = shared.student_folder(flags.workdir, "student")
+  setup = assembly.setup(config)
+  syn, _ = shared.fitting_set(setup, folder, config)
+  hugging_face.check_exportable(setup.problem.student)
+  params, seconds, accuracy = tables.Table(setup, config).student(
+    assembly.protocol(config, name), measuring.stacked(syn)
+  )
+  path = shared.save_student(student, setup, params)
+  print(
+    f"{name}: accuracy {100 * accuracy:.1f} % on the reported split; trained "
+    f"in {seconds:.1f} s; saved in {path}"
+  )
+  if setup.problem.student.pooling != "first":
+    print(
+      "a BertModel, and classifier.safetensors for the mean of its hidden "
+      "states: BertForSequenceClassification knows no mean pooling"
+    )
+
+
+def evaluate(flags: Any, rest: list[str], command: str) -> None:
+  """Measures one row of the results table, and how far its students' word can
+  be trusted, under one or all protocols."""
+  del command
+  shared.nothing_else(rest)
+  config, folder = shared.config_and_set(
+    flags, needs_set=flags.row == cards.DISTILLED
+  )
+  target = folders.writable(flags.workdir) if flags.workdir else None
+  setup = assembly.setup(config)
+  names = [flags.protocol] if flags.protocol else list(config.protocols)
+  table = tables.Table(setup, config, calibrated=True)
+  sets, row = None, flags.row
+  if flags.row == cards.DISTILLED:
+    syn, card = shared.fitting_set(setup, folder, config)
+    sets, row = measuring.stacked(syn), card.get("rows", cards.DISTILLED)
+  found = {}
+  for name in names:
+    protocol = assembly.protocol(config, name)
+    if sets is not None:
+      found[name] = table.measure(protocol, sets, f"{name}: {row}").row()
+    elif flags.row == "full":
+      found[name] = table.full()
+    elif flags.row in coresets.CORESETS:
+      found[name] = table.coreset(name, protocol, flags.row)
+    else:
+      raise errors.InputError(
+        f"--row={flags.row} is none of distilled, full, "
+        f"{', '.join(coresets.CORESETS)}."
+      )
+    found[name]["row"] = row
+  print(json.dumps(found, indent=2))
+  if target is not None:
+    target.mkdir(parents=True, exist_ok=True)
+    folders.write_json(target / "evaluation.json", found)
+
+
+def report(flags: Any, rest: list[str], command: str) -> None:
+  """Writes report.html over the workdirs given, or over --workdir itself."""
+  del command
+  runs = rest or [flags.workdir]
+  if not rest and not flags.workdir:
+    raise errors.InputError("report needs workdirs: gmdistill report DIR ...")
+  if len(runs) > 1 and not flags.workdir:
+    raise errors.InputError(
+      "report over several workdirs needs --workdir=DIR, where its page goes: "
+      "each has a report.html of its own."
+    )
+  target = folders.writable(flags.workdir or rest[0])
+  from gmdistill.reports import page  # matplotlib is slow to import
+
+  path = page.write(runs, target / "report.html")
+  logs.say(f"report: {path}")

@@ -1,0 +1,311 @@
+"""What a config's fields mean: fields into objects.
+
+Below this file nobody sees a ConfigDict.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import ml_collections
+
+from gmdistill import errors
+from gmdistill.data import batches, joined, samplers, splits
+from gmdistill.evaluation import protocols
+from gmdistill.objectives import bank, contract
+from gmdistill.runs.config import (
+  checks,
+  row_fields,
+  schedule,
+  settings,
+  teacher_fields,
+)
+from gmdistill.selection import coresets
+from gmdistill.sets import set_files, spaces, synthetic, wrappers
+from gmdistill.students import problems, roles
+from gmdistill.teachers import criteria, divergences
+
+
+def setup(config: ml_collections.ConfigDict) -> spaces.Setup:
+  """Loads the data and the student that a config names."""
+  checks.require_numbers(config)
+  if config.stored_as not in set_files.PRECISIONS:
+    raise errors.InputError(
+      f"stored_as={config.stored_as} is none of "
+      f"{', '.join(set_files.PRECISIONS)}."
+    )
+  built = spaces.build(
+    config.student.to_dict(),
+    config.table.to_dict(),
+    settings.data_options(config),
+  )
+  own = dataclasses.replace(
+    built.problem, criterion=teacher_fields.criterion(config)
+  )
+  built = teacher_fields.with_rationales(built._replace(problem=own), config)
+  batches.require_rows(
+    built.corpus.train, config.data_per_class, built.corpus.label_names
+  )
+  positions = built.problem.student.max_positions
+  if not 0 < config.sequence_length <= positions:
+    raise errors.InputError(
+      f"sequence_length={config.sequence_length}, but the student has "
+      f"{positions} positions; use 1 to {positions}."
+    )
+  width = built.problem.embeddings.shape[1]
+  rows = len(built.corpus.label_names) * config.data_per_class
+  most = min(rows * config.sequence_length, width)
+  if not 0 <= config.rank <= most:
+    raise errors.InputError(
+      f"rank={config.rank} of the embeddings must be 1 to {most} (positions "
+      "and width of the set), or 0 for full."
+    )
+  for field in ("shallow_weight", "features"):
+    if config.kd[field] and not hasattr(built.problem.student, "num_layers"):
+      raise errors.InputError(
+        f"kd.{field}={config.kd[field]} is about layers, which a student of "
+        f"kind={config.student.kind} has not; use student.kind=transformer."
+      )
+  classes = len(built.corpus.label_names)
+  if config.kd.loss == "bild" and classes < divergences.LEAST_BILD:
+    raise errors.InputError(
+      f"kd.loss=bild compares differences of logits, and {classes} classes "
+      "have one alone; use another kd.loss."
+    )
+  for objective in ("gradient_matching", "step_matching"):
+    if objective in config.objective:
+      require_matched(built, config[objective].matched, objective)
+  return built
+
+
+def require_matched(setup: spaces.Setup, matched: str, field: str) -> None:
+  """Checks, by shapes alone, that a student has the tensors to be matched.
+
+  Raises:
+    InputError: it has not; names the field.
+  """
+
+  def tensors(key):
+    grads = setup.problem.init(key)
+    return [tensor.array for tensor in roles.select(grads, matched)]
+
+  errors.named(field, lambda: jax.eval_shape(tensors, jax.random.key(0)))
+
+
+def bank_options(config: ml_collections.ConfigDict) -> bank.Options:
+  """Returns what `gmdistill bank` builds for a config."""
+  fields = config.bank.to_dict()
+  fields.pop("dir")
+  return bank.Options(**fields)
+
+
+def experts(
+  setup: spaces.Setup,
+  config: ml_collections.ConfigDict,
+  objective: contract.Objective,
+) -> Callable[[int], contract.Expert]:
+  """Returns `sample(step)` of the bank's states, as an objective reads them.
+
+  Raises:
+    InputError: no bank, or one that does not serve this run.
+  """
+  if not config.bank.dir:
+    raise errors.InputError(
+      f"objective={config.objective} reads an expert bank: build one with "
+      "gmdistill bank --config=... --workdir=DIR, and give "
+      "--config.bank.dir=DIR."
+    )
+  checks.require_not_apart(config)
+  labels = teacher_fields.labels_id(config)
+  opened = bank.Bank(config.bank.dir, setup._replace(labels=labels))
+  if "targets" in objective.reads:
+    opened.require(config.gradient_matching.matched)
+  if "later" in objective.reads:
+    opened.require_float32()
+  fields = config.experts.to_dict()
+  share = fields.pop("curriculum")
+  if not 0 <= share <= 1:
+    raise errors.InputError(
+      f"experts.curriculum={share} must be a fraction of the steps, 0 to 1."
+    )
+  draws = round(share * config.num_steps * config.num_students)
+  return opened.sampler(
+    objective.reads, seed=config.seed, curriculum=draws, **fields
+  )
+
+
+def sampler(
+  setup: spaces.Setup, config: ml_collections.ConfigDict, each: int
+) -> samplers.Sampler:
+  """Returns the outer loop's real batches, `each` of them an outer step.
+
+  Raises:
+    InputError: an unknown way to choose them, or too few rows.
+  """
+  names = setup.corpus.label_names
+  rows = row_fields.training_rows(setup.corpus, config)
+  examples = splits.long_rows(rows, config.min_tokens, "min_tokens", names)
+  num_classes = len(names)
+  if config.real_rows == "random":
+    drawn = samplers.class_balanced_sampler(
+      examples,
+      rows_per_class=config.rows_per_class,
+      num_classes=num_classes,
+      seed=config.seed,
+    )
+  elif config.real_rows == "representatives":
+    drawn = coresets.representatives_sampler(
+      setup.problem,
+      examples,
+      rows_per_class=config.rows_per_class,
+      num_classes=num_classes,
+      pool=config.coreset_pool,
+      refresh=config.refresh,
+      each=each,
+      seed=config.seed,
+    )
+  else:
+    raise errors.InputError(
+      f"real_rows={config.real_rows} is none of random, representatives."
+    )
+  if not config.joined_rows:
+    return drawn
+  return joined.sampler(
+    drawn,
+    rows,
+    teacher_fields.of_joined_rows(setup.corpus, config),
+    share=config.joined_rows,
+    label_names=names,
+    seed=config.seed,
+  )
+
+
+def parameterization(
+  config: ml_collections.ConfigDict, problem: problems.Problem
+) -> synthetic.Parameterization:
+  """Returns how the config's synthetic set is stored, for these students."""
+  base = (
+    synthetic.factorized(config.rank) if config.rank else synthetic.direct()
+  )
+  stored = errors.named(
+    "labels",
+    lambda: wrappers.with_soft_labels(base, config.labels),
+  )
+  if config.attention_labels:
+    stored = wrappers.with_attention_labels(
+      stored, functools.partial(_attention, problem)
+    )
+  if config.data.rationale_key and config.rationales.learned:
+    stored = wrappers.with_rationales(stored)
+  # Step sizes that no objective reads are chosen like any learning rate.
+  brings = any(name in config.objective for name in schedule.STEPPING)
+  num_steps = config.replay_steps if brings else 0
+  if config.examples_per_step and not brings:
+    raise errors.InputError(
+      f"examples_per_step={config.examples_per_step} is of the set's own "
+      f"steps, and objective={config.objective} gives it none; use 0, or one "
+      f"of {', '.join(schedule.STEPPING)}."
+    )
+  shares = None
+  if config.normalised_steps:
+    shapes = jax.eval_shape(problem.init, jax.random.key(0))
+    shares = roles.even_shares(shapes)
+  per_class, per_step = config.data_per_class, config.examples_per_step
+  if not 0 <= per_step <= per_class:
+    raise errors.InputError(
+      f"examples_per_step={per_step} must be 1 to data_per_class={per_class}, "
+      "or 0 for all."
+    )
+  if num_steps and 0 < per_step * num_steps < per_class:
+    raise errors.InputError(
+      f"examples_per_step={per_step} in replay_steps={num_steps} steps leaves "
+      f"out some of data_per_class={per_class}; take at least "
+      f"{-(-per_class // num_steps)} a step, or more steps."
+    )
+  return errors.named(
+    "step_schedule",
+    lambda: wrappers.with_learning_rates(
+      stored,
+      num_steps,
+      config.initial_step_size,
+      config.initial_head_step_size,
+      shares,
+      per_step,
+      config.step_schedule,
+    ),
+  )
+
+
+def _attention(problem, batch):
+  """Returns a fresh student's attention: what its labels start at."""
+  params = problem.init(jax.random.key(0))
+  found = problem.apply(params, batch).attention
+  if found is None:
+    raise errors.InputError(
+      "attention_labels=True, but this student has no attention; use "
+      "student.kind=transformer, or attention_labels=False."
+    )
+  return found
+
+
+def reported_protocols(
+  config: ml_collections.ConfigDict,
+) -> dict[str, protocols.Protocol]:
+  """Returns the protocols that the config reports, in its order."""
+  return {name: protocol(config, name) for name in config.protocols}
+
+
+def protocol(
+  config: ml_collections.ConfigDict, name: str
+) -> protocols.Protocol:
+  """Returns one protocol.
+
+  Raises:
+    InputError: an unknown name, or one that cannot train what is learned.
+  """
+  if name == "replay":
+    if field := teacher_fields.learned_field(config):
+      raise errors.InputError(
+        f"{field} is learned with a student, by an optimiser that "
+        "protocol=replay has not; use finetune or scratch, or leave it out."
+      )
+    return errors.named(
+      "step_schedule",
+      lambda: protocols.replaying(
+        num_steps=max(config.replay_steps, 1),
+        normalised=config.normalised_steps,
+        schedule=config.step_schedule,
+        **config.replay.to_dict(),
+      ),
+    )
+  if name in ("finetune", "scratch", "full"):
+    kd = config.kd
+    if kd.teaching != "none" and not kd.loss:
+      raise errors.InputError(
+        f"kd.teaching={kd.teaching} gives students a teacher, but kd.loss "
+        "does not say what they lose to it; use one of "
+        f"{', '.join(criteria.LOSSES)}."
+      )
+    return errors.named(
+      "kd",
+      lambda: protocols.fine_tuning(
+        **config[name].to_dict(),
+        teaching=kd.teaching,
+        decay=kd.decay,
+        curriculum=config.rationales.curriculum,
+        fresh=name == "scratch",
+      ),
+    )
+  if name == "bayes":
+    fields = config.bayes.to_dict()
+    start = fields.pop("start")
+    if start not in ("replay", "finetune", "scratch"):
+      raise errors.InputError(
+        f"bayes.start={start} is none of replay, finetune, scratch."
+      )
+    build = functools.partial(protocols.bayesian, protocol(config, start))
+    return errors.named("bayes", lambda: build(**fields))
+  raise errors.InputError(
+    f"protocol {name} is none of replay, finetune, scratch, bayes."
+  )

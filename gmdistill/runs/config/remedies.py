@@ -1,0 +1,60 @@
+"""What makes a run smaller, and its plan in words."""
+
+from typing import Any
+
+import jax
+
+from gmdistill.system import costs, units
+
+
+def remedies(config: Any, mesh: jax.sharding.Mesh) -> list[str]:
+  """Returns what would make the outer step of a config smaller, best first."""
+  found = []
+  if config.student.kind == "transformer" and config.student.remat != "layers":
+    found.append("student.remat=layers")
+  if config.student.kind == "transformer" and (
+    config.student.compute == "float32"
+  ):
+    found.append("student.compute=bfloat16")
+  if config.outer.students_at_once > 1:
+    found.append("outer.students_at_once=1")
+  places = mesh.shape["students"]
+  if config.num_students > places:
+    where = "each device" if places == mesh.size else "each group of devices"
+    found.append(f"num_students={places}, one on {where}")
+  matching = "gradient_matching" in config.objective
+  if matching and config.gradient_matching.class_chunk != 1:
+    found.append("gradient_matching.class_chunk=1")
+  if matching and config.gradient_matching.matched != "head":
+    found.append("gradient_matching.matched=head")
+  # With examples in turn, the last two steps would learn theirs alone.
+  ahead = "look_ahead" in config.objective and not config.examples_per_step
+  kept = config.look_ahead.last_steps or config.replay_steps
+  if ahead and min(kept, config.replay_steps) > 2:
+    found.append("look_ahead.last_steps=2")
+  if config.rows_per_class > 1:
+    found.append(f"rows_per_class={config.rows_per_class // 2}")
+  if config.steps_per_dispatch > 1 and config.bank.dir:
+    found.append("steps_per_dispatch=1")
+  return found or ["more or larger devices"]
+
+
+def text(cost: costs.Cost, *, set_bytes: int, parameters: int) -> str:
+  """Returns the lines that `gmdistill plan` prints of a stage."""
+  share = cost.needed / cost.room
+  lines = {
+    "a student": f"{units.number(parameters)} parameters",
+    "the set, stored": units.size(set_bytes),
+    "students on a device": units.size(cost.pool),
+    "bank's states, a dispatch": units.size(cost.bank),
+    "arguments": units.size(cost.arguments),
+    "temporary memory": units.size(cost.temporary),
+    "FLOPs a step (products)": units.number(cost.flops),
+    "crosses between devices, a step": units.size(cost.crossing),
+    "needed of the device": (
+      f"{units.size(cost.needed)} of {units.size(cost.room)} "
+      f"({share:.0%}): {'fits' if share <= 1 else 'does not fit'}"
+    ),
+  }
+  width = max(map(len, lines))
+  return "\n".join(f"{name:{width}}  {said}" for name, said in lines.items())

@@ -1,0 +1,109 @@
+"""What the outer loop starts from: real rows, or an earlier set."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from gmdistill import errors
+from gmdistill.data import batches
+from gmdistill.runs import outer
+from gmdistill.runs.config import teacher_fields
+from gmdistill.selection import coresets
+from gmdistill.sets import set_files, spaces, synthetic
+from gmdistill.teachers import rationales
+
+
+def starting_set(
+  setup: spaces.Setup, config: ml_collections.ConfigDict
+) -> synthetic.SyntheticSet:
+  """Returns the set that a run starts from.
+
+  Raises:
+    InputError: it cannot be read, or is of another shape, space or classes.
+  """
+  syn, card = set_files.load(config.start, setup.space_id)
+  names = setup.corpus.label_names
+  set_files.require_classes(syn, card, config.start, names)
+  wanted = (
+    len(names) * config.data_per_class,
+    config.sequence_length,
+    setup.problem.embeddings.shape[1],
+  )
+  if syn.batch.inputs.shape != wanted:
+    raise errors.InputError(
+      f"start={config.start} is a set of shape {syn.batch.inputs.shape}, the "
+      f"run's is of {wanted}; use the data_per_class and sequence_length of "
+      "the set."
+    )
+  if "data_per_class" not in card:
+    raise errors.InputError(
+      f"start={config.start} are texts of a file, in no order of classes; "
+      "start from a set, or from a baseline's rows."
+    )
+  least = config.label_smoothing / len(names)
+  if config.labels != "unrestricted" and syn.batch.labels.min() < least - 1e-3:
+    raise errors.InputError(
+      f"start={config.start} has labels below {least:.3g}, which "
+      f"label_smoothing={config.label_smoothing} leaves to every class; use "
+      "that of the set."
+    )
+  syn = dataclasses.replace(syn, batch=synthetic.without_padding(syn.batch))
+  return set_files.for_student(setup.problem, syn)
+
+
+def first_params(
+  setup: spaces.Setup,
+  config: ml_collections.ConfigDict,
+  parameterization: synthetic.Parameterization,
+) -> outer.PyTree:
+  """Returns the parameters of the set before the first step: real rows.
+
+  A row shorter than `sequence_length` goes on with other rows of its class.
+  Labels are the teachers', where there are any. With `config.start`, the set
+  that is there.
+  """
+  if config.start:
+    syn = starting_set(setup, config)
+    encode = parameterization.encode
+    assert encode is not None  # all that a config names have one
+    return errors.named("start", lambda: jax.jit(encode)(syn))
+  rows = coresets.choose(
+    config.initialise,
+    setup.problem,
+    setup.corpus.train,
+    per_class=config.data_per_class,
+    pool=config.coreset_pool,
+    seed=config.seed,
+    shortest=config.sequence_length,
+  )
+  ids_MxL = _filled(setup.corpus.train, rows, config)
+  chosen = batches.take(teacher_fields.taught(setup.corpus, config), rows)
+  real = batches.as_batch(chosen, len(setup.corpus.label_names))
+  batch = dataclasses.replace(
+    jax.tree.map(jnp.asarray, real),
+    inputs=setup.problem.embeddings[ids_MxL],
+    mask=jnp.ones(ids_MxL.shape, bool),
+  )
+  if real.rationale is not None:
+    # Of the same kind as the inputs: points in the embeddings' space.
+    start = rationales.queries(setup.problem, real.rationale)
+    batch = dataclasses.replace(batch, rationale=start, rationale_steps=None)
+  # Inside jit: leaves that alias the seed data would be donated with it.
+  return jax.jit(parameterization.init)(batch)
+
+
+def _filled(train, rows, config):
+  """Returns `sequence_length` real tokens [M, L] for each of `rows`."""
+  rng = np.random.default_rng([config.seed, 8])
+  filled = []
+  for row in rows:
+    same = np.flatnonzero(train.labels == train.labels[row])
+    tokens = list(train.token_ids[row][train.mask[row]])
+    while len(tokens) < config.sequence_length:
+      other = rng.choice(same)
+      tokens += list(train.token_ids[other][train.mask[other]])
+    filled.append(tokens[: config.sequence_length])
+  return np.array(filled)

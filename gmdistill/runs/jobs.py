@@ -1,0 +1,213 @@
+"""What a run needs and never changes, ready before anything is written."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+
+from gmdistill.evaluation import measuring, readings
+from gmdistill.objectives import bank, contract
+from gmdistill.runs import first_set, outer
+from gmdistill.runs.config import (
+  assembly,
+  checks,
+  row_fields,
+  schedule,
+  teacher_fields,
+)
+from gmdistill.sets import spaces, synthetic, wrappers
+from gmdistill.students import problems
+from gmdistill.system import costs as program_costs
+from gmdistill.system import devices, paths
+from gmdistill.teachers import trained
+
+PyTree = Any
+
+SELECTION_SEED = 1  # of the students that choose; the reported ones are others
+
+
+class Job(NamedTuple):
+  """A run's parts."""
+
+  config: ml_collections.ConfigDict
+  command: str
+  setup: spaces.Setup
+  mesh: jax.sharding.Mesh
+  problem: problems.Problem  # the setup's, on the mesh
+  root_key: jax.Array  # on the mesh
+  stages: list[schedule.Stage]
+  parameterization: synthetic.Parameterization
+  finished: synthetic.Parameterization  # as students see the set
+  params: PyTree  # of the set, before the first step
+  draws: list[Callable[..., contract.Real]]  # one a stage
+  select: Callable[[PyTree], float]  # the set's parameters -> accuracy
+  programs: dict[
+    int, tuple[jax.stages.Compiled, program_costs.Cost]
+  ]  # by stage
+
+
+def prepare(config: ml_collections.ConfigDict, command: str = "") -> Job:
+  """Returns everything that a run needs; writes nothing.
+
+  Raises:
+    InputError: something the user can mend.
+  """
+  checks.require_numbers(config)  # before a schedule is made of them
+  stages = schedule.stages(config)
+  mesh = devices.build(config.num_students, **config.mesh.to_dict())
+  setup = assembly.setup(config)
+  teacher_fields.require_no_params(config)
+  if not any(stage.objective.num_batches for stage in stages):
+    checks.require_no_rows(config, f"objective={config.objective} draws none")
+  parameterization = assembly.parameterization(config, setup.problem)
+  finished = wrappers.with_smoothed_labels(
+    parameterization, config.label_smoothing
+  )
+  return Job(
+    config=config,
+    command=command,
+    setup=setup,
+    mesh=mesh,
+    problem=devices.put(mesh, setup.problem),
+    root_key=devices.put(mesh, jax.random.key(config.seed)),
+    stages=stages,
+    parameterization=parameterization,
+    finished=finished,
+    params=first_set.first_params(setup, config, finished),
+    draws=[real_data(setup, config, stage.objective, mesh) for stage in stages],
+    select=_selector(setup, config, finished),
+    programs={},
+  )
+
+
+def digest(job: Job, read: dict[str, Any]) -> str:
+  """Returns a hash of what a run's processes must have in common.
+
+  Args:
+    job: The run's.
+    read: Its `sources`.
+  """
+  found = hashlib.sha256(json.dumps(read).encode())
+  for leaf in jax.tree.leaves(job.params):
+    found.update(np.asarray(leaf).tobytes())
+  return found.hexdigest()
+
+
+def sources(job: Job) -> dict[str, Any]:
+  """Returns ids of what a run reads that its config only names."""
+  config, problem = job.config, job.setup.problem
+  named = []
+  if teacher_fields.asks_teachers(config):
+    named = trained.names_and_ids(teacher_fields.teacher_names(config))
+  found = {
+    "data": job.setup.corpus.fingerprint,
+    "weights": problem.weights_id if problem.initial is not None else "",
+    "space": job.setup.space_id,
+    "teachers": named,
+  }
+  if any(stage.objective.reads for stage in job.stages):
+    about = json.dumps(bank.read(paths.path(config.bank.dir)))
+    found["bank"] = hashlib.sha256(about.encode()).hexdigest()[:16]
+  return found
+
+
+def costs(job: Job) -> list[program_costs.Cost]:
+  """Returns what each stage's outer step costs; compiles, and runs nothing."""
+  return [program(job, index)[1] for index in range(len(job.stages))]
+
+
+def program(
+  job: Job, index: int
+) -> tuple[jax.stages.Compiled, program_costs.Cost]:
+  """Returns a stage's compiled dispatch and its cost; compiles it once."""
+  if index not in job.programs:
+    stage = job.stages[index]
+    steps = outer.outer_steps(
+      stage,
+      job.parameterization,
+      job.config.outer.ema,
+      job.mesh,
+      job.config.outer.students_at_once,
+    )
+    state = outer.shapes(
+      stage, job.problem, job.params, job.config.num_students, job.mesh
+    )
+    num_steps = outer.dispatch_size(job.config, job.stages)
+    real = job.draws[index](stage.first, num_steps)
+    arguments = (job.problem, state, real, job.root_key)
+    job.programs[index] = program_costs.program(steps, arguments)
+  return job.programs[index]
+
+
+def real_data(
+  setup: spaces.Setup,
+  config: ml_collections.ConfigDict,
+  objective: contract.Objective,
+  mesh: jax.sharding.Mesh,
+) -> Callable[..., contract.Real]:
+  """Returns `draw(step, K)` -> Real, with the leading axes [K, S].
+
+  A process reads what its own students see, and no more.
+  """
+  count, num_batches = config.num_students, objective.num_batches
+  own = devices.own_students(mesh, count)
+  sampler = expert = None
+  if num_batches:
+    sampler = assembly.sampler(setup, config, count * num_batches)
+  if objective.reads:
+    expert = assembly.experts(setup, config, objective)
+
+  def drawn(read, each, spec, step, num_steps):
+    trees = [
+      read((at * count + student) * each + i)
+      for at in range(step, step + num_steps)
+      for student in own
+      for i in range(each)
+    ]
+    inner = (each,) if spec == devices.BATCHES else ()
+    stacked = jax.tree.map(
+      lambda *xs: np.stack(xs).reshape(
+        num_steps, len(own), *inner, *xs[0].shape
+      ),
+      *trees,
+    )
+    return devices.put_own(mesh, stacked, own, count, spec)
+
+  def draw(step, num_steps):
+    found = contract.Real(None)
+    if sampler:
+      batches = drawn(sampler, num_batches, devices.BATCHES, step, num_steps)
+      found = found._replace(batches=batches)
+    if expert:
+      experts = drawn(expert, 1, devices.EXPERTS, step, num_steps)
+      found = found._replace(expert=experts)
+    return found
+
+  return draw
+
+
+def _selector(setup, config, parameterization):
+  """Returns `select(params) -> accuracy` on the selection split."""
+  protocol = assembly.protocol(config, config.selection.protocol)
+  # A set without steps of its own is replayed at the rate that suits it.
+  rates = protocol.rates if protocol.replays else protocol.rates[:1]
+  protocol = protocol._replace(
+    rates=rates, num_students=config.selection.num_students
+  )
+  at_once = min(config.students_at_once, config.selection.num_students)
+  trainer = measuring.Trainer(setup.problem, protocol, at_once)
+  chosen = row_fields.selection_rows(setup.corpus, config)
+  buckets = readings.length_buckets(chosen, len(setup.corpus.label_names))
+  both = measuring.Splits(buckets, buckets)
+  decode = jax.jit(parameterization.decode)
+
+  def select(params):
+    sets = measuring.stacked(decode(jax.device_get(params)))
+    found = measuring.measure(trainer, sets, both, seed=SELECTION_SEED)
+    return measuring.chosen_by(found.accuracies)
+
+  return select

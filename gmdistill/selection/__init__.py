@@ -1,0 +1,1 @@
+"""Which real rows: coresets and the features that they are chosen by."""

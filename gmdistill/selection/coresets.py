@@ -1,0 +1,193 @@
+"""Coresets: real rows chosen per class. The baselines, and the initialisers."""
+
+import functools
+
+import jax
+import numpy as np
+
+from gmdistill import errors
+from gmdistill.data import batches, samplers
+from gmdistill.selection import features as student_features
+from gmdistill.students import problems
+
+CORESETS = ("random", "herding", "k_centers")  # beside a set, in every table
+CORESET_SEED = 0  # of herding and K-centers, whatever the run's is
+
+
+def random(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:
+  """Returns rows [C * per_class] in class order, drawn without replacement."""
+  rng = np.random.default_rng(seed)
+  return _each_class(
+    labels, per_class, lambda rows: rng.choice(rows, per_class, replace=False)
+  )
+
+
+def herding(
+  features_NxF: np.ndarray, labels: np.ndarray, per_class: int
+) -> np.ndarray:
+  """Returns rows whose running mean follows the class mean (Welling 2009).
+
+  Greedy: the k-th row makes the mean of the first k rows nearest to the mean
+  of its class, each row at most once. Rows in class order.
+  """
+
+  def choose(rows):
+    features = features_NxF[rows].astype(np.float64)
+    mean, total = features.mean(axis=0), 0.0
+    free = np.ones(len(rows), bool)
+    chosen = []
+    for k in range(1, per_class + 1):
+      gaps = np.square(mean - (total + features) / k).sum(axis=1)
+      best = int(np.where(free, gaps, np.inf).argmin())
+      free[best] = False
+      total = total + features[best]
+      chosen.append(rows[best])
+    return np.array(chosen)
+
+  return _each_class(labels, per_class, choose)
+
+
+def k_centers(
+  features_NxF: np.ndarray, labels: np.ndarray, per_class: int, seed: int = 0
+) -> np.ndarray:
+  """Returns the row nearest each k-means centroid (Maekawa et al. 2024).
+
+  k-means with k = per_class inside each class; where two centroids have the
+  same nearest row, the second takes the next nearest. Rows in class order.
+  """
+
+  def choose(rows):
+    from sklearn import cluster  # slow to import
+
+    features = features_NxF[rows]
+    means = cluster.KMeans(per_class, n_init=5, random_state=seed).fit(features)
+    chosen: list[int] = []
+    for centre in means.cluster_centers_:
+      order = np.square(features - centre).sum(axis=1).argsort(kind="stable")
+      chosen.append(next(i for i in order.tolist() if i not in chosen))
+    return rows[np.array(chosen)]
+
+  return _each_class(labels, per_class, choose)
+
+
+def _each_class(labels, per_class, choose):
+  chosen = []
+  for label in range(int(labels.max()) + 1):
+    rows = np.flatnonzero(labels == label)
+    if len(rows) < per_class:
+      raise errors.InputError(
+        f"class {label} has {len(rows)} rows, fewer than the {per_class} to be "
+        f"chosen (data_per_class, rows_per_class); use at most {len(rows)}."
+      )
+    chosen.append(choose(rows))
+  return np.concatenate(chosen)
+
+
+def choose(
+  method: str,
+  problem: problems.Problem,
+  examples: batches.Examples,
+  *,
+  per_class: int,
+  pool: int = 2000,
+  seed: int = 0,
+  shortest: int = 0,
+) -> np.ndarray:
+  """Returns a coreset's rows by the name of its method, in class order.
+
+  Args:
+    method: `random`, `herding` or `k_centers`.
+    problem: Whose fresh student's features decide.
+    examples: Real rows.
+    per_class: Rows a class.
+    pool: Rows a class that are looked at, drawn at random; all where fewer.
+    seed: Of the draws and of the student.
+    shortest: Prefer rows of at least so many tokens, where every class has
+      `per_class` of them.
+
+  Raises:
+    InputError: an unknown method, or too few rows.
+  """
+  if method not in ("random", "herding", "k_centers"):
+    raise errors.InputError(
+      f"initialise={method} is none of random, herding, k_centers."
+    )
+  rows = np.arange(len(examples.labels))
+  long = rows[examples.mask.sum(axis=1) >= shortest]
+  counts = np.bincount(examples.labels[long], minlength=1)
+  if len(counts) > examples.labels.max() and counts.min() >= per_class:
+    rows = long
+  if method == "random":
+    return rows[random(examples.labels[rows], per_class, seed)]
+  rows = _pool(examples.labels, rows, max(pool, per_class), seed)
+  few = batches.take(examples, rows)
+  params = problem.init(jax.random.key(seed))
+  found = student_features.features(problem, params, few)
+  select = herding if method == "herding" else k_centers
+  return rows[select(found, few.labels, per_class)]
+
+
+def _pool(labels, rows, per_class, *seed):
+  """Returns at most `per_class` of `rows` a class, drawn at random."""
+  rows = np.random.default_rng([*seed, 7]).permutation(rows)
+  labels = labels[rows]
+  rank = np.zeros(len(rows), np.int64)  # of each row within its class
+  for label in np.unique(labels):
+    rank[labels == label] = np.arange((labels == label).sum())
+  return np.sort(rows[rank < per_class])
+
+
+def representatives_sampler(
+  problem: problems.Problem,
+  examples: batches.Examples,
+  *,
+  rows_per_class: int,
+  num_classes: int,
+  pool: int,
+  refresh: int,
+  each: int = 1,
+  seed: int,
+) -> samplers.Sampler:
+  """Samples the rows nearest k-means centroids: `sampler(step) -> Batch`.
+
+  Rows from all over a class make a steadier gradient than random ones (Liu et
+  al. 2023). Every `refresh` outer steps the centroids are found anew, in
+  half of the pool drawn at random. Pure in `(seed, step)`.
+
+  Args:
+    problem: Whose fresh student's features decide.
+    examples: Real rows.
+    rows_per_class: Rows a class in a batch, in class order.
+    num_classes: C.
+    pool: Rows a class that are looked at, drawn at random; all where fewer.
+    refresh: Outer steps from one choice to the next.
+    each: Batches an outer step, every one of a choice of its own.
+    seed: Of the draws and of the student.
+
+  Raises:
+    InputError: a class has too few rows.
+  """
+  every = np.arange(len(examples.labels))
+  few = batches.take(
+    examples, _pool(examples.labels, every, max(pool, rows_per_class), seed)
+  )
+  found = student_features.features(
+    problem, problem.init(jax.random.key(seed)), few
+  )
+  counts = np.bincount(few.labels, minlength=num_classes)
+  if counts.min() < rows_per_class:
+    raise errors.InputError(
+      f"rows_per_class={rows_per_class}, but class {int(counts.argmin())} has "
+      f"{counts.min()} rows to choose representatives from; use at most that."
+    )
+  half = max(int(counts.max()) // 2, rows_per_class)
+
+  @functools.lru_cache(maxsize=2 * each)  # The same value, only sooner.
+  def chosen(time: int, place: int) -> batches.Batch:
+    draw = [seed, time, place]
+    rows = _pool(few.labels, np.arange(len(few.labels)), half, *draw)
+    start = int(np.random.default_rng([*draw, 9]).integers(2**31))
+    nearest = k_centers(found[rows], few.labels[rows], rows_per_class, start)
+    return batches.as_batch(batches.take(few, rows[nearest]), num_classes)
+
+  return lambda step: chosen(step // each // refresh, step % each)

@@ -1,0 +1,33 @@
+"""A student's features of rows, by which coresets choose."""
+
+import jax
+import numpy as np
+
+from gmdistill.data import batches
+from gmdistill.students import problems
+
+
+def features(
+  problem: problems.Problem,
+  params: problems.Params,
+  examples: batches.Examples,
+  rows: int = 128,
+) -> np.ndarray:
+  """Returns a student's features [N, F] of real rows (float32)."""
+
+  @jax.jit
+  def chunk(problem, params, ids, mask):
+    labels = np.zeros((len(ids), 1), np.float32)
+    return problem.apply(params, batches.Batch(ids, mask, labels)).features
+
+  found = []
+  for start in range(0, len(examples.labels), rows):
+    ids = examples.token_ids[start : start + rows]
+    mask = examples.mask[start : start + rows]
+    missing = rows - len(ids)
+    # The last chunk is padded to the one compiled shape.
+    ids = np.pad(ids, ((0, missing), (0, 0)))
+    mask = np.pad(mask, ((0, missing), (0, 0)))
+    chunk_features = np.asarray(chunk(problem, params, ids, mask))
+    found.append(chunk_features[: rows - missing])
+  return np.concatenate(found)

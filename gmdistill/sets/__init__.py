@@ -1,0 +1,1 @@
+"""The product: a set as it is learned, on disk, and in its space."""

@@ -1,0 +1,231 @@
+"""A synthetic set on disk: `set.safetensors` and `card.json`."""
+
+import dataclasses
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from etils import epath
+
+from gmdistill import errors
+from gmdistill.data import batches
+from gmdistill.sets import synthetic
+from gmdistill.students import problems, roles
+from gmdistill.system import logs, paths
+
+FORMAT = "gmdistill-set-1"
+
+PRECISIONS = ("float32", "bfloat16", "int8")
+
+# What its examples may bring beside embeddings, mask and labels.
+_OF_EXAMPLES = (
+  "attention",
+  "teacher_logits",
+  "teacher_features",
+  "rationale",
+  "rationale_weights",
+)
+
+# What a set may bring beside its batch, by the names of file and dataclass.
+_TRAVELLING = (
+  "learning_rates",
+  "head_learning_rates",
+  "tensor_shares",
+  "order",
+  "basis",
+)
+
+
+def as_stored(
+  syn: synthetic.SyntheticSet, precision: str = "float32"
+) -> synthetic.SyntheticSet:
+  """Returns the set as a reader of the saved one will see it.
+
+  What is reported of a set is measured on this.
+  """
+  rounded = _dequantised(_tensors(syn, precision))
+  inputs = jnp.asarray(rounded["embeddings"])
+  batch = dataclasses.replace(syn.batch, inputs=inputs)
+  return dataclasses.replace(syn, batch=batch)
+
+
+def num_bytes(syn: synthetic.SyntheticSet, precision: str = "float32") -> int:
+  """Returns the bytes of what a student needs: all arrays but the mask."""
+  arrays = _tensors(syn, precision)
+  return sum(x.nbytes for name, x in arrays.items() if name != "mask")
+
+
+def save(
+  folder: epath.PathLike,
+  syn: synthetic.SyntheticSet,
+  card: dict[str, Any],
+  precision: str = "float32",
+) -> None:
+  """Writes `set.safetensors` and `card.json`, whole or not at all.
+
+  Args:
+    folder: Made where it is absent.
+    syn: The set.
+    card: What is said of it; it gets the `format` and the `bytes` too.
+    precision: Of the embeddings. `int8`: integers `embeddings`, and
+      `embeddings_scale` [M, L] (float32), to be multiplied. Where the set has
+      a basis, `embeddings` are codes [M, L, R], to be multiplied by `basis`.
+  """
+  size = num_bytes(syn, precision)
+  card = {"format": FORMAT, **card, "bytes": size}
+  content = safetensors.numpy.save(
+    _tensors(syn, precision), metadata={"format": FORMAT}
+  )
+  told = json.dumps(card, indent=2) + "\n"
+  files = {"set.safetensors": content, "card.json": told.encode()}
+  paths.write_files(paths.path(folder), files)
+
+
+def load(
+  folder: epath.PathLike, embedding_space: str = ""
+) -> tuple[synthetic.SyntheticSet, dict[str, Any]]:
+  """Reads a set and its card.
+
+  Args:
+    folder: What `save` wrote.
+    embedding_space: The reader's own space id; left empty, any set is taken.
+
+  Raises:
+    InputError: missing or damaged files, or a set of another space.
+  """
+  folder = paths.path(folder)
+  for name in ("set.safetensors", "card.json"):
+    if not (folder / name).is_file():
+      raise errors.InputError(
+        f"{folder} has no {name}; give the set/ folder of a finished run."
+      )
+  try:
+    tensors = _dequantised(paths.read_tensors(folder / "set.safetensors"))
+    card = json.loads((folder / "card.json").read_text())
+    batch = batches.Batch(
+      jnp.asarray(tensors["embeddings"]),
+      jnp.asarray(tensors["mask"]),
+      jnp.asarray(tensors["labels"]),
+      **{
+        name: jnp.asarray(tensors[name])
+        for name in _OF_EXAMPLES
+        if name in tensors
+      },
+    )
+    theirs = card["embedding_space"]
+  except (
+    safetensors.SafetensorError,
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+  ) as error:
+    raise errors.InputError(
+      f"the set in {folder} is damaged ({error}); distil it again or restore "
+      "set.safetensors and card.json from a copy."
+    ) from error
+  if embedding_space and theirs != embedding_space:
+    raise errors.InputError(
+      f"the set in {folder} lives in embedding space {theirs}, this student in "
+      f"{embedding_space}; use the table and tokenizer it was distilled with."
+    )
+  rest = {
+    name: jnp.asarray(tensors[name]) for name in _TRAVELLING if name in tensors
+  }
+  return synthetic.SyntheticSet(batch, **rest), card
+
+
+def require_classes(
+  syn: synthetic.SyntheticSet,
+  card: dict[str, Any],
+  folder: epath.Path | str,
+  label_names: tuple[str, ...],
+) -> None:
+  """Checks that a set has the classes of the data.
+
+  Raises:
+    errors.InputError: it has others; both are named.
+  """
+  theirs, ours = card.get("label_names"), list(label_names)
+  if theirs != ours or syn.batch.labels.shape[1] != len(ours):
+    raise errors.InputError(
+      f"the set in {folder} has the classes {theirs}, the data {ours}; give "
+      "the --config that the set was made with."
+    )
+
+
+def for_student(
+  problem: problems.Problem, syn: synthetic.SyntheticSet
+) -> synthetic.SyntheticSet:
+  """Leaves out what only students of the set's own architecture can use."""
+  shapes = jax.eval_shape(problem.init, jax.random.key(0))
+  outputs = jax.eval_shape(problem.apply, shapes, syn.batch)
+  labels = syn.batch.attention
+  if labels is not None:
+    own = outputs.attention
+    if own is None or own.shape != labels.shape:
+      logs.say("the set's attention labels are left out: another student's")
+      batch = dataclasses.replace(syn.batch, attention=None)
+      syn = dataclasses.replace(syn, batch=batch)
+  told, slots = syn.batch.rationale, outputs.rationale
+  if told is not None and (slots is None or slots.shape != told.shape):
+    logs.say("the set's rationales are left out: another student's slots")
+    batch = dataclasses.replace(
+      syn.batch, rationale=None, rationale_weights=None
+    )
+    syn = dataclasses.replace(syn, batch=batch)
+  shares = syn.tensor_shares
+  if shares is not None and shares.shape[1] != len(roles.movable(shapes)):
+    logs.say(
+      "the set's steps are left out, being of another student: a protocol that "
+      "replays chooses its learning rate"
+    )
+    syn = dataclasses.replace(
+      syn,
+      learning_rates=None,
+      head_learning_rates=None,
+      tensor_shares=None,
+      order=None,
+    )
+  return syn
+
+
+def _tensors(
+  syn: synthetic.SyntheticSet, precision: str
+) -> dict[str, np.ndarray]:
+  named = {
+    "embeddings": syn.batch.inputs,
+    "mask": syn.batch.mask,
+    "labels": syn.batch.labels,
+    **{name: getattr(syn.batch, name) for name in _OF_EXAMPLES},
+    **{name: getattr(syn, name) for name in _TRAVELLING},
+  }
+  found = {
+    name: np.ascontiguousarray(x) for name, x in named.items() if x is not None
+  }
+  embeddings = found["embeddings"]
+  if syn.basis is not None:
+    embeddings = embeddings @ np.linalg.pinv(found["basis"])
+  if precision == "int8":
+    # Symmetric, one scale a position: a token's vector keeps its direction.
+    largest = np.abs(embeddings).max(axis=-1)
+    scale = (np.where(largest > 0, largest, 1.0) / 127).astype(np.float32)
+    found["embeddings_scale"] = scale
+    embeddings = np.rint(embeddings / scale[..., None])
+  stored = np.ascontiguousarray(embeddings.astype(jnp.dtype(precision)))
+  return found | {"embeddings": stored}
+
+
+def _dequantised(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Returns the tensors with float32 embeddings, and no scale."""
+  rest = {k: x for k, x in tensors.items() if k != "embeddings_scale"}
+  embeddings = tensors["embeddings"].astype(np.float32)
+  if "embeddings_scale" in tensors:
+    embeddings = embeddings * tensors["embeddings_scale"][..., None]
+  if "basis" in tensors:
+    embeddings = embeddings @ tensors["basis"]
+  return rest | {"embeddings": embeddings}

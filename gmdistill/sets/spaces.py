@@ -1,0 +1,329 @@
+"""The embedding space of a run: a frozen table, its tokenizer, its problem.
+
+A space is either read from a pretrained encoder or learned from the real text.
+Every student of a run, and every reader of its synthetic set, shares it; its id
+is a hash of table and tokenizer.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+import threadpoolctl
+from etils import epath
+from scipy import sparse
+
+from gmdistill import errors
+from gmdistill.data import batches, formats, loading, tokenizing
+from gmdistill.students import (
+  blocks,
+  encoders,
+  families,
+  hugging_face,
+  problems,
+)
+from gmdistill.system import paths
+
+
+def id_of(embeddings: Any, tokenizer_fingerprint: str) -> str:
+  """Returns the id of an embedding space: a hash of table and tokenizer."""
+  digest = hashlib.sha256(np.ascontiguousarray(embeddings).tobytes())
+  digest.update(tokenizer_fingerprint.encode())
+  return digest.hexdigest()[:16]
+
+
+class Setup(NamedTuple):
+  """What a run works on."""
+
+  problem: problems.Problem
+  corpus: batches.Corpus
+  space_id: str
+  student_name: str
+  labels: str = "true"  # whose labels the training part carries
+
+
+def build(
+  student: Mapping[str, Any],
+  table: Mapping[str, Any],
+  options: loading.Options,
+) -> Setup:
+  """Loads the corpus and builds the problem that a config describes.
+
+  Args:
+    student: `pretrained`, a Hugging Face directory or hub id, with
+      `num_layers` (0: all) and `pooling`; of another `kind` than transformer,
+      a fresh student over that encoder's table. Without it, `kind` and that
+      student's own arguments, over the space in the folder `space` or, where
+      that is empty, over one learned now.
+    table: Arguments of `learn_table`, read where a table is learned.
+    options: Which data; their rows must fit the student's positions.
+
+  Raises:
+    InputError: anything that does not fit together, named.
+  """
+  kind = student.get("kind", "transformer")
+  if student.get("pretrained") and student.get("space"):
+    raise errors.InputError(
+      f"student.pretrained={student['pretrained']} and student.space="
+      f"{student['space']} are two embedding spaces; give one of them."
+    )
+  if student.get("pretrained") and kind == "transformer":
+    problem, corpus, name = _pretrained(student, options)
+  else:
+    problem, corpus, name = _from_scratch(student, table, options)
+  vocabulary = corpus.tokenizer.vocab_size
+  if vocabulary > problem.embeddings.shape[0]:
+    raise errors.InputError(
+      f"the tokenizer has {vocabulary} tokens, the embedding table "
+      f"{problem.embeddings.shape[0]} rows; they are not of one model."
+    )
+  fingerprint = corpus.tokenizer.fingerprint
+  return Setup(problem, corpus, id_of(problem.embeddings, fingerprint), name)
+
+
+def _pretrained(
+  student: Mapping[str, Any], options: loading.Options
+) -> tuple[problems.Problem, batches.Corpus, str]:
+  source = student["pretrained"]
+  read = hugging_face.load(
+    source, student.get("num_layers", 0), student.get("pooling", "first")
+  )
+  _check_choices(student)
+  names = ("remat", "unroll", "compute")
+  common = {name: student[name] for name in names if name in student}
+  _check_length(options, read.student["max_positions"])
+  corpus = loading.load(options, read.tokenizer_file)
+  module = _transformer(options)(
+    len(corpus.label_names), **read.student, **common
+  )
+  problem = problems.Problem(read.embeddings, read.params, module)
+  name = paths.absolute(source).name
+  return problem, corpus, f"{name}, {module.num_layers} layers"
+
+
+def _from_scratch(
+  student: Mapping[str, Any],
+  table: Mapping[str, Any],
+  options: loading.Options,
+) -> tuple[problems.Problem, batches.Corpus, str]:
+  kind = student.get("kind", "transformer")
+  source, space = student.get("pretrained", ""), student.get("space", "")
+  if kind not in families.KINDS:
+    raise errors.InputError(
+      f"student.kind={kind} is none of {', '.join(families.KINDS)}."
+    )
+  # One config serves every kind: each takes the fields that it has.
+  names = families.KINDS[kind].__dataclass_fields__
+  fields = {name: value for name, value in student.items() if name in names}
+  if options.slots and kind != "transformer":
+    raise errors.InputError(
+      f"data.rationale_key={options.rationale_key}, but a student of kind "
+      f"{kind} has no slots for rationales; use student.kind=transformer."
+    )
+  if kind == "transformer":
+    _check_transformer(fields)
+    _check_length(options, fields.get("max_positions", 128))
+  tokenizer_file = f"{space}/tokenizer.json" if space else ""
+  if source:
+    read = hugging_face.load(source, 1, "mean")  # for its table
+    tokenizer_file = read.tokenizer_file
+  corpus = loading.load(options, tokenizer_file)
+  of_kind = families.KINDS[kind]
+  if kind == "transformer":
+    of_kind = _transformer(options)
+  module = of_kind(len(corpus.label_names), **fields)
+  if source:
+    embeddings = read.embeddings
+  elif space:
+    embeddings = read_table(paths.path(space))
+    if embeddings.shape[1] != module.width and kind == "transformer":
+      raise errors.InputError(
+        f"student.width={module.width} is not the width of the table in "
+        f"{space}; use student.width={embeddings.shape[1]}."
+      )
+  else:
+    embeddings = _cached_table(module, corpus, dict(table))
+  problem = problems.Problem(embeddings, None, module)
+  depth = f", {module.num_layers} layers" if kind == "transformer" else ""
+  return problem, corpus, f"{kind} of width {module.width}{depth}"
+
+
+def _transformer(options: loading.Options) -> Any:
+  """Returns the Transformer that has as many slots as the rows."""
+  if not options.slots:
+    return encoders.Transformer
+  return functools.partial(
+    encoders.RationaleTransformer, rationale_slots=options.slots
+  )
+
+
+def _check_transformer(fields: Mapping[str, Any]) -> None:
+  width, heads = fields.get("width", 128), fields.get("num_heads", 4)
+  if heads < 1 or width % heads:
+    raise errors.InputError(
+      f"student.width={width} does not divide into student.num_heads={heads}; "
+      f"use a width of {max(heads, 1) * max(1, round(width / max(heads, 1)))}."
+    )
+  if fields.get("num_layers", 2) < 1:
+    raise errors.InputError(
+      "student.num_layers=0 means all layers of a pretrained encoder; without "
+      "one, use 1 or more."
+    )
+  if fields.get("pooling", "first") not in encoders.POOLINGS:
+    raise errors.InputError(
+      f"student.pooling={fields['pooling']} is none of first, mean."
+    )
+  _check_choices(fields)
+
+
+def _check_choices(fields: Mapping[str, Any]) -> None:
+  if fields.get("remat", "none") not in blocks.REMATS:
+    raise errors.InputError(
+      f"student.remat={fields['remat']} is none of {', '.join(blocks.REMATS)}."
+    )
+  if fields.get("compute", "float32") not in encoders.PRECISIONS:
+    raise errors.InputError(
+      f"student.compute={fields['compute']} is none of "
+      f"{', '.join(encoders.PRECISIONS)}."
+    )
+
+
+def learn_table(
+  examples: batches.Examples, *, shape: tuple[int, int], window: int = 4
+) -> np.ndarray:
+  """Learns a table [V, D] (float32) from the real text alone.
+
+  Positive pointwise mutual information of tokens within a window, factorised:
+  what skip-gram with negative sampling converges to (Levy and Goldberg 2014;
+  context counts to the power 0.75). It reads no labels: a table trained on
+  them would hand the answers to every student, whatever set it trains on.
+
+  Args:
+    examples: Rows of token ids.
+    shape: (V, D).
+    window: Neighbours on either side.
+  """
+  vocab_size, width = shape
+  examples = formats.without_slots(examples)
+  ids, mask = examples.token_ids, examples.mask
+  counts = sparse.csr_matrix((vocab_size, vocab_size))
+  for shift in range(1, min(window, ids.shape[1] - 1) + 1):
+    both = mask[:, shift:] & mask[:, :-shift]
+    pair = (ids[:, :-shift][both], ids[:, shift:][both])
+    counts += sparse.csr_matrix((np.ones(both.sum()), pair), counts.shape)
+  counts = (counts + counts.T).tocoo()
+  of_token = np.asarray(counts.sum(axis=1)).ravel()
+  context = of_token**0.75 / (of_token**0.75).sum()
+  information = np.log(
+    counts.data / (of_token[counts.row] * context[counts.col])
+  )
+  positive = information > 0
+  where = (counts.row[positive], counts.col[positive])
+  matrix = sparse.csr_matrix((information[positive], where), counts.shape)
+  from sklearn.utils import extmath  # slow to import
+
+  # The order in which sums are taken decides a table's last bits, and these its
+  # id: with one thread it is the same on as many cores as there are.
+  with threadpoolctl.threadpool_limits(1):
+    left, _, _ = extmath.randomized_svd(matrix, width, random_state=0)
+  # Rows of one length, entries of about 0.05, as BERT's.
+  left = left / (left.std(axis=1, keepdims=True) + 1e-6)
+  return (left * (0.05 / left.std())).astype(np.float32)
+
+
+def write(
+  folder: epath.Path, embeddings: batches.Array, tokenizer: tokenizing.Tokenizer
+) -> None:
+  """Writes `tokenizer.json` and `embeddings.safetensors`, which completes it.
+
+  A space that another process, or an earlier run, has written is kept.
+  """
+  if is_written(folder):
+    return
+  table = {"embeddings": np.ascontiguousarray(embeddings)}
+  files = {
+    "tokenizer.json": tokenizer.to_json().encode(),
+    "embeddings.safetensors": safetensors.numpy.save(table),
+  }
+  paths.write_files(folder, files)
+
+
+def require_room(folder: epath.Path, space_id: str) -> None:
+  """Checks that a space could be written there.
+
+  Raises:
+    InputError: another one is there already.
+  """
+  if not is_written(folder):
+    return
+  own = tokenizing.Tokenizer.from_file(str(folder / "tokenizer.json"))
+  theirs = id_of(read_table(folder), own.fingerprint)
+  if theirs != space_id:
+    raise errors.InputError(
+      f"{folder} is embedding space {theirs}, this set's is {space_id}; give "
+      "another --workdir."
+    )
+
+
+def is_written(folder: epath.Path) -> bool:
+  """Whether a folder holds a whole space."""
+  return (folder / "embeddings.safetensors").is_file()
+
+
+def read_table(folder: epath.Path) -> jax.Array:
+  """Returns the table [V, D] that `write` wrote.
+
+  Raises:
+    InputError: no such file, or a damaged one.
+  """
+  path = folder / "embeddings.safetensors"
+  try:
+    return jnp.asarray(paths.read_tensors(path)["embeddings"])
+  except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
+    raise errors.InputError(
+      f"{path} is missing or damaged ({error}); give the space/ folder of a "
+      "finished run."
+    ) from error
+
+
+def _cached_table(
+  module: Any, corpus: batches.Corpus, table: dict[str, Any]
+) -> jax.Array:
+  shape = (corpus.tokenizer.vocab_size, module.width)
+  if shape[1] > shape[0]:
+    raise errors.InputError(
+      f"student.width={shape[1]} is more than the {shape[0]} tokens from which "
+      f"the table is learned; use at most {shape[0]}, or a larger "
+      "data.vocab_size."
+    )
+  identity = json.dumps([corpus.fingerprint, module.width, table, 3])
+  digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
+  folder = paths.path(paths.cache_folder() / "spaces" / digest)
+  with contextlib.suppress(errors.InputError):
+    return read_table(folder)
+  (folder / "embeddings.safetensors").unlink(missing_ok=True)  # damaged
+  learned = learn_table(corpus.train, shape=shape, **table)
+  write(folder, learned, corpus.tokenizer)
+  return read_table(folder)
+
+
+def _check_length(options: loading.Options, positions: int) -> None:
+  longest = max(options.max_length, options.train_length)
+  left = positions - options.slots
+  if longest > left:
+    field = "max" if longest == options.max_length else "train"
+    slots = (
+      f" and data.rationale_length={options.slots}" if options.slots else ""
+    )
+    raise errors.InputError(
+      f"data.{field}_length={longest}{slots}, but the student has {positions} "
+      f"positions; use at most {max(left, 0)}."
+    )

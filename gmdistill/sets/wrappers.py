@@ -1,0 +1,270 @@
+"""What may be learned beside a set's embeddings: wrappers of its storage.
+
+Each adds to a parameterization:
+`with_learning_rates(with_soft_labels(direct(), "unrestricted"), 8, 0.05)`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gmdistill.data import batches
+from gmdistill.sets import synthetic
+from gmdistill.training import replays
+
+PyTree = Any
+
+
+def with_soft_labels(
+  base: synthetic.Parameterization, kind: str
+) -> synthetic.Parameterization:
+  """Learns the labels too.
+
+  Args:
+    base: Any parameterization.
+    kind: `hard`: fixed, the base as it is. `softmax`: y = softmax(z), started
+      at nine tenths one-hot and one tenth uniform. `unrestricted`: y free,
+      started one-hot (Sucholutsky and Schonlau 2021; the soft cross-entropy
+      reads y as it is).
+
+  Raises:
+    ValueError: another kind.
+  """
+  if kind == "hard":
+    return base
+  if kind not in ("softmax", "unrestricted"):
+    raise ValueError(f"labels={kind!r} is none of hard, softmax, unrestricted.")
+
+  def init(batch: batches.Batch) -> PyTree:
+    start = batch.labels
+    if kind == "softmax":
+      num_classes = start.shape[-1]
+      start = jnp.log(0.9 * start + 0.1 / num_classes)
+    return {"base": base.init(batch), "labels": start}
+
+  def decode(params: PyTree) -> synthetic.SyntheticSet:
+    decoded = base.decode(params["base"])
+    labels = params["labels"]
+    if kind == "softmax":
+      labels = jax.nn.softmax(labels)
+    batch = dataclasses.replace(decoded.batch, labels=labels)
+    return dataclasses.replace(decoded, batch=batch)
+
+  def encode(syn: synthetic.SyntheticSet) -> PyTree:
+    labels = syn.batch.labels
+    if kind == "softmax":
+      labels = jnp.log(jnp.maximum(labels, 1e-9))
+    return {"base": synthetic.encoded(base, syn), "labels": labels}
+
+  return synthetic.Parameterization(init, decode, encode)
+
+
+def with_smoothed_labels(
+  base: synthetic.Parameterization, smoothing: float
+) -> synthetic.Parameterization:
+  """Decodes to labels y (1 - s) + s / C (Szegedy et al. 2016).
+
+  A student that takes hundreds of steps on a few examples knows them by heart
+  soon, and then follows what is odd in them; unsure labels it can fit, and be
+  still. For the finished set alone: gradients match best with sharp labels.
+
+  Args:
+    base: Any parameterization.
+    smoothing: s, from 0 (the base as it is) to 1.
+  """
+  if not smoothing:
+    return base
+
+  def decode(params: PyTree) -> synthetic.SyntheticSet:
+    decoded = base.decode(params)
+    labels = decoded.batch.labels
+    labels = (1 - smoothing) * labels + smoothing / labels.shape[-1]
+    batch = dataclasses.replace(decoded.batch, labels=labels)
+    return dataclasses.replace(decoded, batch=batch)
+
+  def encode(syn: synthetic.SyntheticSet) -> PyTree:
+    smooth = syn.batch.labels
+    labels = (smooth - smoothing / smooth.shape[-1]) / (1 - smoothing)
+    batch = dataclasses.replace(syn.batch, labels=labels)
+    return synthetic.encoded(base, dataclasses.replace(syn, batch=batch))
+
+  return base._replace(decode=decode, encode=encode)
+
+
+def with_learning_rates(
+  base: synthetic.Parameterization,
+  num_steps: int,
+  initial: float,
+  head: float = 0.0,
+  shares: np.ndarray | None = None,
+  per_step: int = 0,
+  schedule: str = "constant",
+) -> synthetic.Parameterization:
+  """Learns the sizes of T replayed SGD steps, positive through softplus.
+
+  Args:
+    base: Any parameterization.
+    num_steps: T; 0 leaves the base as it is.
+    initial: The first step's size at the start.
+    head: The same of the head alone, which then has sizes of its own; 0: the
+      head's steps are those of the rest.
+    shares: First shares [K] of a student's tensors in a normalised step, see
+      `replays.replay`; learned as logarithms, and kept at norm 1, so that a
+      step's size is the distance that it moves them. None: plain steps.
+    per_step: Examples a class in each step, in turn: see `cyclic_order`. 0:
+      all of them in every step.
+    schedule: Of the steps' sizes at the start, the head's own aside; see
+      `replays.schedule`.
+  """
+  if not num_steps:
+    return base
+  starts = {"step_sizes": initial * replays.schedule(schedule, num_steps)}
+  if head:
+    starts["head_step_sizes"] = np.full(num_steps, head)
+
+  def first_steps() -> dict[str, jax.Array]:
+    raw = {
+      name: jnp.asarray(np.log(np.expm1(start)), jnp.float32)
+      for name, start in starts.items()
+    }
+    if shares is not None:
+      logs_K = jnp.log(jnp.asarray(shares, jnp.float32))
+      raw["tensor_shares"] = jnp.tile(logs_K, (num_steps, 1))
+    return raw
+
+  def init(batch: batches.Batch) -> PyTree:
+    return {"base": base.init(batch), **first_steps()}
+
+  def decode(params: PyTree) -> synthetic.SyntheticSet:
+    decoded = base.decode(params["base"])
+    own: dict[str, Any] = {
+      "learning_rates": jax.nn.softplus(params["step_sizes"])
+    }
+    if head:
+      own["head_learning_rates"] = jax.nn.softplus(params["head_step_sizes"])
+    if shares is not None:
+      squares_TxK = jax.nn.softmax(2 * params["tensor_shares"], axis=-1)
+      own["tensor_shares"] = jnp.sqrt(squares_TxK)
+    if per_step:
+      num_rows, num_classes = decoded.batch.labels.shape
+      order = cyclic_order(
+        num_classes, num_rows // num_classes, per_step, num_steps
+      )
+      own["order"] = jnp.asarray(order, jnp.int32)
+    return dataclasses.replace(decoded, **own)
+
+  def encode(syn: synthetic.SyntheticSet) -> PyTree:
+    # Steps that a set does not bring, or has another number of, start afresh.
+    raw = {"base": synthetic.encoded(base, syn), **first_steps()}
+    brought = {
+      "step_sizes": (syn.learning_rates, _inverse_softplus),
+      "head_step_sizes": (syn.head_learning_rates, _inverse_softplus),
+      "tensor_shares": (syn.tensor_shares, jnp.log),
+    }
+    for name, (steps, undo) in brought.items():
+      if name in raw and steps is not None and steps.shape == raw[name].shape:
+        raw[name] = undo(steps)
+    return raw
+
+  return synthetic.Parameterization(init, decode, encode)
+
+
+def cyclic_order(
+  num_classes: int, per_class: int, per_step: int, num_steps: int
+) -> np.ndarray:
+  """Returns rows [T, C * per_step]: the next few of each class every step.
+
+  The set's rows are in class order, and so are those of a step. An example
+  then learns for its own steps alone, and a step costs the same whatever the
+  size of the set.
+
+  Args:
+    num_classes: C.
+    per_class: Examples a class in the set.
+    per_step: Examples a class in one step, at most `per_class`.
+    num_steps: T.
+  """
+  steps_Tx1x1 = np.arange(num_steps)[:, None, None]
+  place_Tx1xB = (steps_Tx1x1 * per_step + np.arange(per_step)) % per_class
+  rows = place_Tx1xB + per_class * np.arange(num_classes)[None, :, None]
+  return rows.reshape(num_steps, -1)
+
+
+def with_attention_labels(
+  base: synthetic.Parameterization,
+  attention: Callable[[batches.Batch], jax.Array],
+) -> synthetic.Parameterization:
+  """Learns labels of the first token's attention (Maekawa et al. 2023).
+
+  Args:
+    base: Any parameterization.
+    attention: What the labels [B, layers, heads, L] of a batch start at: a
+      fresh student's own attention, whose divergence and gradient are zero.
+  """
+
+  def init(batch: batches.Batch) -> PyTree:
+    logits = jnp.log(jnp.maximum(attention(batch), 1e-9))
+    return {"base": base.init(batch), "attention": logits}
+
+  def decode(params: PyTree) -> synthetic.SyntheticSet:
+    decoded = base.decode(params["base"])
+    labels = jax.nn.softmax(params["attention"], axis=-1)
+    batch = dataclasses.replace(decoded.batch, attention=labels)
+    return dataclasses.replace(decoded, batch=batch)
+
+  def encode(syn: synthetic.SyntheticSet) -> PyTree:
+    found = syn.batch.attention
+    if found is None:
+      found = attention(syn.batch)
+    logits = jnp.log(jnp.maximum(found, 1e-9))
+    return {"base": synthetic.encoded(base, syn), "attention": logits}
+
+  return synthetic.Parameterization(init, decode, encode)
+
+
+def with_rationales(
+  base: synthetic.Parameterization,
+) -> synthetic.Parameterization:
+  """Learns what a student's slots should say (after Hsieh et al. 2023).
+
+  The target of a slot is a distribution over all tokens, by the table's
+  products with a query, so that it lives in the embeddings' space and has
+  their size. `init` takes a batch of queries [M, R, D]; what each slot counts
+  stays as it is there.
+  """
+
+  def init(batch: batches.Batch) -> PyTree:
+    return {
+      "base": base.init(batch),
+      "rationale": batch.rationale,
+      "rationale_weights": batch.rationale_weights,
+    }
+
+  def decode(params: PyTree) -> synthetic.SyntheticSet:
+    decoded = base.decode(params["base"])
+    batch = dataclasses.replace(
+      decoded.batch,
+      rationale=params["rationale"],
+      # Parameters only so that they travel with the set.
+      rationale_weights=jax.lax.stop_gradient(params["rationale_weights"]),
+    )
+    return dataclasses.replace(decoded, batch=batch)
+
+  def encode(syn: synthetic.SyntheticSet) -> PyTree:
+    if syn.batch.rationale is None:
+      raise ValueError("the set has no rationales to start from.")
+    return {
+      "base": synthetic.encoded(base, syn),
+      "rationale": syn.batch.rationale,
+      "rationale_weights": syn.batch.rationale_weights,
+    }
+
+  return synthetic.Parameterization(init, decode, encode)
+
+
+def _inverse_softplus(x: jax.Array) -> jax.Array:
+  return x + jnp.log(-jnp.expm1(-x))

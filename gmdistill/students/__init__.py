@@ -1,0 +1,1 @@
+"""Who learns: architectures, their weights in and out, which tensor is what."""

@@ -1,0 +1,19 @@
+"""What a student gives for a batch."""
+
+from typing import NamedTuple
+
+import jax
+
+
+class Outputs(NamedTuple):
+  """What a student says of a batch."""
+
+  logits: jax.Array  # [B, C]
+  features: jax.Array  # [B, F], what the head reads
+  # [B, layers, heads, L], the first token's attention weights; None: none
+  attention: jax.Array | None = None
+  # [B, layers, F], each layer's own, pooled as the last one's; None: no layers
+  layers: jax.Array | None = None
+  # [B, R, D], whose products with the table are the logits of the rationale's
+  # tokens; None: no such head
+  rationale: jax.Array | None = None

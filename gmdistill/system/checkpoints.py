@@ -1,0 +1,183 @@
+"""Checkpoints: the only file that imports orbax."""
+
+import contextlib
+import functools
+import inspect
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+from gmdistill import errors
+from gmdistill.system import paths
+
+PyTree = Any
+
+
+class Checkpoints:
+  """The checkpoints of one run: whole ones only, the newest two kept.
+
+  A checkpoint is written beside its final place and renamed when complete (in
+  a bucket: marked), so a kill at any moment leaves the one before it as the
+  newest.
+  """
+
+  def __init__(self, folder: epath.Path):
+    """Opens the folder, which is made where it is absent."""
+    _quiet()
+    self._folder = folder = paths.absolute(folder)
+    self._sound: int | None = None  # the last step saved or loaded here
+    self._checkpointer = ocp.training.Checkpointer(
+      folder,
+      save_decision_policy=_always(),
+      preservation_policy=ocp.training.preservation_policies.LatestN(2),
+      cleanup_tmp_directories=True,
+    )
+
+  def steps(self) -> list[int]:
+    """Returns the steps that were saved whole, the newest first."""
+    return sorted(
+      (x.step for x in self._checkpointer.checkpoints), reverse=True
+    )
+
+  def save(self, step: int, state: PyTree) -> None:
+    """Saves `state` and returns when it is on the disk.
+
+    A checkpoint of that step which this process has not seen is replaced: it
+    may be damaged.
+
+    Raises:
+      InputError: the disk is full or cannot be written.
+    """
+    if self._sound == step:
+      return
+    there = step in self.steps()
+    with _one_line(self._folder, f"step {step}"):
+      self._checkpointer.save(step, state, force=True, overwrite=there)
+    self._sound = step
+
+  def load(self, step: int, like: PyTree) -> PyTree:
+    """Returns the state of `step`, laid out as the arrays of `like` are.
+
+    The devices need not be those that it was saved from, nor as many.
+
+    Raises:
+      InputError: it is damaged.
+    """
+    abstract = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+      like,
+    )
+    _hush_readers()
+    try:
+      found = self._checkpointer.load(step, abstract)
+    except Exception as error:  # orbax and tensorstore raise many kinds
+      raise errors.InputError(
+        f"the checkpoint of step {step} in {self._folder} is damaged "
+        f"({_first_words(error)})"
+      ) from error
+    self._sound = step
+    return found
+
+  def close(self) -> None:
+    """Waits for what is still being written."""
+    self._checkpointer.close()
+
+
+def _always():
+  policies = ocp.training.save_decision_policies
+  return policies.FixedIntervalPolicy(1)
+
+
+def save_tree(folder: epath.Path, tree: PyTree) -> None:
+  """Saves a tree of arrays as one folder, whole or not at all.
+
+  Raises:
+    InputError: the disk is full or cannot be written.
+  """
+  _quiet()
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  with _one_line(folder.parent, f"entry {folder.name}"):
+    ocp.save(paths.absolute(folder), tree, overwrite=True)
+
+
+def is_whole(folder: epath.Path) -> bool:
+  """Whether `save_tree` has saved this folder to its end."""
+  if not folder.is_dir():
+    return False
+  # Nothing is renamed in a bucket: orbax leaves a mark when all is there.
+  return paths.is_local(folder) or (folder / "commit_success.txt").is_file()
+
+
+def load_tree(folder: epath.Path, like: PyTree) -> PyTree:
+  """Returns what `save_tree` saved, as host arrays.
+
+  Args:
+    folder: Where it is.
+    like: A tree of the same structure, whose leaves have shape and dtype.
+
+  Raises:
+    InputError: it is missing, damaged, or of another shape.
+  """
+  _quiet()
+  host = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
+  _hush_readers()
+  try:
+    return ocp.load(paths.absolute(folder), host)
+  except Exception as error:  # orbax and tensorstore raise many kinds
+    raise errors.InputError(
+      f"{folder} is missing or damaged ({_first_words(error)}); delete that "
+      "folder and run the command that wrote it again."
+    ) from error
+
+
+def _quiet() -> None:
+  logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every save
+  # Of a damaged checkpoint every task of its reader tells, after we did.
+  logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+
+@functools.cache
+def _hush_readers() -> None:
+  """Keeps silent what a load leaves that fails, until the process ends.
+
+  orbax closes its event loop at the first error. Reads that were under way end
+  later, at once or after minutes, and find nobody to tell; coroutines that were
+  not begun are collected. Python would print a line of each.
+  """
+  warnings.filterwarnings("ignore", "coroutine '.*' was never", RuntimeWarning)
+  before = sys.unraisablehook
+
+  def hook(unraisable):
+    left = inspect.iscoroutine(unraisable.object)
+    if not left and str(unraisable.exc_value) != "Event loop is closed":
+      before(unraisable)
+
+  sys.unraisablehook = hook
+
+
+def _first_words(error: Exception) -> str:
+  return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+
+
+@contextlib.contextmanager
+def _one_line(folder: epath.Path, what: str) -> Iterator[None]:
+  try:
+    yield
+  except (OSError, ValueError) as error:
+    # tensorstore reports the operating system's error inside a ValueError.
+    reasons = ("space left", "quota", "File too large", "Read-only", "denied")
+    found = [reason for reason in reasons if reason in str(error)]
+    if not found:
+      raise
+    raise errors.InputError(
+      f"{what} could not be saved in {folder} (... {found[0]} ...); free "
+      "some room or make it writable, then start the same command again: it "
+      "goes on from the checkpoint before."
+    ) from error

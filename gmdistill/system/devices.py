@@ -1,0 +1,203 @@
+"""Where things lie: the mesh of devices, and what each process reads.
+
+The outer step is mapped over two axes. `students`: every student lives on one
+device, or on one group of them. `data`: a group splits the real batch of its
+student. One device is a mesh of one.
+"""
+
+import os
+import resource
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from gmdistill import errors
+
+PyTree = Any
+
+STUDENTS, DATA = "students", "data"
+
+EVERYWHERE = P()  # the set, its optimiser, the table
+
+BY_STUDENT = P(STUDENTS)  # leaves [S, ...], S / groups of them in each
+
+# What an outer step reads, K steps at once.
+BATCHES = P(None, STUDENTS, None, DATA)  # leaves [K, S, N, rows, ...]
+
+EXPERTS = P(None, STUDENTS)  # leaves [K, S, ...]
+
+
+def build(
+  num_students: int,
+  students: int = 0,
+  data: int = 1,
+  devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+  """Returns the mesh that a run is laid out on.
+
+  Args:
+    num_students: Students an outer step, S.
+    students: Groups of devices that share them; 0: as many as the devices
+      allow and S divides over.
+    data: Devices that split one student's real batch.
+    devices: Those to lay the mesh over; all, where left out.
+
+  Raises:
+    InputError: the mesh does not fill the devices, or S does not divide.
+  """
+  devices = jax.devices() if devices is None else devices
+  count = len(devices)
+  if data < 1 or count % data or students < 0:
+    raise errors.InputError(
+      f"mesh.data={data} must divide the {count} devices, and "
+      f"mesh.students={students} be at least 0."
+    )
+  most = count // data
+  if not students:
+    students = max(n for n in range(1, most + 1) if num_students % n == 0)
+    if jax.process_count() > 1:
+      students = most  # every process must hold a part of the mesh
+  elif students != most:
+    raise errors.InputError(
+      f"mesh.students={students} times mesh.data={data} must be the {count} "
+      f"devices; use mesh.students={most}, or 0."
+    )
+  if num_students % students:
+    lower = num_students - num_students % students
+    raise errors.InputError(
+      f"num_students={num_students} does not divide over {students} groups of "
+      f"devices; use {f'{lower} or ' if lower else ''}{lower + students}."
+    )
+  # A run with fewer students than devices leaves the rest of them idle.
+  return jax.make_mesh(
+    (students, data),
+    (STUDENTS, DATA),
+    axis_types=(AxisType.Auto, AxisType.Auto),
+    devices=devices[: students * data],
+  )
+
+
+def whole() -> Mesh:
+  """Returns a mesh of all devices, each on its own: where students that are
+  only evaluated are shared out."""
+  return build(len(jax.devices()))
+
+
+def sharding(mesh: Mesh, spec: P) -> NamedSharding:
+  """Returns the sharding of `spec` on `mesh`."""
+  return NamedSharding(mesh, spec)
+
+
+def put(mesh: Mesh, tree: PyTree, spec: P = EVERYWHERE) -> PyTree:
+  """Lays out arrays that every process holds whole, and equal."""
+
+  def one(x):
+    if isinstance(x, jax.Array) and jax.dtypes.issubdtype(
+      x.dtype, jax.dtypes.prng_key
+    ):
+      laid = one(jax.random.key_data(x))
+      return jax.random.wrap_key_data(laid, impl=jax.random.key_impl(x))
+    host = np.array(x)  # a copy: the outer step donates what it is given
+    return jax.make_array_from_callback(
+      host.shape, sharding(mesh, spec), lambda index: host[index]
+    )
+
+  return jax.tree.map(one, tree)
+
+
+def own_students(mesh: Mesh, num_students: int) -> list[int]:
+  """Returns the students of which this process holds at least a part."""
+  pieces = sharding(mesh, BY_STUDENT).addressable_devices_indices_map(
+    (num_students,)
+  )
+  found: set[int] = set()
+  for piece in pieces.values():
+    found.update(range(num_students)[piece[0]] if piece else ())
+  return sorted(found)
+
+
+def put_own(
+  mesh: Mesh, tree: PyTree, students: Sequence[int], num_students: int, spec: P
+) -> PyTree:
+  """Lays out what this process has read for its own students.
+
+  Args:
+    mesh: Where.
+    tree: Host arrays [K, len(students), ...].
+    students: What `own_students` returned.
+    num_students: S, of all processes.
+    spec: `BATCHES` or `EXPERTS`.
+
+  Returns:
+    Arrays [K, S, ...] over all processes.
+
+  Raises:
+    InputError: the rows do not divide over the devices of a group.
+  """
+  place = {student: i for i, student in enumerate(students)}
+
+  def one(x):
+    whole = (x.shape[0], num_students, *x.shape[2:])
+    if spec == BATCHES and x.shape[3] % mesh.shape[DATA]:
+      raise errors.InputError(
+        f"a real batch of {x.shape[3]} rows does not divide over "
+        f"mesh.data={mesh.shape[DATA]} devices; change rows_per_class or "
+        "mesh.data."
+      )
+
+    def piece(index):
+      chosen = [place[i] for i in range(num_students)[index[1]]]
+      return x[index[0]][:, chosen][(slice(None), slice(None), *index[2:])]
+
+    return jax.make_array_from_callback(whole, sharding(mesh, spec), piece)
+
+  return jax.tree.map(one, tree)
+
+
+def over_students(
+  mesh: Mesh, function: Callable[..., Any], in_specs: Any, out_specs: Any
+) -> Callable[..., Any]:
+  """Maps a function over the mesh's groups of devices (`jax.shard_map`).
+
+  Inside, an array of `BY_STUDENT` is its group's part. What a group's devices
+  do together (`data`) is left to the compiler, which splits along the real
+  batch: objectives are written for one device.
+  """
+  return jax.shard_map(
+    function,
+    mesh=mesh,
+    in_specs=in_specs,
+    out_specs=out_specs,
+    axis_names={STUDENTS},
+    check_vma=False,
+  )
+
+
+def mean_over_groups(tree: PyTree) -> PyTree:
+  """Returns the mean over the mesh's groups, inside `over_students`."""
+  return jax.lax.pmean(tree, STUDENTS)
+
+
+def room() -> int:
+  """Returns the bytes of memory that each device of this process has."""
+  device = jax.local_devices()[0]
+  limit = (device.memory_stats() or {}).get("bytes_limit")
+  if limit:
+    return int(limit)
+  whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  return whole // jax.local_device_count()
+
+
+def peak_memory() -> int:
+  """Returns the most bytes that this process has had, on its first device."""
+  stats = jax.local_devices()[0].memory_stats()
+  if stats and "peak_bytes_in_use" in stats:
+    return int(stats["peak_bytes_in_use"])
+  # Linux counts kilobytes, macOS bytes.
+  unit = 1 if sys.platform == "darwin" else 1024
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,48 @@
+"""Teachers that train beside their student: its moving average, or a peer."""
+
+import jax
+import optax
+
+from gmdistill.training import fitting
+
+
+def moving_average(decay: float) -> fitting.Teaching:
+  """The student's own past: mean <- decay mean + (1 - decay) student.
+
+  Tarvainen and Valpola 2017.
+  """
+
+  def update(problem, mean, params, batch):
+    del problem, batch
+    return jax.tree.map(lambda m, p: decay * m + (1 - decay) * p, mean, params)
+
+  return fitting.Teaching(
+    lambda problem, params, key: params,
+    lambda problem, mean, batch: problem.apply(mean, batch).logits,
+    update,
+  )
+
+
+def peer(optimizer: optax.GradientTransformation) -> fitting.Teaching:
+  """A second student, which learns from the first as the first from it.
+
+  Deep mutual learning (Zhang et al. 2018).
+  """
+
+  def init(problem, params, key):
+    # What the criterion learns beside the student starts as the first's does.
+    own = {**params, **problem.init(key)}
+    return own, optimizer.init(own)
+
+  def update(problem, state, params, batch):
+    own, inner = state
+    said_BxC = problem.apply(params, batch).logits
+    grads = jax.grad(problem.loss)(own, fitting.with_teacher(batch, said_BxC))
+    updates, inner = optimizer.update(grads, inner, own)
+    return optax.apply_updates(own, updates), inner
+
+  return fitting.Teaching(
+    init,
+    lambda problem, state, batch: problem.apply(state[0], batch).logits,
+    update,
+  )

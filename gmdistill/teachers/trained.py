@@ -1,0 +1,277 @@
+"""Teachers: trained classifiers, and what they say of the real data."""
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from gmdistill import errors
+from gmdistill.data import batches, loading, tokenizing
+from gmdistill.sets import spaces
+from gmdistill.students import encoders, hugging_face, problems
+from gmdistill.system import logs, paths
+
+ROWS = 64  # of a batch that a teacher labels
+
+
+class Teacher(NamedTuple):
+  """A classifier that reads text by its own tokenizer and table."""
+
+  name: str
+  id: str  # hash of its files
+  problem: problems.Problem
+  params: Any
+  tokenizer_file: str
+  label_names: tuple[str, ...]
+  slots: int = 0  # R [MASK] after [CLS], which its rows have
+  tells_pairs: bool = False  # by token types, which rows here do not have
+
+
+def load(source: str) -> Teacher:
+  """Reads a Hugging Face directory with a classification head.
+
+  `BertForSequenceClassification`, or what `gmdistill teach` and `train` write
+  of a mean-pooled student.
+
+  Raises:
+    InputError: it is incomplete, damaged, or has no classification head.
+  """
+  folder = hugging_face.find(source)
+  path = folder / "model.safetensors"
+  tensors = hugging_face.read_tensors(path)
+  pooling, beside = "first", folder / "classifier.safetensors"
+  if "classifier.weight" not in tensors and beside.is_file():
+    pooling = "mean"
+    head = hugging_face.read_tensors(beside)
+    tensors |= {f"classifier.{name}": x for name, x in head.items()}
+  if not {"classifier.weight", "classifier.bias"} <= set(tensors):
+    raise errors.InputError(
+      f"{source} has no classification head (classifier.weight in "
+      "model.safetensors, or classifier.safetensors beside it); a teacher is "
+      "what gmdistill teach writes, or a BertForSequenceClassification."
+    )
+  read = hugging_face.load(source, 0, pooling)
+  weight_CxD = tensors["classifier.weight"]
+  config = hugging_face.read_config(folder)
+  names, slots = config.get("id2label", {}), config.get("rationale_slots", 0)
+  width, classes = read.embeddings.shape[1], weight_CxD.shape[0]
+  told = isinstance(names, dict) and isinstance(slots, int)
+  shapes = weight_CxD.shape, tensors["classifier.bias"].shape
+  if not told or shapes != ((classes, width), (classes,)):
+    raise errors.InputError(
+      f"{source} has a head of shapes {shapes}, or an id2label or "
+      f"rationale_slots in config.json, that fit no teacher {width} wide; save "
+      "it again."
+    )
+  labels = tuple(str(names.get(str(i), f"LABEL_{i}")) for i in range(classes))
+  module = encoders.Transformer(len(labels), **read.student)
+  head = {"kernel": weight_CxD.T, "bias": tensors["classifier.bias"]}
+  params = {**read.params, "head": jax.tree.map(jnp.asarray, head)}
+  return Teacher(
+    folder.name,
+    identity(folder),
+    problems.Problem(read.embeddings, None, module),
+    params,
+    read.tokenizer_file,
+    labels,
+    slots,
+    hugging_face.tells_pairs(folder),
+  )
+
+
+def identity(folder: epath.Path) -> str:
+  """Returns the id of a teacher: a hash of its files."""
+  digest = hashlib.sha256()
+  for name in (*hugging_face.FILES, "classifier.safetensors"):
+    if (folder / name).is_file():
+      digest.update(name.encode())
+      digest.update((folder / name).read_bytes())
+  return digest.hexdigest()[:16]
+
+
+def names_and_ids(sources: Sequence[str]) -> list[dict[str, str]]:
+  """Returns what the card of a set says of the teachers that labelled it."""
+  folders = [hugging_face.find(source) for source in sources]
+  return [{"name": x.name, "id": identity(x)} for x in folders]
+
+
+def require_labels(teacher: Teacher, label_names: Sequence[str]) -> None:
+  """Checks that a teacher knows the data's classes, in their order.
+
+  Raises:
+    InputError: it knows others; both are named.
+  """
+  theirs, ours = list(teacher.label_names), list(label_names)
+  # Names that were never given say nothing against a teacher.
+  generic = all(name.startswith("LABEL_") for name in theirs)
+  same = [x.lower() for x in theirs] == [x.lower() for x in ours]
+  if len(theirs) != len(ours) or not (generic or same):
+    raise errors.InputError(
+      f"the teacher {teacher.name} has {len(theirs)} classes {theirs}, the "
+      f"data {len(ours)}: {ours}; use a teacher of this data."
+    )
+
+
+def logits(
+  teacher: Teacher, corpus: batches.Corpus, options: loading.Options
+) -> np.ndarray:
+  """Returns a teacher's logits [N, C] of the training part, in its order.
+
+  Computed once for a teacher and a data set, and kept in the cache folder.
+
+  Args:
+    teacher: Reads the text by its own tokenizer.
+    corpus: The data as the student reads it.
+    options: How the data was loaded; the teacher's rows are cut at
+      `max_length`, whatever the student's are cut at.
+
+  Raises:
+    InputError: other classes, or rows too long for the teacher.
+  """
+  own = as_read(teacher, corpus, options)
+  identity = json.dumps([teacher.id, own.fingerprint, 1])
+  name = hashlib.sha256(identity.encode()).hexdigest()[:20]
+  path = paths.cache_folder() / "teachers" / f"{name}.npz"
+  found = _cached(path, own)
+  if found is None:
+    logs.say(f"the teacher {teacher.name} labels {len(own.train.labels)} rows")
+    found = _label(teacher, own.train)
+    paths.save_arrays(
+      path, {"logits": found, "data": np.array(own.fingerprint)}
+    )
+  return found
+
+
+def as_read(
+  teacher: Teacher, corpus: batches.Corpus, options: loading.Options
+) -> batches.Corpus:
+  """Returns the data as a teacher reads it, in the corpus's order.
+
+  Raises:
+    InputError: other classes, or rows too long for the teacher.
+  """
+  pairs = len(corpus.text_keys) > 1
+  require_reads(teacher, corpus.label_names, options, pairs)
+  # The same texts: without the rationale's key, it would look like one of them.
+  fields = {
+    **options.__dict__,
+    "train_length": 0,
+    "text_keys": corpus.text_keys,
+  }
+  if not teacher.slots:
+    fields["rationale_key"] = ""
+  own = loading.load(loading.Options(**fields), teacher.tokenizer_file)
+  if not np.array_equal(own.train.labels, corpus.train.labels):
+    raise errors.InputError(
+      f"the rows that the teacher {teacher.name} reads are not the student's; "
+      "clear the cache folder."
+    )
+  return own
+
+
+def require_reads(
+  teacher: Teacher,
+  label_names: Sequence[str],
+  options: loading.Options,
+  pairs: bool,
+) -> None:
+  """Checks that a teacher can read texts, or pairs of them, of a config's data.
+
+  Raises:
+    InputError: other classes, other slots, too few positions, or token types.
+  """
+  require_labels(teacher, label_names)
+  if teacher.tells_pairs and pairs:
+    raise errors.InputError(
+      f"the teacher {teacher.name} tells the two texts of a row apart by token "
+      "types, which are not read here; use one that gmdistill teach wrote."
+    )
+  if teacher.slots not in (0, options.slots):
+    raise errors.InputError(
+      f"the teacher {teacher.name} reads {teacher.slots} slots for rationales; "
+      "set data.rationale_key, and data.rationale_length to that."
+    )
+  longest = options.max_length + teacher.slots
+  require_length(teacher, longest, "config.data.max_length and its slots")
+
+
+def require_length(teacher: Teacher, length: int, field: str) -> None:
+  """Checks that a teacher has positions for so many tokens.
+
+  Raises:
+    InputError: it has fewer.
+  """
+  positions = teacher.problem.student.max_positions
+  if length > positions:
+    raise errors.InputError(
+      f"{field}={length}, but the teacher {teacher.name} has {positions} "
+      "positions; use at most that."
+    )
+
+
+def space_id(teacher: Teacher) -> str:
+  """Returns the id of the embedding space that a teacher reads."""
+  own = tokenizing.Tokenizer.from_file(teacher.tokenizer_file)
+  return spaces.id_of(teacher.problem.embeddings, own.fingerprint)
+
+
+def _cached(path, corpus):
+  if not path.is_file():
+    return None
+  try:
+    with path.open("rb") as opened, np.load(opened) as file:
+      found, of = file["logits"], str(file["data"])
+  except (
+    OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile
+  ) as error:  # fmt: skip
+    raise errors.InputError(
+      f"{path} is damaged; delete it, and the teacher labels anew."
+    ) from error
+  if of != corpus.fingerprint or len(found) != len(corpus.train.labels):
+    raise errors.InputError(
+      f"{path} holds labels of other data ({of[:12]}, not "
+      f"{corpus.fingerprint[:12]}); delete it, and the teacher labels anew."
+    )
+  return found
+
+
+def _label(teacher, examples):
+  """Returns logits [N, C]; rows of like length share a batch."""
+  apply = jax.jit(lambda *args: teacher.problem.apply(*args).logits)
+  lengths = examples.mask.sum(axis=1)
+  full = examples.mask.shape[1]
+  found = np.zeros((len(lengths), len(teacher.label_names)), np.float32)
+  order = np.argsort(lengths, kind="stable")
+  for first in range(0, len(order), ROWS):
+    rows = order[first : first + ROWS]
+    # A few lengths and one size of batch: a program each.
+    cut = min(-(-int(lengths[rows].max()) // 16) * 16, full)
+    padded = np.resize(rows, ROWS)
+    short = batches.Examples(
+      examples.token_ids[padded, :cut],
+      examples.mask[padded, :cut],
+      examples.labels[padded],
+    )
+    batch = batches.as_batch(short, len(teacher.label_names))
+    found[rows] = np.asarray(apply(teacher.params, batch))[: len(rows)]
+  require_finite(teacher, found)
+  return found
+
+
+def require_finite(teacher: Teacher, logits: np.ndarray) -> None:
+  """Checks what a teacher says.
+
+  Raises:
+    InputError: some of it is NaN or infinite.
+  """
+  if not np.isfinite(logits).all():
+    raise errors.InputError(
+      f"the teacher {teacher.name} says numbers that are not finite; train it "
+      "anew, with smaller full.rates."
+    )

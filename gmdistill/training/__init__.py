@@ -1,0 +1,1 @@
+"""How a student takes steps, and the one rule that differentiates them."""

@@ -1,0 +1,204 @@
+"""Training a student by a set's own SGD steps."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gmdistill.data import batches
+from gmdistill.students import problems, roles
+from gmdistill.training import mixed_mode
+
+Params = Any
+
+SCHEDULES = ("constant", "linear")
+
+
+class Steps(NamedTuple):
+  """The T SGD steps that a set is replayed in."""
+
+  learning_rates: jax.Array  # [T]
+  head_learning_rates: jax.Array | None = (
+    None  # [T]; None: the head's are those
+  )
+  order: jax.Array | None = None  # [T, b] rows of each step; None: all of them
+  tensor_shares: jax.Array | None = None  # [T, K], normalised steps; see replay
+
+
+def replay(
+  problem: problems.Problem,
+  params: Params,
+  batch: batches.Batch,
+  steps: Steps,
+  *,
+  rule: str = "mixed",
+) -> Params:
+  """Takes the set's own SGD steps: theta <- theta - eta_t g(theta, x).
+
+  The head, drawn afresh, may take larger steps than a pretrained encoder. With
+  `tensor_shares`, the K tensors below it move by a distance of their own,
+
+      theta_k <- theta_k - eta_t s_tk g_k / || g_k ||
+
+  (layer-wise normalised, as You et al. 2017): eta_t is how far a step moves
+  them all where each row of shares has norm 1. `movable` says which they are.
+  Differentiable with respect to the batch and the step sizes through
+  `mixed_mode.grad`, whose backward pass recomputes each step from its
+  parameters: memory grows by the parameters alone with T.
+
+  Args:
+    problem: The student's architecture.
+    params: Where to start.
+    batch: The synthetic examples [M, ...].
+    steps: Their sizes, and the rows that each takes.
+    rule: A rule of `mixed_mode.grad`.
+
+  Returns:
+    The parameters after T steps.
+  """
+  gradient = mixed_mode.grad(problem.loss, rule)
+
+  def step(params, progress_own):
+    progress, own = progress_own
+    taken = dataclasses.replace(rows_of(batch, own), progress=progress)
+    grads = gradient(params, taken)
+    return moved(params, grads, own), None
+
+  count = len(steps.learning_rates)
+  progress_T = jnp.arange(count) / max(count, 1)
+  return jax.lax.scan(step, params, (progress_T, steps))[0]
+
+
+def schedule(kind: str, num_steps: int) -> np.ndarray:
+  """Returns the sizes [T] of steps, the first of which is 1.
+
+  Args:
+    kind: `constant`, or `linear`: (T - t) / T, in equal parts towards zero.
+    num_steps: T.
+
+  Raises:
+    ValueError: another kind.
+  """
+  if kind not in SCHEDULES:
+    raise ValueError(f"{kind!r} is none of {', '.join(SCHEDULES)}.")
+  if kind == "constant":
+    return np.ones(num_steps, np.float32)
+  return 1 - np.arange(num_steps, dtype=np.float32) / num_steps
+
+
+def rows_of(batch: batches.Batch, own: Steps) -> batches.Batch:
+  """Returns the examples that one step of a replay takes."""
+  if own.order is None:
+    return batch
+  return jax.tree.map(lambda x: x[own.order], batch)
+
+
+def moved(params: Params, grads: Params, own: Steps) -> Params:
+  """Returns the parameters after one SGD step of the sizes in `own`."""
+  down = lambda rate: lambda p, g: p - rate * g  # noqa: E731
+  if own.tensor_shares is None:
+    body = jax.tree.map(down(own.learning_rates), params, grads)
+  else:
+    body = _normalised_step(
+      params, grads, own.learning_rates * own.tensor_shares
+    )
+  rate = own.head_learning_rates
+  rate = own.learning_rates if rate is None else rate
+  fresh = {
+    name: jax.tree.map(down(rate), params[name], grads[name])
+    for name in roles.FRESH
+    if name in params
+  }
+  return {**body, **fresh}
+
+
+def _normalised_step(params, grads, distances_K):
+  """Moves the k-th movable tensor by the k-th distance down its gradient."""
+  first = 0
+
+  def step(path, param, grad):
+    nonlocal first
+    count = roles.num_movable(path, param)
+    if not count:
+      return param
+    distances = distances_K[first : first + count]
+    first += count
+    axes = tuple(range(int(roles.is_stacked(path)), param.ndim))
+    squares = jnp.square(grad).sum(axis=axes, keepdims=True)
+    # Guarded before the root: a zero gradient stays, and has no direction.
+    norm = jnp.sqrt(jnp.where(squares > 0, squares, 1.0))
+    return param - distances.reshape(squares.shape) * grad / norm
+
+  return jax.tree_util.tree_map_with_path(step, params, grads)
+
+
+def replay_in_constant_memory(
+  problem: problems.Problem,
+  params: Params,
+  batch: batches.Batch,
+  steps: Steps,
+) -> Params:
+  """`replay`, whose backward pass keeps one student whatever T is.
+
+  Each step's gradient is differentiated where it was taken, and how earlier
+  steps move later ones is left out (Cui et al. 2023):
+
+      x_bar = sum_t -eta_t (d^2 L(theta_t, x) / dtheta dx)^T v
+      eta_bar_t = -<v, g(theta_t, x)>,   theta_bar = v
+
+  with v the covector of theta_T (its head's part for the head's step sizes).
+  The backward pass walks the steps again. Arguments and result as `replay`'s.
+  """
+
+  def loss_of(params, floats, rows):
+    taken = dataclasses.replace(batch, **floats)
+    if rows is not None:
+      taken = jax.tree.map(lambda x: x[rows], taken)
+    return problem.loss(params, taken)
+
+  order = steps.order
+  sizes = steps._replace(order=None)
+
+  @jax.custom_vjp
+  def run(params, floats, sizes):
+    whole = dataclasses.replace(batch, **floats)
+    return replay(problem, params, whole, sizes._replace(order=order))
+
+  def forward(params, floats, sizes):
+    return run(params, floats, sizes), (params, floats, sizes)
+
+  def backward(start, covector):
+    params, floats, sizes = start
+
+    def step(carry, own):
+      params, floats_bar = carry
+
+      def both(params):
+        return jax.grad(loss_of, argnums=(0, 1))(params, floats, own.order)
+
+      # A step is linear in its sizes and in the gradient: its transpose takes
+      # the covector to theirs.
+      grads = jax.grad(loss_of)(params, floats, own.order)
+      later, transpose = jax.vjp(
+        lambda grads, sizes: moved(params, grads, sizes),
+        grads,
+        own._replace(order=None),
+      )
+      grads_bar, sizes_bar = transpose(covector)
+      _, (_, slopes) = jax.jvp(both, (params,), (grads_bar,))
+      return (later, jax.tree.map(jnp.add, floats_bar, slopes)), sizes_bar
+
+    zeros = jax.tree.map(jnp.zeros_like, floats)
+    (_, floats_bar), sizes_bar = jax.lax.scan(
+      step, (params, zeros), sizes._replace(order=order)
+    )
+    return covector, floats_bar, sizes_bar
+
+  run.defvjp(forward, backward)
+  floats = {
+    name: getattr(batch, name)
+    for name in ("inputs", "labels", "attention", "rationale")
+  }
+  return run(params, floats, sizes)
