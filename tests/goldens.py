@@ -19,7 +19,7 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).parents[1]
 RUNS = ("quickstart", "sst2_step_matching", "quickstart_kd", "chains")
-TIMES = ("seconds", "bytes", "_ms", "break_even")  # of the machine's hour
+TIMES = ("time", "seconds", "bytes", "break_even")  # of the machine's hour
 
 
 def main(argv: list[str]) -> int:
