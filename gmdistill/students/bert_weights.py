@@ -24,6 +24,9 @@ _LAYER = {
   "output_norm": "output.LayerNorm",
 }
 
+# A tensor that every encoder has, whatever stands before the names of a file.
+ANCHOR = "embeddings.word_embeddings.weight"
+
 _NORMS = ("attention_norm", "output_norm", "embedding_norm")
 
 

@@ -12,16 +12,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
 from etils import epath
 
 from gmdistill import errors
 from gmdistill.data import tokenizing
-from gmdistill.students import bert_weights, blocks, encoders
+from gmdistill.students import bert_weights, blocks, encoders, weight_files
 from gmdistill.system import paths
 
-FILES = ("config.json", "model.safetensors", "tokenizer.json")
+FILES = ("config.json", weight_files.WHOLE, "tokenizer.json")
 
 # For what BERT has no place.
 BESIDE = ("classifier.safetensors", "rationale_head.safetensors")
@@ -61,7 +60,10 @@ def find(source: str) -> epath.Path:
       )
     folder = _fetch(source)
   for name in FILES:
-    if not (folder / name).is_file():
+    whole = (folder / name).is_file()
+    if name == weight_files.WHOLE:
+      whole = bool(weight_files.names(folder))
+    if not whole:
       raise errors.InputError(
         f"{folder} has no {name}; a pretrained student needs "
         f"{', '.join(FILES)} (save a slow tokenizer with use_fast=True)."
@@ -95,8 +97,8 @@ def load(
       f"student.num_layers={num_layers}, but {source} has {total} layers; "
       f"use 1 to {total}, or 0 for all."
     )
-  path = folder / "model.safetensors"
-  tensors = read_tensors(path)
+  path = folder / weight_files.names(folder)[0]
+  tensors = weight_files.read(folder, bert_weights.ANCHOR)
   layers = num_layers or total
   student = dict(
     width=config["hidden_size"],
@@ -110,7 +112,7 @@ def load(
   )
   try:
     params = bert_weights.to_flax(tensors, layers, pooling)
-    embeddings = jnp.asarray(tensors["embeddings.word_embeddings.weight"])
+    embeddings = jnp.asarray(tensors[bert_weights.ANCHOR])
   except KeyError as error:
     raise errors.InputError(
       f"{path} has no tensor {error}; it is not a complete BERT encoder"
@@ -194,7 +196,7 @@ def save(
     config["rationale_slots"] = student.rationale_slots
     beside["rationale_head.safetensors"] = bert_weights.rationale_head(params)
   tensors = bert_weights.from_flax(params)
-  tensors["embeddings.word_embeddings.weight"] = np.asarray(embeddings)
+  tensors[bert_weights.ANCHOR] = np.asarray(embeddings)
   head = {
     "weight": np.asarray(params["head"]["kernel"]).T,
     "bias": np.asarray(params["head"]["bias"]),
@@ -252,7 +254,13 @@ def _fetch(source: str) -> epath.Path:
   try:
     return epath.Path(
       huggingface_hub.snapshot_download(
-        source, allow_patterns=[*FILES, *BESIDE, TOKENIZER_CONFIG]
+        source,
+        allow_patterns=[
+          *FILES,
+          *weight_files.PATTERNS,
+          *BESIDE,
+          TOKENIZER_CONFIG,
+        ],
       )
     )
   except Exception as error:  # noqa: BLE001 the hub's errors have no common base
@@ -267,7 +275,7 @@ def tells_pairs(folder: epath.Path) -> bool:
   try:
     said = json.loads((folder / TOKENIZER_CONFIG).read_text())
     return "token_type_ids" in said.get("model_input_names", ["token_type_ids"])
-  except (OSError, ValueError, AttributeError, TypeError):
+  except (OSError, ValueError, AttributeError, TypeError, RecursionError):
     return True
 
 
@@ -280,7 +288,7 @@ def read_config(folder: epath.Path) -> dict[str, Any]:
   try:
     config = json.loads((folder / "config.json").read_text())
     family = config["model_type"]
-  except (ValueError, KeyError, TypeError) as error:
+  except (ValueError, KeyError, TypeError, RecursionError) as error:
     raise errors.InputError(
       f"{folder / 'config.json'} is not a Hugging Face model config; "
       "save the model again with save_pretrained."
@@ -324,23 +332,3 @@ def read_config(folder: epath.Path) -> dict[str, Any]:
       "small number above 0."
     )
   return config
-
-
-def read_tensors(path: epath.Path) -> dict[str, np.ndarray]:
-  """Returns the tensors of a checkpoint in float32, by the encoder's names.
-
-  Raises:
-    InputError: it is damaged.
-  """
-  try:
-    loaded = paths.read_tensors(path)
-  except (safetensors.SafetensorError, OSError, ValueError) as error:
-    raise errors.InputError(
-      f"{path} is damaged ({error}); copy or download it again."
-    ) from error
-  # A classifier's checkpoint prefixes the encoder's names with its own.
-  return {
-    name.removeprefix("bert."): x.astype(np.float32)
-    for name, x in loaded.items()
-    if jnp.issubdtype(x.dtype, jnp.floating)  # numpy's denies bfloat16
-  }

@@ -14,7 +14,13 @@ from etils import epath
 from gmdistill import errors
 from gmdistill.data import batches, loading, tokenizing
 from gmdistill.sets import spaces
-from gmdistill.students import encoders, hugging_face, problems
+from gmdistill.students import (
+  bert_weights,
+  encoders,
+  hugging_face,
+  problems,
+  weight_files,
+)
 from gmdistill.system import logs, paths
 
 ROWS = 64  # of a batch that a teacher labels
@@ -43,12 +49,11 @@ def load(source: str) -> Teacher:
     InputError: it is incomplete, damaged, or has no classification head.
   """
   folder = hugging_face.find(source)
-  path = folder / "model.safetensors"
-  tensors = hugging_face.read_tensors(path)
+  tensors = weight_files.read(folder, bert_weights.ANCHOR)
   pooling, beside = "first", folder / "classifier.safetensors"
   if "classifier.weight" not in tensors and beside.is_file():
     pooling = "mean"
-    head = hugging_face.read_tensors(beside)
+    head = weight_files.read_tensors(beside)
     tensors |= {f"classifier.{name}": x for name, x in head.items()}
   if not {"classifier.weight", "classifier.bias"} <= set(tensors):
     raise errors.InputError(
@@ -88,7 +93,10 @@ def load(source: str) -> Teacher:
 def identity(folder: epath.Path) -> str:
   """Returns the id of a teacher: a hash of its files."""
   digest = hashlib.sha256()
-  for name in (*hugging_face.FILES, "classifier.safetensors"):
+  names = [*hugging_face.FILES, "classifier.safetensors"]
+  if hugging_face.FILES[1] not in (weights := weight_files.names(folder)):
+    names += weights  # of several files
+  for name in names:
     if (folder / name).is_file():
       digest.update(name.encode())
       digest.update((folder / name).read_bytes())

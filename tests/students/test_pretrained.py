@@ -3,6 +3,8 @@
 import json
 import pathlib
 import shutil
+import subprocess
+import sys
 import warnings
 
 import huggingface_hub
@@ -12,11 +14,20 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import tokenizers
+from etils import epath
 
 from gmdistill import errors
 from gmdistill.data import batches, loading, tokenizing
 from gmdistill.sets import spaces
-from gmdistill.students import encoders, families, hugging_face, problems
+from gmdistill.students import (
+  bert_weights,
+  encoders,
+  families,
+  hugging_face,
+  problems,
+  weight_files,
+)
+from gmdistill.teachers import trained
 
 TINY = pathlib.Path(__file__).parents[1] / "tiny_bert"
 NAMES = ("bad", "fair", "good")
@@ -237,6 +248,85 @@ def test_other_spellings_of_the_names_load(folder, spelling):
   assert_same(hugging_face.load(str(folder)), hugging_face.load(str(TINY)))
 
 
+@pytest.mark.parametrize("prefix", ["model.", "module.bert.", "0.auto_model."])
+def test_whatever_a_wrapper_puts_before_the_names_is_taken_off(folder, prefix):
+  edit_tensors(folder, lambda name, x: [(prefix + name, x)])
+  assert_same(hugging_face.load(str(folder)), hugging_face.load(str(TINY)))
+
+
+def test_a_wrapped_classifiers_head_has_its_own_name(folder):
+  head = [("module.classifier.weight", np.ones((3, 16), np.float32))]
+  edit_tensors(
+    folder,
+    lambda name, x: (
+      [(f"module.bert.{name}", x)] + head * (name == bert_weights.ANCHOR)
+    ),
+  )
+  names = set(weight_files.read(folder, bert_weights.ANCHOR))
+  assert {bert_weights.ANCHOR, "classifier.weight"} <= names
+
+
+def test_two_encoders_in_one_file_are_refused_by_name(folder):
+  edit_tensors(folder, lambda name, x: [(f"a.{name}", x), (f"b.{name}", x)])
+  message = refusal(hugging_face.load, str(folder))
+  assert "2 encoders (a., b.)" in message
+
+
+def shard(folder):
+  """Splits the fixture's tensors over two files and an index."""
+  path = folder / "model.safetensors"
+  tensors = safetensors.numpy.load_file(path)
+  path.unlink()
+  where = {
+    name: f"model-{1 + number % 2:05}-of-00002.safetensors"
+    for number, name in enumerate(sorted(tensors))
+  }
+  for file in set(where.values()):
+    part = {name: x for name, x in tensors.items() if where[name] == file}
+    safetensors.numpy.save_file(part, folder / file)
+  index = folder / weight_files.INDEX
+  index.write_text(json.dumps({"metadata": {}, "weight_map": where}))
+  return index, sorted(set(where.values()))
+
+
+def test_weights_in_several_files_are_read_by_their_index(folder):
+  _, files = shard(folder)
+  assert_same(hugging_face.load(str(folder)), hugging_face.load(str(TINY)))
+  before = trained.identity(epath.Path(folder))
+  edited = safetensors.numpy.load_file(folder / files[1])
+  safetensors.numpy.save_file(
+    {name: x + 1 for name, x in edited.items()}, folder / files[1]
+  )
+  assert trained.identity(epath.Path(folder)) != before
+
+
+def test_an_index_without_its_files_or_damaged_is_refused(folder):
+  index, files = shard(folder)
+  (folder / files[0]).unlink()
+  message = refusal(hugging_face.load, str(folder))
+  assert f"names {files[0]}, which is not there" in message
+  for content in ("{}", "[" * 100_000, '{"weight_map": {"a": 1}}', "null"):
+    index.write_text(content)
+    assert str(index) in refusal(hugging_face.load, str(folder))
+
+
+def test_weights_of_pytorch_alone_say_how_to_convert_them(folder):
+  (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+  message = refusal(hugging_face.load, str(folder))
+  assert "where PyTorch is installed, run: python -c" in message
+  torch = pytest.importorskip("torch")
+  tensors = safetensors.numpy.load_file(TINY / "model.safetensors")
+  torch.save(
+    {name: torch.tensor(x) for name, x in tensors.items()},
+    folder / "pytorch_model.bin",
+  )
+  command = message.split("run: ", 1)[1].replace(
+    "python ", sys.executable + " "
+  )
+  subprocess.run(command, shell=True, check=True)
+  assert_same(hugging_face.load(str(folder)), hugging_face.load(str(TINY)))
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
 def test_any_precision_is_read_as_float32(folder, dtype):
   edit_tensors(folder, lambda name, x: [(name, x.astype(jnp.dtype(dtype)))])
@@ -394,7 +484,9 @@ def test_damaged_tensors_are_refused(folder, content):
   assert str(path) in message and "copy or download it again" in message
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1, 2]", "null", "{}", "\xff"])
+@pytest.mark.parametrize(
+  "text", ["", "{", "[1, 2]", "null", "{}", "\xff", 100_000 * "["]
+)
 def test_what_is_no_config_is_refused(folder, text):
   (folder / "config.json").write_bytes(text.encode("latin-1"))
   message = refusal(hugging_face.load, str(folder))
