@@ -1,0 +1,238 @@
+"""A distilled set and a trained student, opened: what the face hands out."""
+
+import functools
+import pathlib
+import types
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+from etils import epath
+
+from gmdistill import errors
+from gmdistill.data import batches, formats, tokenizing
+from gmdistill.reports import opened as opened_runs
+from gmdistill.runs.commands import shared
+from gmdistill.runs.config import assembly
+from gmdistill.sets import set_files, spaces, synthetic
+from gmdistill.students import hugging_face, problems
+from gmdistill.system import paths
+from gmdistill.teachers import trained
+
+ROWS = 64  # of a batch whose classes a student predicts
+
+
+class Score(NamedTuple):
+  """An accuracy: the mean over students, a fraction."""
+
+  mean: float
+  std: float | None  # over students; None of one
+  num_students: int
+
+  def __repr__(self) -> str:
+    """In %, with the number of students."""
+    spread = "" if self.std is None else f" ± {100 * self.std:.1f}"
+    plural = "" if self.num_students == 1 else "s"
+    return (
+      f"{100 * self.mean:.1f}{spread} % ({self.num_students} student{plural})"
+    )
+
+
+class DistilledSet:
+  """A distilled set on disk, with its card and the config of its run."""
+
+  def __init__(self, folder: epath.PathLike):
+    """Reads the `set/` folder of a run, or the workdir around it."""
+    root = paths.path(folder)
+    self.folder = root / "set" if (root / "set").is_dir() else root
+    self.examples: synthetic.SyntheticSet
+    self.card: dict[str, Any]
+    self.examples, self.card = set_files.load(self.folder)
+
+  @property
+  def label_names(self) -> tuple[str, ...]:
+    """The classes, in the order of the labels."""
+    return tuple(self.card.get("label_names", ()))
+
+  @functools.cached_property
+  def config(self) -> ml_collections.ConfigDict:
+    """The config of the run that made it."""
+    flags = types.SimpleNamespace(set=str(self.folder), config=None)
+    return shared.config_and_set(flags)[0]
+
+  @functools.cached_property
+  def setup(self) -> spaces.Setup:
+    """The problem and the data that it was made for."""
+    return assembly.setup(self.config)
+
+  def __len__(self) -> int:
+    """The number of examples."""
+    return len(self.examples.batch.mask)
+
+  def batches(self) -> Iterator[dict[str, np.ndarray]]:
+    """Yields what a student reads in each training step, as NumPy arrays.
+
+    Names are those of transformers: `inputs_embeds` [M, L, D] are word-level
+    embeddings, `attention_mask` [M, L], `labels` [M, C] targets of the soft
+    cross-entropy -(labels * log_softmax(logits)).sum(-1).mean(). A set that
+    brings its own steps yields one batch a step, with its `learning_rate`, and
+    where the set has them `head_learning_rate` and `tensor_shares`; another
+    yields itself, once.
+    """
+    syn, batch = self.examples, self.examples.batch
+    whole = {
+      "inputs_embeds": np.asarray(batch.inputs),
+      "attention_mask": np.asarray(batch.mask),
+      "labels": np.asarray(batch.labels),
+    }
+    if syn.learning_rates is None:
+      yield whole
+      return
+    by_step = {
+      "learning_rate": syn.learning_rates,
+      "head_learning_rate": syn.head_learning_rates,
+      "tensor_shares": syn.tensor_shares,
+    }
+    for step in range(len(syn.learning_rates)):
+      rows = slice(None) if syn.order is None else np.asarray(syn.order[step])
+      taken = {name: array[rows] for name, array in whole.items()}
+      brought = {
+        name: np.asarray(array[step])
+        for name, array in by_step.items()
+        if array is not None
+      }
+      yield taken | brought
+
+  def __repr__(self) -> str:
+    """Its shape, what it asks of a student, and its accuracy."""
+    shape = " x ".join(map(str, self.examples.batch.inputs.shape[1:]))
+    said = [f"{len(self)} examples x {shape}", f"pooling {self._pooling}"]
+    if self.examples.learning_rates is not None:
+      said.append(f"replay {len(self.examples.learning_rates)} steps")
+    results = self.card.get("results") or {}
+    said.append(opened_runs.distilled_accuracy(results))
+    return ", ".join(said)
+
+  @property
+  def _pooling(self) -> str:
+    return self.card.get("pooling", "unknown")
+
+
+class Student:
+  """A trained student: predicts classes of texts, and saves itself."""
+
+  def __init__(
+    self,
+    problem: problems.Problem,
+    params: Any,
+    *,
+    tokenizer: tokenizing.Tokenizer,
+    label_names: Sequence[str],
+    slots: int = 0,
+    data: batches.Corpus | None = None,
+  ):
+    """Keeps the parameters, and what is needed to read text."""
+    self.problem, self.params = problem, params
+    self.tokenizer, self.label_names = tokenizer, tuple(label_names)
+    self.data = data  # whose reported split `evaluate` reads
+    self._slots = slots
+    self._apply = jax.jit(lambda *args: problem.apply(*args).logits)
+
+  def logits(self, texts: Sequence[str] | Sequence[tuple[str, str]]) -> Any:
+    """Returns logits [N, C] of texts, or of pairs of texts.
+
+    Raises:
+      InputError: a single string, or what is no text.
+    """
+    if isinstance(texts, str):
+      raise errors.InputError(
+        "a student reads a list of texts; give [text] for one."
+      )
+    for text in texts:
+      parts = text if isinstance(text, tuple) and len(text) == 2 else (text,)
+      if not all(isinstance(part, str) for part in parts):
+        raise errors.InputError(
+          f"{text!r} is no text; give strings, or pairs of them."
+        )
+    said = [
+      self._logits(texts[first : first + ROWS])
+      for first in range(0, len(texts), ROWS)
+    ]
+    return np.concatenate([np.zeros((0, len(self.label_names))), *said])
+
+  def _logits(self, texts):
+    length = self.problem.student.max_positions - self._slots
+    ids, mask = self.tokenizer.encode(texts, length)
+    rows = batches.Examples(ids, mask, np.zeros(len(texts), np.int32))
+    # Padded to a few lengths and one number of rows: a program each.
+    cut = min(-(-int(mask.sum(axis=1).max()) // 16) * 16, length)
+    rows = batches.take(rows, np.resize(np.arange(len(texts)), ROWS))
+    rows = rows._replace(token_ids=rows.token_ids[:, :cut])
+    rows = rows._replace(mask=rows.mask[:, :cut])
+    if self._slots:
+      mask_id = self.tokenizer.special_id("mask")
+      rows = formats.with_slots(rows, self._slots, mask_id)
+    batch = batches.as_batch(rows, len(self.label_names))
+    return np.asarray(self._apply(self.params, batch))[: len(texts)]
+
+  def probabilities(
+    self, texts: Sequence[str] | Sequence[tuple[str, str]]
+  ) -> np.ndarray:
+    """Returns the probability of each class, [N, C]."""
+    logits_NxC = self.logits(texts)
+    e_NxC = np.exp(logits_NxC - logits_NxC.max(axis=1, keepdims=True))
+    return e_NxC / e_NxC.sum(axis=1, keepdims=True)
+
+  def predict(
+    self, texts: Sequence[str] | Sequence[tuple[str, str]]
+  ) -> list[str]:
+    """Returns the name of the likeliest class of each text."""
+    return [self.label_names[i] for i in self.logits(texts).argmax(axis=1)]
+
+  def save_pretrained(self, folder: epath.PathLike) -> epath.Path:
+    """Writes a Hugging Face directory, as `gmdistill train` does.
+
+    Of a mean-pooled student it holds a `BertModel` and, beside it,
+    `classifier.safetensors`: `gmdistill.load_student` reads both, and
+    `BertForSequenceClassification` knows no mean pooling.
+
+    Raises:
+      InputError: this student has no Hugging Face form, or the folder holds
+        something else.
+    """
+    return hugging_face.save(
+      shared.student_folder(str(pathlib.Path(folder)), "student"),
+      params=self.params,
+      embeddings=self.problem.embeddings,
+      student=self.problem.student,
+      label_names=self.label_names,
+      tokenizer_json=self.tokenizer.to_json(),
+    )
+
+  def __repr__(self) -> str:
+    """Its architecture and classes."""
+    module = self.problem.student
+    numbers = sum(np.size(x) for x in jax.tree.leaves(self.params))
+    return (
+      f"{type(module).__name__} of width {module.width}, {numbers:,} trained "
+      f"parameters; classes: {', '.join(self.label_names)}"
+    )
+
+
+def load_student(folder: epath.PathLike) -> Student:
+  """Opens a trained student: what `save_pretrained`, `gmdistill train` and
+  `gmdistill teach` write, or any BertForSequenceClassification directory.
+
+  Raises:
+    InputError: the folder is incomplete, damaged, or has no classifier.
+  """
+  read = trained.load(str(folder))
+  return Student(
+    read.problem,
+    read.params,
+    tokenizer=tokenizing.Tokenizer.from_file(read.tokenizer_file),
+    label_names=read.label_names,
+    slots=read.slots,
+  )

@@ -1,0 +1,294 @@
+"""What scripts and notebooks call: one function for each thing to do.
+
+`import gmdistill as gd` finds these by name; see `gmdistill.__init__`.
+"""
+
+import difflib
+import importlib.util
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from etils import epath
+
+from gmdistill import errors
+from gmdistill.data import batches, loading
+from gmdistill.evaluation import measuring, readings
+from gmdistill.reports import opened as opened_runs
+from gmdistill.runs import distill as distillation
+from gmdistill.runs import opened, tables
+from gmdistill.runs.commands import shared
+from gmdistill.runs.config import assembly, settings
+from gmdistill.sets import spaces
+from gmdistill.system import devices
+
+
+def load_config(
+  source: str | ml_collections.ConfigDict, **fields: Any
+) -> ml_collections.ConfigDict:
+  """Returns a config, with fields changed.
+
+  Args:
+    source: A config file such as "configs/quickstart.py", with a mode after a
+      colon ("configs/quickstart.py:tiny"); the name of a shipped one
+      ("quickstart"); or a config, which is copied.
+    **fields: Fields to change, such as `seed=1`; those of a group as a dict,
+      such as `data={"max_length": 32}`.
+
+  Raises:
+    InputError: there is no such config, mode or field.
+  """
+  config = (
+    source
+    if isinstance(source, ml_collections.ConfigDict)
+    else _read_config(str(source))
+  )
+  settings.require_one_run(config)
+  config = config.copy_and_resolve_references()
+  _change(config, fields)
+  return config
+
+
+def _change(config: Any, fields: Mapping[str, Any], group: str = "") -> None:
+  for name, value in fields.items():
+    if name not in config:
+      near = difflib.get_close_matches(name, list(config), n=1)
+      hint = f"; did you mean {near[0]}?" if near else "."
+      raise errors.InputError(f"a config has no field {group}{name}{hint}")
+    if isinstance(config[name], ml_collections.ConfigDict):
+      if not isinstance(value, Mapping):
+        raise errors.InputError(
+          f"{group}{name} is a group of fields; give a dict of those to change."
+        )
+      _change(config[name], value, f"{group}{name}.")
+      continue
+    try:
+      config[name] = value
+    except (TypeError, ValueError) as error:
+      kind = type(config[name]).__name__
+      raise errors.InputError(
+        f"{group}{name}={value!r} is no {kind}, as {config[name]!r} is."
+      ) from error
+
+
+def _read_config(source: str) -> ml_collections.ConfigDict:
+  name, _, mode = source.partition(":")
+  path = pathlib.Path(name)
+  if not name.endswith(".py"):
+    path = pathlib.Path(__file__).parents[2] / "configs" / f"{name}.py"
+  if not path.is_file():
+    raise errors.InputError(
+      f"there is no config {source}; give a file such as "
+      "configs/quickstart.py, or the name of one of this package's."
+    )
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  assert spec is not None and spec.loader is not None
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  try:
+    return module.get_config(mode)
+  except ValueError as error:
+    raise errors.InputError(f"{source}: {error}") from error
+
+
+def load_data(name: str, **options: Any) -> batches.Corpus:
+  """Loads a text-classification data set as token arrays.
+
+  Args:
+    name: `docstrings`, the embedded one, or a name of TensorFlow Datasets such
+      as "glue/sst2".
+    **options: `tokenizer_file`, the tokenizer.json that reads the text, where
+      a new one should not be trained; and the other fields of
+      `gmdistill.data.loading.Options`, such as `max_length`.
+
+  Returns:
+    The parts `train`, `selection` and `reported`, with `label_names`.
+
+  Raises:
+    InputError: unknown data, or an option that cannot be used.
+  """
+  tokenizer_file = options.pop("tokenizer_file", "")
+  try:
+    chosen = loading.Options(name, **options)
+  except TypeError as error:
+    known = ", ".join(loading.Options.__dataclass_fields__)
+    raise errors.InputError(
+      f"load_data takes {known} and tokenizer_file; got {', '.join(options)}."
+    ) from error
+  return loading.load(chosen, str(tokenizer_file))
+
+
+def load_problem(
+  config: str | ml_collections.ConfigDict, **fields: Any
+) -> spaces.Setup:
+  """Loads the data and the fresh student that a config names.
+
+  Args:
+    config: As `load_config` takes it.
+    **fields: Fields to change.
+
+  Returns:
+    Its `problem` (architecture, frozen table, pretrained weights if any) and
+    `corpus`: what objectives and protocols take.
+  """
+  return assembly.setup(load_config(config, **fields))
+
+
+def load_set(folder: epath.PathLike) -> opened.DistilledSet:
+  """Opens a distilled set.
+
+  Args:
+    folder: The `set/` folder of a run, or the workdir around it.
+
+  Raises:
+    InputError: missing or damaged files.
+  """
+  return opened.DistilledSet(folder)
+
+
+def distill(
+  config: str | ml_collections.ConfigDict,
+  workdir: epath.PathLike,
+  **fields: Any,
+) -> opened_runs.FinishedRun:
+  """Distils a data set, evaluates the set and writes the report.
+
+  A run that was stopped goes on; a finished one is opened as it is.
+
+  Args:
+    config: As `load_config` takes it.
+    workdir: Where the run leaves everything.
+    **fields: Fields to change, such as `seed=1`.
+
+  Raises:
+    InputError: something to be mended, before anything is written.
+    NotFinite: the run diverged; the last good checkpoint is kept.
+  """
+  chosen = load_config(config, **fields)
+  told = (
+    "config"
+    if isinstance(config, ml_collections.ConfigDict)
+    else repr(str(config))
+  )
+  rest = "".join(f", {name}={value!r}" for name, value in fields.items())
+  command = f"gmdistill.distill({told}, {str(workdir)!r}{rest})"
+  distillation.run(chosen, str(workdir), command)
+  return opened_runs.load_run(workdir)
+
+
+def train(
+  examples: opened.DistilledSet | epath.PathLike,
+  *,
+  protocol: str = "",
+  seed: int = 0,
+) -> opened.Student:
+  """Trains one student on a set.
+
+  Args:
+    examples: A set, or its folder.
+    protocol: `replay`, `finetune` or `scratch`; empty: the first that its run
+      reports.
+    seed: Decides the student.
+
+  Raises:
+    InputError: the set does not fit the student of its run's config.
+  """
+  given = _opened(examples)
+  config = load_config(given.config, seed=seed)
+  name = protocol or config.protocols[0]
+  if name == "bayes":
+    raise errors.InputError(
+      "bayes ends in many samples of one student; use replay, finetune or "
+      "scratch, or gmdistill.evaluate(set, protocol='bayes')."
+    )
+  setup = given.setup
+  syn, _ = shared.fitting_set(setup, given.folder, config)
+  params, _, _ = tables.Table(setup, config).student(
+    assembly.protocol(config, name), measuring.stacked(syn)
+  )
+  return opened.Student(
+    setup.problem,
+    params,
+    tokenizer=setup.corpus.tokenizer,
+    label_names=setup.corpus.label_names,
+    slots=settings.data_options(config).slots,
+    data=setup.corpus,
+  )
+
+
+def evaluate(
+  what: opened.DistilledSet | opened.Student | epath.PathLike,
+  data: batches.Corpus | None = None,
+  *,
+  protocol: str = "",
+) -> opened.Score:
+  """Measures a set by new students, or one student, on the reported split.
+
+  Args:
+    what: A set or its folder; or a student.
+    data: Of a student: what to read; left out, what it was made for.
+    protocol: Of a set: `replay`, `finetune`, `scratch` or `bayes`; empty: the
+      first that its run reports.
+
+  Raises:
+    InputError: the data, or the protocol, does not fit.
+  """
+  if isinstance(what, opened.Student):
+    return _of_student(what, data, protocol)
+  if data is not None:
+    raise errors.InputError(
+      "a set is measured on the data of its run; give `data` with a student."
+    )
+  given = _opened(what)
+  name = protocol or given.config.protocols[0]
+  setup = given.setup
+  syn, _ = shared.fitting_set(setup, given.folder, given.config)
+  row: Mapping[str, Any] = (
+    tables.Table(setup, given.config)
+    .measure(
+      assembly.protocol(given.config, name), measuring.stacked(syn), name
+    )
+    .row()
+  )
+  return opened.Score(row["mean"], row["std"], row["n"])
+
+
+def _of_student(
+  student: opened.Student, data: batches.Corpus | None, protocol: str
+) -> opened.Score:
+  if protocol:
+    raise errors.InputError(
+      f"protocol={protocol} is of sets; a student is trained already."
+    )
+  corpus = student.data if data is None else data
+  if corpus is None:
+    raise errors.InputError(
+      "this student brings no data; give gmdistill.load_data(NAME, "
+      "tokenizer_file=...) with the student's tokenizer.json."
+    )
+  if corpus.tokenizer.fingerprint != student.tokenizer.fingerprint:
+    raise errors.InputError(
+      "the data were read by another tokenizer than this student's; load them "
+      "with tokenizer_file= the student's tokenizer.json."
+    )
+  if [*corpus.label_names] != [*student.label_names]:
+    raise errors.InputError(
+      f"the data have the classes {[*corpus.label_names]}, the student "
+      f"{[*student.label_names]}."
+    )
+  buckets = readings.length_buckets(corpus.reported, len(corpus.label_names))
+  copies = devices.whole().size  # every device reads with one
+  stack = jax.tree.map(lambda x: jnp.stack([x] * copies), student.params)
+  found = readings.accuracies(student.problem, stack, buckets)
+  return opened.Score(float(found[0]), None, 1)
+
+
+def _opened(
+  examples: opened.DistilledSet | epath.PathLike,
+) -> opened.DistilledSet:
+  if isinstance(examples, opened.DistilledSet):
+    return examples
+  return load_set(examples)
