@@ -109,10 +109,11 @@ class Attention(nn.Module):
     return project("output")(mixed_BxLxD), weights_BxHxLxL[:, :, 0]
 
 
-def rematerialised(kind: str) -> Any:
-  """Returns `Layer`, of which a backward pass finds less in memory.
+def rematerialised(layer: Any, kind: str) -> Any:
+  """Returns a layer's class, of which a backward pass finds less in memory.
 
   Args:
+    layer: The class, such as `Layer`.
     kind: One of `REMATS`. `none`: everything is kept. `layers`: what goes into
       a layer alone; the rest is computed again. `elementwise`: what the
       products with its weights give; attention, norms and activation are
@@ -125,11 +126,11 @@ def rematerialised(kind: str) -> Any:
   if kind not in REMATS:
     raise ValueError(f"remat={kind!r} is none of {', '.join(REMATS)}.")
   if kind == "none":
-    return Layer
+    return layer
   policy = None
   if kind == "elementwise":
     policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-  return nn.remat(Layer, prevent_cse=False, policy=policy)
+  return nn.remat(layer, prevent_cse=False, policy=policy)
 
 
 class Layer(nn.Module):

@@ -55,7 +55,7 @@ class Transformer(nn.Module):
     self.token_type = self.param("token_type", normal, (2, self.width))
     self.embedding_norm = nn.LayerNorm(epsilon=self.epsilon)
     self.layers = nn.scan(
-      blocks.rematerialised(self.remat),
+      blocks.rematerialised(blocks.Layer, self.remat),
       variable_axes={"params": 0},
       split_rngs={"params": True},
       in_axes=nn.broadcast,

@@ -1,0 +1,148 @@
+"""A model's tensors in safetensors files: one, or shards with an index."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from etils import epath
+
+from gmdistill import errors
+from gmdistill.system import paths
+
+WHOLE = "model.safetensors"
+
+INDEX = "model.safetensors.index.json"
+
+
+class Tensors(Mapping[str, np.ndarray]):
+  """The tensors of a folder by name, each read when it is asked for."""
+
+  def __init__(self, folder: epath.Path):
+    """Reads which file holds what.
+
+    Raises:
+      InputError: there are no weights, a shard is missing, or the index or a
+        file is damaged.
+    """
+    self._folder = folder
+    self._files: dict[str, Any] = {}  # what is open, by its name
+    if (folder / WHOLE).is_file():
+      self._file_of = dict.fromkeys(self._open(WHOLE).keys(), WHOLE)
+    elif (folder / INDEX).is_file():
+      self._file_of = self._index()
+    else:
+      raise errors.InputError(
+        f"{folder} has neither {WHOLE} nor {INDEX}; save the model again with "
+        "save_pretrained, which writes safetensors."
+      )
+
+  def _index(self) -> dict[str, str]:
+    path = self._folder / INDEX
+    try:
+      names = json.loads(path.read_text())["weight_map"]
+      shards = sorted(set(names.values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+      raise errors.InputError(
+        f"{path} is not an index of shards; copy or download it again."
+      ) from error
+    for shard in shards:
+      if "/" in shard or not (self._folder / shard).is_file():
+        raise errors.InputError(
+          f"{self._folder} has no {shard}, which its {INDEX} names; copy or "
+          "download the model whole."
+        )
+    return dict(names)
+
+  def _open(self, shard: str) -> Any:
+    if shard not in self._files:
+      with self._named(shard):
+        path = self._folder / shard
+        if paths.is_local(path):
+          import ml_dtypes  # noqa: F401 tells NumPy what bfloat16 is
+
+          self._files[shard] = safetensors.safe_open(path, framework="np")
+        else:
+          self._files[shard] = paths.read_tensors(path)
+    return self._files[shard]
+
+  @contextlib.contextmanager
+  def _named(self, shard: str) -> Iterator[None]:
+    try:
+      yield
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+      raise errors.InputError(
+        f"{self._folder / shard} is damaged ({error}); copy or download it "
+        "again."
+      ) from error
+
+  def __getitem__(self, name: str) -> np.ndarray:
+    """Returns a tensor in the precision that it is stored in."""
+    shard = self._file_of[name]
+    file = self._open(shard)
+    if isinstance(file, dict) and name in file:
+      return file[name]
+    with self._named(shard):
+      return file.get_tensor(name)
+
+  def __iter__(self) -> Iterator[str]:
+    """Goes through the names."""
+    return iter(self._file_of)
+
+  def __len__(self) -> int:
+    """Returns the number of tensors."""
+    return len(self._file_of)
+
+
+def write(
+  folder: epath.Path,
+  tensors: Mapping[str, np.ndarray],
+  shard_bytes: int = 5 * 10**9,
+) -> None:
+  """Writes tensors into one file, or into shards and their index.
+
+  An earlier model's files there are replaced. The index comes last: a folder
+  whose writing was interrupted is refused, not read in part.
+
+  Args:
+    folder: Made if absent.
+    tensors: By name, in the order of the files.
+    shard_bytes: Of a shard at most, where no single tensor is larger.
+  """
+  shards: list[dict[str, np.ndarray]] = [{}]
+  held = 0
+  for name, array in tensors.items():
+    if shards[-1] and held + array.nbytes > shard_bytes:
+      shards.append({})
+      held = 0
+    shards[-1][name] = array
+    held += array.nbytes
+  names = [
+    f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
+    for i in range(len(shards))
+  ]
+  if len(shards) == 1:
+    names = [WHOLE]
+  folder.mkdir(parents=True, exist_ok=True)
+  for old in [folder / WHOLE, folder / INDEX, *folder.glob("model-*-of-*")]:
+    if old.name != names[0] or len(names) > 1:
+      old.unlink(missing_ok=True)
+  for name, shard in zip(names, shards, strict=True):
+    contiguous = {key: np.ascontiguousarray(x) for key, x in shard.items()}
+    paths.write_bytes(
+      folder / name,
+      safetensors.numpy.save(contiguous, metadata={"format": "pt"}),
+    )
+  if len(shards) > 1:
+    index = {
+      "metadata": {"total_size": sum(x.nbytes for x in tensors.values())},
+      "weight_map": {
+        key: name
+        for name, shard in zip(names, shards, strict=True)
+        for key in shard
+      },
+    }
+    paths.write_text(folder / INDEX, json.dumps(index, indent=2) + "\n")
