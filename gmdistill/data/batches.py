@@ -67,6 +67,7 @@ class Corpus(NamedTuple):
   dropped: int  # unlabelled rows left out, over all splits used
   tokenizer: tokenizing.Tokenizer
   fingerprint: str  # hash of all of the above
+  notes: tuple[str, ...] = ()  # how its parts were made, where that is unusual
 
 
 def take(examples: Examples, rows: np.ndarray | Sequence[int]) -> Examples:

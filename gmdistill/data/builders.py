@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from gmdistill import errors
+from gmdistill.data import records
 from gmdistill.system import paths
 
 EMBEDDED = ("docstrings", "chains")  # prepared on the spot, of our own
@@ -86,11 +87,11 @@ def _prepared(name: str, data_dir: str) -> Any:
       f"TFDS folder that has it, or, with a network, run: {command}"
     )
   file_format = builder.info.file_format
-  if file_format not in _random_access():
+  if file_format not in records.READABLE:
+    known = ", ".join(x.value for x in records.READABLE)
     raise errors.InputError(
-      f"{name} under {folder} is prepared as {file_format.value}, which cannot "
-      f"be read without TensorFlow; move {builder.data_path} away and run: "
-      f"{command}"
+      f"{name} under {folder} is prepared as {file_format.value}, which is not "
+      f"read here; prepare it anew as one of {known}"
     )
   return builder
 
@@ -130,19 +131,20 @@ def _copied(builder: Any, cache: epath.Path) -> Any:
     return tfds.builder_from_directory(folder)
 
 
-def _random_access() -> tuple[Any, ...]:
-  formats = tfds.core.FileFormat
-  return formats.ARRAY_RECORD, formats.PARQUET
-
-
 def _unknown(name: str, folder: epath.Path) -> str:
-  known = sorted({*EMBEDDED, *names_on_disk(folder)})
-  close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-  names = ", ".join(close or known)
-  return (
+  there = sorted(names_on_disk(folder))
+  close = difflib.get_close_matches(name, [*EMBEDDED, *there], n=3, cutoff=0.5)
+  said = (
     f"Unknown data set {name!r}: TFDS has none of that name and configuration, "
     f"and none is prepared under {folder}; "
-    + (f"did you mean {names}?" if close else f"prepared there: {names}")
+  )
+  if close:
+    return f"{said}did you mean {', '.join(close)}?"
+  if there:
+    return f"{said}prepared there: {', '.join(there)}"
+  return (
+    f"{said}nothing is: set config.data.dir to a folder of prepared sets, or "
+    f"use {' or '.join(EMBEDDED)}, which need none"
   )
 
 

@@ -1,8 +1,29 @@
 """How a row is framed: slots for what a student should say beside the text."""
 
+from typing import TYPE_CHECKING, Any, cast
+
 import numpy as np
 
-from gmdistill.data import batches
+from gmdistill.data import batches, tokenizing
+
+if TYPE_CHECKING:
+  from gmdistill.data import sources
+
+
+def encoded(
+  rows: "sources.Rows",
+  tokenizer: tokenizing.Tokenizer,
+  length: int,
+  slots: int,
+) -> batches.Examples:
+  """Returns rows as tokens, with R `slots` for their rationales, or none."""
+  ids, mask = tokenizer.encode(cast(Any, rows.texts), length)
+  examples = batches.Examples(ids, mask, rows.labels, groups=rows.groups)
+  if not slots:
+    return examples
+  told, steps = tokenizer.encode_steps(rows.rationales, slots)
+  examples = with_slots(examples, slots, tokenizer.special_id("mask"))
+  return examples._replace(rationale=told, rationale_steps=steps)
 
 
 def with_slots(

@@ -11,19 +11,26 @@ import json
 import zipfile
 import zlib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from etils import epath
 
 from gmdistill import errors
-from gmdistill.data import batches, formats, splits, tokenizing, vocabularies
+from gmdistill.data import (
+  batches,
+  formats,
+  remarks,
+  splits,
+  tokenizing,
+  vocabularies,
+)
 from gmdistill.system import paths
 
 if TYPE_CHECKING:
   from gmdistill.data import sources
 
-_FORMAT = 1  # Raise it when the same options come to mean other arrays.
+_FORMAT = 2  # Raise it when the same options come to mean other arrays.
 
 _PARTS = ("train", "selection", "reported")
 
@@ -41,6 +48,9 @@ class Options:
     reported_split: empty: `validation` of GLUE (`validation_matched` of MNLI),
       elsewhere `test` where it has labels, else `validation`.
     vocab_size: of the tokenizer trained where no tokenizer file is given.
+    lower_case: of that tokenizer: whether "Polish" and "polish" are one word,
+      as most sets of some thousand rows are best read.
+    strip_accents: the same: whether "schwül" and "schwul" are one.
     max_length: tokens a row, special tokens included.
     train_length: tokens a row of the training part; 0: `max_length`. The
       selection part is cut at `max_length`, as the reported one is.
@@ -57,6 +67,8 @@ class Options:
   label_key: str = ""
   reported_split: str = ""
   vocab_size: int = 4096
+  lower_case: bool = True
+  strip_accents: bool = False
   max_length: int = 64
   train_length: int = 0
   rationale_key: str = ""
@@ -148,13 +160,24 @@ def _cache_key(
   """Returns a hash of everything that decides the arrays of a corpus."""
   from gmdistill.data import sources
 
-  trained = f"trained {options.vocab_size} {tokenizing.LIBRARY_VERSION}"
+  trained = [
+    options.vocab_size,
+    options.lower_case,
+    options.strip_accents,
+    vocabularies.FORMAT,
+    tokenizing.LIBRARY_VERSION,
+  ]
   decisive = {
     "format": _FORMAT,
     "split": [
       splits.SELECTION_FRACTION,
       splits.SELECTION_ROWS,
       splits.SPLIT_SEED,
+    ],
+    "cut": [
+      splits.REPORTED_FRACTION,
+      splits.REPORTED_ROWS,
+      splits.REPORTED_SEED,
     ],
     "data": sources.identity(source),
     "keys": [source.text_keys, source.label_key],
@@ -175,26 +198,26 @@ def _build(
   given: tokenizing.Tokenizer | None,
   source: "sources.Source",
 ) -> batches.Corpus:
-  from gmdistill.data import sources
+  from gmdistill.data import parts, sources
 
-  whole = sources.read(source, "train")
-  if not len(whole.labels):
-    raise errors.InputError(
-      f"No row of the 'train' split of {source.name} has a label"
-    )
-  _, reported = sources.read_reported(source, options.reported_split)
-  kept, held_out = splits.selection_split(whole.labels)
-  parts = {
-    "train": whole.take(kept),
-    "selection": whole.take(held_out),
-    "reported": reported,
-  }
-  train_texts = list(_flat(parts["train"].texts))
-  tokenizer = given or vocabularies.train(train_texts, options.vocab_size)
+  source = sources.with_classes(source)
+  rows, dropped, notes = parts.read(source, options.reported_split)
+  remarks.require_texts(rows, source.name, source.text_keys)
+  train_texts = list(_flat(rows["train"].texts))
+  tokenizer = given or vocabularies.train(
+    train_texts,
+    options.vocab_size,
+    lower_case=options.lower_case,
+    strip_accents=options.strip_accents,
+  )
   examples = {
-    part: _encoded(rows, options, tokenizer, options.lengths[part])
-    for part, rows in parts.items()
+    part: formats.encoded(
+      of_part, tokenizer, options.lengths[part], options.slots
+    )
+    for part, of_part in rows.items()
   }
+  pair = len(source.text_keys) > 1
+  remarks.require_tokens(examples, tokenizer, source.name, pair)
   found = examples["train"].rationale_steps
   if found is not None and not (found >= 0).any():
     raise errors.InputError(
@@ -207,28 +230,12 @@ def _build(
     text_keys=source.text_keys,
     label_key=source.label_key,
     train_bytes=sum(len(text.encode()) for text in train_texts),
-    dropped=whole.dropped + reported.dropped,
+    dropped=dropped,
     tokenizer=tokenizer,
     fingerprint="",
+    notes=notes,
   )
   return corpus._replace(fingerprint=_fingerprint(corpus))
-
-
-def _encoded(
-  rows: "sources.Rows",
-  options: Options,
-  tokenizer: tokenizing.Tokenizer,
-  length: int,
-) -> batches.Examples:
-  ids, mask = tokenizer.encode(cast(Any, rows.texts), length)
-  examples = batches.Examples(ids, mask, rows.labels, groups=rows.groups)
-  if not options.slots:
-    return examples
-  told, steps = tokenizer.encode_steps(rows.rationales, options.slots)
-  examples = formats.with_slots(
-    examples, options.slots, tokenizer.special_id("mask")
-  )
-  return examples._replace(rationale=told, rationale_steps=steps)
 
 
 def _facts(corpus: batches.Corpus) -> dict[str, Any]:
@@ -240,7 +247,9 @@ def _facts(corpus: batches.Corpus) -> dict[str, Any]:
 
 
 def _fingerprint(corpus: batches.Corpus) -> str:
-  digest = hashlib.sha256(json.dumps(_facts(corpus), sort_keys=True).encode())
+  facts = _facts(corpus)
+  del facts["notes"]  # words about the rows, which are all hashed
+  digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
   digest.update(corpus.tokenizer.to_json().encode())
   for part in _PARTS:
     for array in _stored(getattr(corpus, part)).values():
@@ -295,6 +304,7 @@ def _from_cache(path: epath.Path) -> batches.Corpus | None:
       facts = json.loads(str(arrays["facts"]))
       facts["label_names"] = tuple(facts["label_names"])
       facts["text_keys"] = tuple(facts["text_keys"])
+      facts["notes"] = tuple(facts["notes"])
       tokenizer = tokenizing.Tokenizer.from_json(str(arrays["tokenizer"]))
       examples = {
         part: batches.Examples(

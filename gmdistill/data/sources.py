@@ -14,11 +14,9 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from gmdistill import errors
-from gmdistill.data import builders
+from gmdistill.data import builders, labels, records
 
 Texts = list[str] | list[tuple[str, str]]
-
-CHUNK = 4096  # Rows per read; many at once are four times faster a row.
 
 # The text that opens a pair; all others go by the alphabet, which is the
 # usual order (question, sentence; sentence1, sentence2).
@@ -32,10 +30,11 @@ class Source(NamedTuple):
   builder: Any  # tfds.core.DatasetBuilder
   text_keys: tuple[str, ...]  # One text or a pair.
   label_key: str
-  label_names: tuple[str, ...]
+  label_names: tuple[str, ...]  # empty: the training rows tell; with_classes
   folder: pathlib.Path
   rationale_key: str = ""  # A text that says why; empty: none.
   group_key: str = ""  # An integer; empty: none.
+  label_values: tuple[Any, ...] = ()  # [C], where labels are no class numbers
 
 
 class Rows(NamedTuple):
@@ -44,6 +43,7 @@ class Rows(NamedTuple):
   texts: Texts  # [N]
   labels: np.ndarray  # [N] int32
   dropped: int  # rows without a label, not among the N
+  unseen: int  # of these, with one that no training row has
   rationales: list[str]  # [N], or none
   groups: np.ndarray | None = None  # [N] int32
 
@@ -91,22 +91,26 @@ def open_source(
   features = builder.info.features
   if not isinstance(features, dict | tfds.features.FeaturesDict):
     raise errors.InputError(f"{name} has no named features to read texts from")
-  label = _label_key(name, features, label_key)
+  label = labels.key_of(name, features, label_key)
   _check_kind(name, features, "rationale_key", rationale_key)
   _check_kind(name, features, "group_key", group_key)
-  if rationale_key in text_keys and rationale_key:
-    raise errors.InputError(
-      f"config.data.rationale_key={rationale_key!r} is among "
-      "config.data.text_keys; a student must not read what it is to say"
-    )
+  for field, key in (("rationale_key", rationale_key), ("label_key", label)):
+    if key and key in text_keys:
+      raise errors.InputError(
+        f"config.data.{field}={key!r} is among config.data.text_keys; a "
+        "student must not read what it is to say"
+      )
   return Source(
     name=name,
     builder=builder,
     text_keys=_text_keys(
-      name, features, text_keys or _own_text(builder), rationale_key
+      name,
+      features,
+      text_keys or _own_text(builder),
+      (rationale_key, label),
     ),
     label_key=label,
-    label_names=tuple(features[label].names),
+    label_names=labels.names_of(features[label]),
     folder=pathlib.Path(os.fspath(builder.data_path)),
     rationale_key=rationale_key,
     group_key=group_key,
@@ -121,14 +125,14 @@ def _own_text(builder: Any) -> tuple[str, ...]:
 
 
 def _text_keys(
-  name: str, features: Any, wanted: tuple[str, ...], rationale_key: str
+  name: str, features: Any, wanted: tuple[str, ...], not_read: tuple[str, ...]
 ) -> tuple[str, ...]:
   texts = [
     key
     for key in features
-    if isinstance(features[key], tfds.features.Text) and key != rationale_key
+    if isinstance(features[key], tfds.features.Text) and key not in not_read
   ]
-  found = f"{name} has the features {_listed(features)}"
+  found = f"{name} has the features {labels.listed(features)}"
   for key in wanted:
     if key not in texts and not _is_list(features, key):
       raise errors.InputError(
@@ -164,40 +168,15 @@ def _check_kind(name: str, features: Any, field: str, key: str) -> None:
     wanted = "text" if field == "rationale_key" else "integer"
     raise errors.InputError(
       f"config.data.{field} names {key!r}, which is no {wanted}; {name} has "
-      f"the features {_listed(features)}"
+      f"the features {labels.listed(features)}"
     )
-
-
-def _label_key(name: str, features: Any, wanted: str) -> str:
-  labels = [
-    key
-    for key in features
-    if isinstance(features[key], tfds.features.ClassLabel)
-  ]
-  found = f"{name} has the features {_listed(features)}"
-  if wanted and wanted not in labels:
-    raise errors.InputError(
-      f"config.data.label_key names {wanted!r}, which is no class label; "
-      f"{found}"
-    )
-  if not wanted and "label" not in labels and len(labels) != 1:
-    raise errors.InputError(
-      f"Cannot tell which feature is the label: {found}; name a class label in "
-      "config.data.label_key"
-    )
-  return wanted or ("label" if "label" in labels else labels[0])
-
-
-def _listed(features: Any) -> str:
-  return ", ".join(
-    f"{key} ({type(features[key]).__name__})" for key in sorted(features)
-  )
 
 
 def reported_candidates(source: Source, wanted: str = "") -> tuple[str, ...]:
   """Returns the splits that may be the reported one, the best first.
 
-  The first with labelled rows is it. GLUE's test splits have no labels.
+  The first with labelled rows is it. GLUE's test splits have no labels. None,
+  where there is a training split alone.
 
   Raises:
     errors.InputError: there is no training split, or no split to report on.
@@ -209,6 +188,7 @@ def reported_candidates(source: Source, wanted: str = "") -> tuple[str, ...]:
     )
   if wanted and (wanted not in splits or wanted == "train"):
     others = ", ".join(split for split in splits if split != "train")
+    others = others or "none; leave it empty, and one is cut from 'train'"
     raise errors.InputError(
       f"config.data.reported_split={wanted!r} is not one of the splits of "
       f"{source.name} beside 'train': {others}"
@@ -220,7 +200,7 @@ def reported_candidates(source: Source, wanted: str = "") -> tuple[str, ...]:
   else:
     preferred = ["test", "validation", "validation_matched"]
   candidates = tuple(split for split in preferred if split in splits)
-  if not candidates:
+  if not candidates and splits != ["train"]:
     raise errors.InputError(
       f"{source.name} has the splits {', '.join(splits)}; name the one to "
       "report on in config.data.reported_split"
@@ -245,35 +225,59 @@ def read_reported(source: Source, wanted: str = "") -> tuple[str, Rows]:
   )
 
 
+def with_classes(source: Source) -> Source:
+  """Returns a source whose classes are known, from its training rows if need
+  be.
+
+  Raises:
+    errors.InputError: the values of the label are no classes.
+  """
+  if source.label_names:
+    return source
+  where = f"{source.label_key!r} of {source.name}"
+  values = labels.classes(
+    (
+      labels.value(row[source.label_key], where)
+      for row in records.rows(source.builder, "train")
+    ),
+    where,
+  )
+  return source._replace(
+    label_names=tuple(map(str, values)), label_values=values
+  )
+
+
 def read(source: Source, split: str) -> Rows:
-  """Reads one split, without the rows whose label is negative (none)."""
-  try:
-    records = source.builder.as_data_source(split=split)
-  except NotImplementedError as error:
-    raise errors.InputError(
-      f"{source.name} under {source.folder} cannot be read by row; prepare it "
-      "with file_format='array_record'"
-    ) from error
+  """Reads one split of a source with classes, without the rows of none.
+
+  A class label below zero is none.
+  """
+  where = f"{source.label_key!r} of {source.name}"
+  numbers = {x: number for number, x in enumerate(source.label_values)}
   texts: list[Any] = []
-  labels: list[int] = []
+  found: list[int] = []
   rationales: list[str] = []
   groups: list[int] = []
-  for start in range(0, len(records), CHUNK):
-    chunk = range(start, min(start + CHUNK, len(records)))
-    for row in records.__getitems__(list(chunk)):
-      label = int(row[source.label_key])
-      if label >= 0:
-        labels.append(label)
-        found = [_decoded(row[key]) for key in source.text_keys]
-        texts.append(found[0] if len(found) == 1 else tuple(found))
-        if source.rationale_key:
-          rationales.append(_decoded(row[source.rationale_key]))
-        if source.group_key:
-          groups.append(int(row[source.group_key]))
+  dropped = unseen = 0
+  for row in records.rows(source.builder, split):
+    label = labels.value(row[source.label_key], where)
+    number = numbers.get(label, -1) if source.label_values else label
+    if number is None or number < 0:
+      dropped += 1
+      unseen += bool(source.label_values) and label is not None
+      continue
+    found.append(number)
+    read = [_decoded(row[key]) for key in source.text_keys]
+    texts.append(read[0] if len(read) == 1 else tuple(read))
+    if source.rationale_key:
+      rationales.append(_decoded(row[source.rationale_key]))
+    if source.group_key:
+      groups.append(int(row[source.group_key]))
   return Rows(
     texts,
-    np.array(labels, np.int32),
-    len(records) - len(labels),
+    np.array(found, np.int32),
+    dropped,
+    unseen,
     rationales,
     np.array(groups, np.int64) if source.group_key else None,
   )

@@ -11,14 +11,23 @@ SELECTION_FRACTION = 0.05
 
 SELECTION_ROWS = 2000  # at most
 
+# Of a set that has a training split alone.
+REPORTED_FRACTION = 0.2
+
+REPORTED_ROWS = 5000
+
 SPLIT_SEED = 20240229
+
+REPORTED_SEED = 20240301
 
 
 def selection_split(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Cuts rows into a training part and a selection split, always the same.
 
   The selection split takes 5 % of the rows, at most 2,000 and where there are
-  two rows at least one, in the proportions of the classes.
+  two rows at least one, in the proportions of the classes; but every class
+  keeps a row to train on. Where no class has one to spare, both parts are all
+  rows.
 
   Args:
     labels: [N] integers.
@@ -26,22 +35,52 @@ def selection_split(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   Returns:
     The rows of the training part and those of the selection split, ascending.
   """
-  classes, counts = np.unique(labels, return_counts=True)
   wanted = max(round(SELECTION_FRACTION * len(labels)), min(len(labels) - 1, 1))
-  wanted = min(wanted, SELECTION_ROWS)
-  shares = counts * wanted / len(labels)
-  quotas = shares.astype(int)
-  # The rows that rounding down left over go to the largest remainders.
-  order = np.argsort(quotas - shares, kind="stable")
-  quotas[order[: wanted - quotas.sum()]] += 1
+  kept, cut = _cut(labels, min(wanted, SELECTION_ROWS), SPLIT_SEED)
+  return (kept, cut) if len(cut) else (kept, kept)
+
+
+def reported_split(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Cuts a reported split out of a set that has none, always the same.
+
+  It takes 20 % of the rows, at most 5,000, as `selection_split` does; none,
+  where no class has a row to spare.
+
+  Args:
+    labels: [N] integers.
+
+  Returns:
+    The rows of the training part and those of the reported split, ascending.
+  """
+  wanted = max(round(REPORTED_FRACTION * len(labels)), 1)
+  return _cut(labels, min(wanted, REPORTED_ROWS), REPORTED_SEED)
+
+
+def _cut(
+  labels: np.ndarray, wanted: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns what is left, and so many rows in the proportions of the classes.
+
+  Every class keeps one.
+  """
+  classes, counts = np.unique(labels, return_counts=True)
+  wanted = min(wanted, len(labels) - len(classes))
+  shares = counts * wanted / max(len(labels), 1)
+  quotas = np.minimum(shares.astype(int), counts - 1)
+  while quotas.sum() < wanted:
+    # The rows that rounding down left over go to the largest remainders.
+    order = np.argsort(quotas - shares, kind="stable")
+    spare = order[quotas[order] < counts[order] - 1]
+    quotas[spare[: wanted - quotas.sum()]] += 1
+  everything = np.arange(len(labels))
   chosen = [
-    np.random.default_rng([SPLIT_SEED, int(of_class)]).permutation(
+    np.random.default_rng([seed, int(of_class)]).permutation(
       np.flatnonzero(labels == of_class)
     )[:quota]
     for of_class, quota in zip(classes, quotas, strict=True)
   ]
-  selection = np.sort(np.concatenate(chosen))
-  return np.setdiff1d(np.arange(len(labels)), selection), selection
+  cut = np.sort(np.concatenate([everything[:0], *chosen]))
+  return np.setdiff1d(everything, cut), cut
 
 
 def long_rows(

@@ -27,8 +27,6 @@ SPECIAL_TOKENS = {
 
 OF_BERT = [names[0] for names in SPECIAL_TOKENS.values()]
 
-ALPHABET = 1000  # characters at most; rarer ones are unknown
-
 # A step of a rationale is a sentence or a line; "3.5 m" is none.
 _NEXT_STEP = re.compile(r"(?<=[.!?;])\s+|\s*\n\s*")
 
@@ -43,8 +41,11 @@ class Tokenizer:
   def __init__(self, tokenizer: tokenizers.Tokenizer):
     """Copies `tokenizer`, less its own settings of length and padding.
 
+    One that puts nothing before and after a text gets its own [CLS] and [SEP]
+    there, which students read.
+
     Raises:
-      errors.InputError: it has no padding token.
+      errors.InputError: it has no padding token, or nothing to frame by.
     """
     padding = tokenizer.padding
     self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())
@@ -61,6 +62,8 @@ class Tokenizer:
         f"The tokenizer has no padding token; expected {' or '.join(names)}"
       )
     self.pad_id = int(vocabulary[known[0]])
+    if not self.frame(pair=False):
+      self._tokenizer.post_processor = _framing(vocabulary)
 
   @classmethod
   def from_file(cls, path: str | os.PathLike[str]) -> "Tokenizer":
@@ -127,6 +130,17 @@ class Tokenizer:
         mask[row] = encoding.attention_mask
     return ids, mask
 
+  @functools.cached_property
+  def unknown_id(self) -> int:
+    """The id of what it has no token for; -1: it has one for everything."""
+    known = [x for x in SPECIAL_TOKENS["unk"] if x in self.tokens]
+    return self.tokens.index(known[0]) if known else -1
+
+  def frame(self, pair: bool) -> int:
+    """Returns how many tokens a row has beside those of its texts."""
+    texts = ("", "") if pair else ("",)
+    return len(self._tokenizer.encode(*texts).ids)
+
   def special_id(self, name: str) -> int:
     """Returns the id of BERT's token `name`, such as "mask".
 
@@ -175,8 +189,24 @@ class Tokenizer:
     return ids, steps
 
 
+def _framing(vocabulary):
+  """Returns what puts [CLS] before a text and [SEP] after each."""
+  pairs = zip(SPECIAL_TOKENS["cls"], SPECIAL_TOKENS["sep"], strict=True)
+  for cls, sep in pairs:
+    if cls in vocabulary and sep in vocabulary:
+      return tokenizers.processors.BertProcessing(
+        (sep, vocabulary[sep]), (cls, vocabulary[cls])
+      )
+  raise errors.InputError(
+    "The tokenizer puts no token before or after a text, and has no [CLS] and "
+    "[SEP] to put there; save it with a post-processor that frames texts"
+  )
+
+
 def joins(character: str) -> bool:
   """Whether a character can continue a word; punctuation stands alone."""
   if character.isascii():
     return character.isalnum()
-  return unicodedata.category(character)[0] not in "PZC"
+  # A mark, a symbol or a joiner does; where a word ends is all that matters.
+  is_space = character.isspace()
+  return not is_space and unicodedata.category(character)[0] not in "PZ"

@@ -3,6 +3,7 @@
 import itertools
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 import tokenizers
 from tokenizers import (
@@ -16,30 +17,69 @@ from tokenizers import (
 
 from gmdistill.data import tokenizing
 
+FORMAT = 2  # Raise it when the same texts come to train another tokenizer.
 
-def train(texts: Iterable[str], vocab_size: int) -> tokenizing.Tokenizer:
-  """Trains a lower-casing WordPiece tokenizer that frames texts as BERT does.
+ALPHABET = 1000  # characters, or half of a larger vocabulary; others: unknown
 
-  Deterministic in `texts` and `vocab_size`. [PAD] is 0; then come [UNK],
+# A sentence of a script without spaces is one word of this many characters.
+LONGEST_WORD = 1000
+
+# What a reader does not see: controls, marks of direction, soft hyphens. Not
+# spaces, nor the joiners that decide how letters and emoji are drawn.
+_UNSEEN = r"(?![\s\x{200C}\x{200D}\x{E0020}-\x{E007F}])[\p{Cc}\p{Cf}]"
+
+
+def normalizer(lower_case: bool = True, strip_accents: bool = False) -> Any:
+  """Returns what a text goes through before it is cut into tokens.
+
+  Accents and marks are kept, each a character of its own: two texts that look
+  alike are the same, however they are composed, and the syllables of Korean
+  need few characters. Ideographs stand alone.
+  """
+  return normalizers.Sequence(
+    [
+      normalizers.NFD(),
+      normalizers.Replace(tokenizers.Regex(_UNSEEN), ""),
+      *[normalizers.StripAccents()] * strip_accents,
+      normalizers.BertNormalizer(
+        clean_text=False, strip_accents=False, lowercase=lower_case
+      ),
+    ]
+  )
+
+
+def train(
+  texts: Iterable[str],
+  vocab_size: int,
+  *,
+  lower_case: bool = True,
+  strip_accents: bool = False,
+) -> tokenizing.Tokenizer:
+  """Trains a WordPiece tokenizer that frames texts as BERT does.
+
+  Deterministic in its arguments. [PAD] is 0; then come [UNK],
   [CLS], [SEP] and [MASK]. The vocabulary holds every frequent character, and
   so may exceed a very small `vocab_size`.
   """
   texts = list(texts)
-  normalizer = normalizers.BertNormalizer(lowercase=True)
+  normal = normalizer(lower_case, strip_accents)
   counts = Counter(
-    itertools.chain.from_iterable(map(normalizer.normalize_str, texts))
+    itertools.chain.from_iterable(map(normal.normalize_str, texts))
   )
   frequent = sorted(
     counts, key=lambda character: (-counts[character], character)
   )
-  alphabet = sorted(frequent[: tokenizing.ALPHABET])
+  alphabet = sorted(frequent[: max(ALPHABET, vocab_size // 2)])
   # The trainer numbers continuing characters in the order of a hash table, and
   # breaks ties by number: give them their numbers beforehand.
   continuing = [
-    "##" + character for character in alphabet if tokenizing.joins(character)
+    "##" + character
+    for character in alphabet
+    if tokenizing.joins(character)
+    and " " not in normal.normalize_str(character)  # which stands alone
   ]
   learner = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
-  learner.normalizer = normalizer
+  learner.normalizer = normal
   learner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
   trainer = trainers.WordPieceTrainer(
     vocab_size=vocab_size,
@@ -51,9 +91,13 @@ def train(texts: Iterable[str], vocab_size: int) -> tokenizing.Tokenizer:
   learner.train_from_iterator(texts, trainer)
   # Built anew, so that the continuing characters are no special tokens.
   tokenizer = tokenizers.Tokenizer(
-    models.WordPiece(learner.get_vocab(), unk_token="[UNK]")
+    models.WordPiece(
+      learner.get_vocab(),
+      unk_token="[UNK]",
+      max_input_chars_per_word=LONGEST_WORD,
+    )
   )
-  tokenizer.normalizer = normalizer
+  tokenizer.normalizer = normal
   tokenizer.pre_tokenizer = learner.pre_tokenizer
   tokenizer.decoder = decoders.WordPiece()
   tokenizer.add_special_tokens(tokenizing.OF_BERT)

@@ -12,7 +12,13 @@ from etils import epath
 
 from gmdistill import errors
 from gmdistill.runs import finish, jobs, outer, rate_search, workdirs
-from gmdistill.runs.config import assembly, checks, remedies, schedule
+from gmdistill.runs.config import (
+  assembly,
+  checks,
+  remedies,
+  row_fields,
+  schedule,
+)
 from gmdistill.system import (
   checkpoints,
   costs,
@@ -73,6 +79,7 @@ def _run(job, folder, protocols, named, before):
     f"{config.data.name}: {len(setup.corpus.train.labels)} training rows, "
     f"{len(setup.corpus.label_names)} classes; student {setup.student_name}"
   )
+  row_fields.say_remarks(setup.corpus, config)
   keep = checkpoints.Checkpoints(folder / "checkpoints")
   state = _resumed(job, keep)
   step = int(state.step)

@@ -78,7 +78,8 @@ def of_texts(
   texts, labels_MxC = [], []
   try:
     # Of JSON, the end of a line alone is one: a text may hold other breaks.
-    lines = path.read_text(encoding="utf-8").split("\n")
+    # Some editors write a mark of the byte order in front.
+    lines = path.read_text(encoding="utf-8-sig").split("\n")
   except UnicodeDecodeError as error:
     raise errors.InputError(f"{path} is not UTF-8; write it so.") from error
   for number, line in enumerate(lines, start=1):
@@ -86,9 +87,10 @@ def of_texts(
       text, label_C = _parsed(line, f"{path}, line {number}", names)
       texts.append(text)
       labels_MxC.append(label_C)
-  if not texts:
+  if not any("".join(text).strip() for text in texts):
+    what = "no text but empty ones" if texts else "no line"
     raise errors.InputError(
-      f'{path} has no line; write {{"text": "..."}}, one a line.'
+      f'{path} has {what}; write {{"text": "..."}}, one a line.'
     )
   labels = np.stack(labels_MxC)
 
@@ -113,7 +115,9 @@ def _parsed(line, where, names):
   try:
     row = json.loads(line)
     text, label = row["text"], row.get("label")
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
+  except (
+    ValueError, KeyError, TypeError, AttributeError, RecursionError
+  ) as error:  # fmt: skip
     raise errors.InputError(
       f'{where} is no {{"text": "...", "label": "..."}} in JSON.'
     ) from error

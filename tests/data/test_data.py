@@ -9,9 +9,9 @@ import tensorflow_datasets as tfds
 from gmdistill import errors
 from gmdistill.data import batches as row_batches
 from gmdistill.data import (
-  builders,
   loading,
   overlap,
+  records,
   samplers,
   sources,
   tokenizing,
@@ -181,11 +181,12 @@ def test_the_reported_split_can_be_named(folder):
 
 def test_an_empty_text_is_a_row_of_special_tokens(folder):
   rows = labelled()
-  rows["test"] = [{"text": "", "label": 0}]
+  rows["test"][0] = {"text": "", "label": 0}
   build(folder, rows=rows)
   corpus = loading.load(options(folder))
-  assert corpus.reported.mask.sum() == 2
-  assert corpus.tokenizer.tokens[corpus.reported.token_ids[0, 1]] == "[SEP]"
+  assert corpus.reported.mask.sum(axis=1).min() == 2
+  row = corpus.reported.token_ids[corpus.reported.mask.sum(axis=1).argmin()]
+  assert corpus.tokenizer.tokens[row[1]] == "[SEP]"
 
 
 # The cache.
@@ -291,7 +292,7 @@ def test_an_unknown_name_suggests_one_on_disk(folder):
   with pytest.raises(errors.InputError, match="did you mean tiny") as error:
     loading.load(options(folder, name="tinny"))
   assert one_line(error)
-  with pytest.raises(errors.InputError, match="docstrings, tiny"):
+  with pytest.raises(errors.InputError, match="prepared there: tiny"):
     loading.load(options(folder, name="qqqqqq"))
   with pytest.raises(errors.InputError, match="not the name of a TFDS"):
     loading.load(options(folder, name="../x"))
@@ -308,10 +309,10 @@ def test_an_unprepared_set_says_how_to_prepare_it(folder, name):
   assert not list(folder.iterdir())
 
 
-def test_a_set_that_needs_tensorflow_to_read_is_refused(folder, monkeypatch):
+def test_a_set_in_files_of_another_kind_is_refused(folder, monkeypatch):
   build(folder)
-  monkeypatch.setattr(builders, "_random_access", lambda: ())
-  with pytest.raises(errors.InputError, match="file_format='array_record'"):
+  monkeypatch.setattr(records, "READABLE", ())
+  with pytest.raises(errors.InputError, match="prepare it anew as one of"):
     loading.load(options(folder))
 
 
@@ -323,7 +324,8 @@ def test_a_set_that_needs_tensorflow_to_read_is_refused(folder, monkeypatch):
     ({"texts": ()}, {}, "label .ClassLabel.*config.data.text_keys"),
     ({"texts": ("x", "y", "z")}, {}, "x .Text.*config.data.text_keys"),
     ({}, {"text_keys": ("txet",)}, "'txet', which is no text.*text .Text"),
-    ({}, {"label_key": "text"}, "'text', which is no class label"),
+    ({}, {"label_key": "txet"}, "'txet', which is no class label"),
+    ({}, {"label_key": "text"}, "config.data.text_keys"),
     ({}, {"reported_split": "dev"}, "reported_split='dev'.*: test"),
     ({}, {"reported_split": "train"}, "reported_split='train'.*: test"),
   ],
@@ -382,8 +384,8 @@ def test_too_few_rows_name_the_class_and_what_would_do():
 
 def test_training_a_tokenizer_is_the_same_in_every_process():
   program = (
-    "import sys; from gmdistill.data import tokenizing; "
-    "print(tokenizer.train(sys.argv[1].split('|'), 200).fingerprint)"
+    "import sys; from gmdistill.data import vocabularies; "
+    "print(vocabularies.train(sys.argv[1].split('|'), 200).fingerprint)"
   )
   texts = [sentence(number) for number in range(200)]
   found = subprocess.run(
@@ -448,7 +450,7 @@ def examples(counts, length=3):
 
 @pytest.mark.parametrize(
   "counts, wanted",
-  [([600, 300, 100], 50), ([50_000, 30_000], 2000), ([1, 1], 1), ([9, 1], 1)],
+  [([600, 300, 100], 50), ([50_000, 30_000], 2000), ([2, 1], 1), ([9, 1], 1)],
 )
 def test_the_selection_split_is_stratified_disjoint_and_capped(counts, wanted):
   labels = examples(counts).labels

@@ -157,6 +157,8 @@ def softmax(x):
     ('{"text": "a", "label": true}', "label True is none of"),
     ('{"text": "\\ud800"}', "of whole characters"),
     ("", "has no line"),
+    ('{"text": " "}', "has no text but empty ones"),
+    (100_000 * "[", "line 1 is no"),
   ],
 )
 def test_lines_that_are_no_texts_are_refused(tmp_path, line, said):
@@ -172,7 +174,8 @@ def test_a_line_ends_where_the_file_says_so(tmp_path):
   path = tmp_path / "texts.jsonl"
   config = tiny_config.get_config()
   setup, read = assembly.setup(config), settings.data_options(config)
-  path.write_text('{"text": "one\u2028two"}\r\n{"text": "three"}\n')
+  # A mark of the byte order in front, as some editors write it.
+  path.write_text('\ufeff{"text": "one\u2028two"}\r\n{"text": "three"}\n')
   assert len(relabelling.of_texts(setup, path, read).syn.batch.labels) == 2
   path.write_bytes('{"text": "caf\u00e9"}'.encode("latin-1"))
   with pytest.raises(errors.InputError, match="is not UTF-8"):

@@ -8,7 +8,12 @@ from gmdistill.data import batches
 from gmdistill.evaluation import measuring
 from gmdistill.runs import cards, distill, tables
 from gmdistill.runs.commands import shared
-from gmdistill.runs.config import assembly, settings, teacher_fields
+from gmdistill.runs.config import (
+  assembly,
+  row_fields,
+  settings,
+  teacher_fields,
+)
 from gmdistill.selection import coresets
 from gmdistill.sets import set_files, spaces, synthetic
 from gmdistill.students import hugging_face
@@ -30,6 +35,7 @@ def teach(flags: Any, rest: list[str], command: str) -> None:
   hugging_face.check_exportable(setup.problem.student)
   train = teacher_fields.taught(setup.corpus, config)
   whole = batches.as_batch(train, len(setup.corpus.label_names))
+  row_fields.say_remarks(setup.corpus, config)
   tables.say_what_full_trains(config, setup.corpus, "teacher")
   params, seconds, accuracy = tables.Table(setup, config).student(
     assembly.protocol(config, "full"),

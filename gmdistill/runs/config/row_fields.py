@@ -4,7 +4,7 @@ import ml_collections
 import numpy as np
 
 from gmdistill import errors
-from gmdistill.data import batches, formats, overlap, splits
+from gmdistill.data import batches, formats, overlap, remarks, splits
 from gmdistill.runs.config import teacher_fields
 from gmdistill.system import logs
 
@@ -55,3 +55,11 @@ def selection_rows(
   )
   order = np.random.default_rng(0).permutation(len(found.labels))
   return batches.take(found, order[: options.rows])
+
+
+def say_remarks(
+  corpus: batches.Corpus, config: ml_collections.ConfigDict
+) -> None:
+  """Says what of the data no student could learn, and no choice rest on."""
+  for line in remarks.of_corpus(corpus, selection_rows(corpus, config)):
+    logs.say(line)

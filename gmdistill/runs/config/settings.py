@@ -21,6 +21,8 @@ def defaults() -> ml_collections.ConfigDict:
         label_key="",
         reported_split="",
         vocab_size=4096,  # of the tokenizer trained where there is none
+        lower_case=True,  # of that tokenizer
+        strip_accents=False,
         max_length=64,  # tokens of a real row
         train_length=0,  # the same in the training part; 0: max_length
         rationale_key="",  # a text that says why; empty: rows have no slots
