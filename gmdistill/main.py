@@ -9,6 +9,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import gmdistill
+
 VERBS = {
   "distill": "distil a data set, evaluate the set, write the report",
   "plan": "say what a run needs of a device, without running it",
@@ -57,6 +59,8 @@ usage: gmdistill VERB [--config=configs/NAME.py[:mode]] [--workdir=DIR] [...]
                               --coordinator=HOST:PORT, --num_processes=N,
                               --process_id=I (from 0)
 
+  --version                   say which version this is
+
 examples:
   gmdistill distill --config=configs/quickstart.py --workdir=runs/quickstart
   gmdistill train --set=runs/quickstart/set --workdir=runs/student
@@ -75,6 +79,9 @@ def main(argv: list[str]) -> int:
     width = max(map(len, VERBS))
     verbs = "\n".join(f"  {v:{width}}  {said}" for v, said in VERBS.items())
     print(HELP.format(verbs=verbs))
+    return 0
+  if argv[1] in ("version", "--version"):
+    print(f"gmdistill {gmdistill.__version__}")
     return 0
   verb = argv[1]
   if verb not in VERBS:

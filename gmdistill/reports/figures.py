@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gmdistill import errors
-from gmdistill.reports import finished, tables
+from gmdistill.reports import finished, glyphs, tables
 
 ROW_COLORS = {
   "random": "#8b95a5",
@@ -203,6 +203,7 @@ def make_all(run: finished.Run) -> dict[str, Figure]:
 def as_image(figure: Figure) -> str:
   """An `<img>` element with the figure as SVG inside; needs no file."""
   stream = io.BytesIO()
+  glyphs.choose_fonts(figure)
   with matplotlib.rc_context({"svg.hashsalt": "gmdistill"}):
     figure.savefig(stream, format="svg", dpi=150, metadata={"Date": None})
   data = base64.b64encode(stream.getvalue()).decode()
@@ -246,7 +247,7 @@ def plain(name: object) -> str:
   Matplotlib takes dollars for mathematics, and leaves a label that begins with
   an underscore out of the legend.
   """
-  text = str(name).replace("$", r"\$")
+  text = glyphs.spelled(str(name)).replace("$", r"\$")
   return f"\u200b{text}" if text.startswith("_") else text
 
 

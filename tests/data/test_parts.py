@@ -6,39 +6,12 @@ import pathlib
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+import tiny_sets
 from array_record.python import array_record_module
 
 from gmdistill import errors
 from gmdistill.data import labels as row_labels
 from gmdistill.data import loading, splits
-
-WORDS = "red green blue black white grey pink brown gold teal lime navy".split()
-
-
-def build(folder, rows, label, more=()):
-  """Prepares a set `tiny` of `text` and `label`, and of `more` features."""
-
-  class Tiny(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    VERSION = tfds.core.Version("1.0.0")
-    name = "tiny"
-
-    def _info(self):
-      features = {"text": tfds.features.Text(), "label": label, **dict(more)}
-      return tfds.core.DatasetInfo(
-        builder=self, features=tfds.features.FeaturesDict(features)
-      )
-
-    def _split_generators(self, dl_manager):
-      return {split: enumerate(of_split) for split, of_split in rows.items()}
-
-    def _generate_examples(self):
-      raise NotImplementedError
-
-  builder = Tiny(data_dir=folder)
-  builder.download_and_prepare(
-    file_format="array_record", download_dir=folder.parent / "downloads"
-  )
-  return builder
 
 
 @pytest.fixture
@@ -51,17 +24,6 @@ def folder(tmp_path, monkeypatch):
 def load(folder, **fields):
   fields = {"name": "tiny", "vocab_size": 128, "max_length": 12} | fields
   return loading.load(loading.Options(data_dir=str(folder), **fields))
-
-
-def rows_of(labels, start=0):
-  return [
-    {"text": f"{WORDS[(start + i) % 12]} {start + i}", "label": label}
-    for i, label in enumerate(labels)
-  ]
-
-
-def names(count):
-  return tfds.features.ClassLabel(names=[f"class{i}" for i in range(count)])
 
 
 def refusal(folder, **fields):
@@ -98,8 +60,11 @@ def test_where_no_class_has_a_row_to_spare_choices_are_on_all_rows():
 
 
 def test_a_one_shot_set_loads_and_says_what_its_choices_are_worth(folder):
-  rows = {"train": rows_of(range(12)), "test": rows_of(range(12), 100)}
-  build(folder, rows, names(12))
+  rows = {
+    "train": tiny_sets.rows_of(range(12)),
+    "test": tiny_sets.rows_of(range(12), 100),
+  }
+  tiny_sets.build(folder, rows, tiny_sets.names(12))
   corpus = load(folder)
   assert len(corpus.train.labels) == len(corpus.selection.labels) == 12
   assert "no class has a training row to spare" in "".join(corpus.notes)
@@ -109,7 +74,9 @@ def test_a_one_shot_set_loads_and_says_what_its_choices_are_worth(folder):
 
 
 def test_a_reported_split_is_cut_where_there_is_none_and_said(folder):
-  build(folder, {"train": rows_of([0, 1, 2] * 40)}, names(3))
+  tiny_sets.build(
+    folder, {"train": tiny_sets.rows_of([0, 1, 2] * 40)}, tiny_sets.names(3)
+  )
   corpus = load(folder)
   assert len(corpus.reported.labels) == 24
   assert len(corpus.train.labels) + len(corpus.selection.labels) == 96
@@ -125,7 +92,9 @@ def test_a_reported_split_is_cut_where_there_is_none_and_said(folder):
 
 
 def test_a_set_of_one_split_without_a_row_to_spare_is_refused(folder):
-  build(folder, {"train": rows_of(range(5))}, names(5))
+  tiny_sets.build(
+    folder, {"train": tiny_sets.rows_of(range(5))}, tiny_sets.names(5)
+  )
   assert "prepare it with a 'test' split" in refusal(folder)
 
 
@@ -136,7 +105,7 @@ KINDS = {
   "strings": (tfds.features.Text(), ["bad", "good", "odd"]),
   "integers": (tfds.features.Scalar(np.int64), [-1, 7, 30]),
   "floats": (tfds.features.Scalar(np.float32), [1.0, 2.0, 10.0]),
-  "lists": (tfds.features.Sequence(names(3)), [[0], [1], [2]]),
+  "lists": (tfds.features.Sequence(tiny_sets.names(3)), [[0], [1], [2]]),
   "lists of words": (
     tfds.features.Sequence(tfds.features.Text()),
     [["bad"], ["good"], ["odd"]],
@@ -148,8 +117,11 @@ KINDS = {
 def test_labels_of_any_kind_are_classes_where_they_can_be(folder, kind):
   feature, values = KINDS[kind]
   of_row = [values[i % 3] for i in range(60)]
-  rows = {"train": rows_of(of_row), "test": rows_of(of_row[:9], 120)}
-  build(folder, rows, feature)
+  rows = {
+    "train": tiny_sets.rows_of(of_row),
+    "test": tiny_sets.rows_of(of_row[:9], 120),
+  }
+  tiny_sets.build(folder, rows, feature)
   corpus = load(folder)
   expected = {
     "integers": ("-1", "7", "30"),
@@ -157,7 +129,9 @@ def test_labels_of_any_kind_are_classes_where_they_can_be(folder, kind):
     "lists": ("class0", "class1", "class2"),
   }
   assert corpus.label_names == expected.get(kind, ("bad", "good", "odd"))
-  assert classes_by_word(corpus) == {WORDS[i]: i % 3 for i in range(9)}
+  assert classes_by_word(corpus) == {
+    tiny_sets.WORDS[i]: i % 3 for i in range(9)
+  }
   assert corpus.text_keys == ("text",)
 
 
@@ -168,14 +142,19 @@ def classes_by_word(corpus):
     corpus.reported.token_ids, corpus.reported.labels, strict=True
   ):
     text = "".join(corpus.tokenizer.tokens[i] for i in ids[1:])
-    (word,) = [x for x in WORDS if text.replace("##", "").startswith(x)]
+    (word,) = [
+      x for x in tiny_sets.WORDS if text.replace("##", "").startswith(x)
+    ]
     found[word] = int(label)
   return found
 
 
 def test_bools_are_two_classes(folder):
-  rows = {"train": rows_of([True, False] * 20), "test": rows_of([True, False])}
-  build(folder, rows, tfds.features.Scalar(np.bool_))
+  rows = {
+    "train": tiny_sets.rows_of([True, False] * 20),
+    "test": tiny_sets.rows_of([True, False]),
+  }
+  tiny_sets.build(folder, rows, tfds.features.Scalar(np.bool_))
   corpus = load(folder)
   assert corpus.label_names == ("False", "True")
   assert classes_by_word(corpus) == {"red": 1, "green": 0}
@@ -183,10 +162,10 @@ def test_bools_are_two_classes(folder):
 
 def test_rows_without_a_label_or_with_an_unseen_one_are_left_out(folder):
   rows = {
-    "train": rows_of(["a", "b", ""] * 20),
-    "test": rows_of(["a", "b", "c", ""], 100),
+    "train": tiny_sets.rows_of(["a", "b", ""] * 20),
+    "test": tiny_sets.rows_of(["a", "b", "c", ""], 100),
   }
-  build(folder, rows, tfds.features.Text())
+  tiny_sets.build(folder, rows, tfds.features.Text())
   corpus = load(folder)
   assert corpus.label_names == ("a", "b")
   assert corpus.dropped == 20 + 2
@@ -198,7 +177,11 @@ def test_rows_without_a_label_or_with_an_unseen_one_are_left_out(folder):
   "feature, values, told",
   [
     (tfds.features.Scalar(np.float32), [0.5, 1.25], "holds the number 0.5"),
-    (tfds.features.Sequence(names(3)), [[0, 2]], "2 labels in one row (0, 2)"),
+    (
+      tfds.features.Sequence(tiny_sets.names(3)),
+      [[0, 2]],
+      "2 labels in one row (0, 2)",
+    ),
     (tfds.features.Text(), ["same"], "has 1 different values in the"),
     (
       tfds.features.Scalar(np.int64),
@@ -215,8 +198,8 @@ def test_rows_without_a_label_or_with_an_unseen_one_are_left_out(folder):
 def test_what_is_no_class_is_refused_with_what_was_there(
   folder, feature, values, told
 ):
-  rows = {"train": rows_of(values), "test": rows_of(values)}
-  build(folder, rows, feature)
+  rows = {"train": tiny_sets.rows_of(values), "test": tiny_sets.rows_of(values)}
+  tiny_sets.build(folder, rows, feature)
   message = refusal(folder)
   assert told in message and "config.data.label_key" in message
 
@@ -225,12 +208,12 @@ def test_the_feature_that_a_refusal_asks_for_is_taken(folder):
   rows = {
     split: [{**row, "mood": "ab"[i % 2]} for i, row in enumerate(of_split)]
     for split, of_split in {
-      "train": rows_of([0.5] * 40),
-      "test": rows_of([0.5] * 4),
+      "train": tiny_sets.rows_of([0.5] * 40),
+      "test": tiny_sets.rows_of([0.5] * 4),
     }.items()
   }
   label = tfds.features.Scalar(np.float32)
-  build(folder, rows, label, {"mood": tfds.features.Text()})
+  tiny_sets.build(folder, rows, label, {"mood": tfds.features.Text()})
   assert "config.data.label_key" in refusal(folder, text_keys="text")
   assert load(folder, label_key="mood").label_names == ("a", "b")
   assert "must not read" in refusal(folder, label_key="mood", text_keys="mood")
@@ -241,10 +224,13 @@ def test_the_feature_that_a_refusal_asks_for_is_taken(folder):
 
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_texts_that_are_empty_throughout_are_refused(folder, part):
-  rows = {"train": rows_of([0, 1] * 20), "test": rows_of([0, 1])}
+  rows = {
+    "train": tiny_sets.rows_of([0, 1] * 20),
+    "test": tiny_sets.rows_of([0, 1]),
+  }
   for row in rows[part]:
     row["text"] = " \n"
-  build(folder, rows, names(2))
+  tiny_sets.build(folder, rows, tiny_sets.names(2))
   message = refusal(folder)
   where = {"train": "training", "test": "reported"}[part]
   assert f"the text 'text' is empty in every {where} row of tiny" in message
@@ -252,16 +238,22 @@ def test_texts_that_are_empty_throughout_are_refused(folder, part):
 
 def test_one_text_of_a_pair_that_is_empty_throughout_is_named(folder):
   rows = {
-    split: [{**row, "why": ""} for row in rows_of([0, 1] * 20)]
+    split: [{**row, "why": ""} for row in tiny_sets.rows_of([0, 1] * 20)]
     for split in ("train", "test")
   }
-  build(folder, rows, names(2), {"why": tfds.features.Text()})
+  tiny_sets.build(
+    folder, rows, tiny_sets.names(2), {"why": tfds.features.Text()}
+  )
   assert "the text 'why' is empty in every training row" in refusal(folder)
   assert load(folder, text_keys="text").text_keys == ("text",)
 
 
 def test_a_tokenizer_of_another_language_is_refused(folder, tmp_path):
-  build(folder, {s: rows_of([0, 1] * 20) for s in ("train", "test")}, names(2))
+  tiny_sets.build(
+    folder,
+    {s: tiny_sets.rows_of([0, 1] * 20) for s in ("train", "test")},
+    tiny_sets.names(2),
+  )
   path = tmp_path / "tokenizer.json"
   corpus = load(folder)
   path.write_text(corpus.tokenizer.to_json())
@@ -269,10 +261,10 @@ def test_a_tokenizer_of_another_language_is_refused(folder, tmp_path):
     assert corpus.tokenizer.unknown_id not in corpus.train.token_ids, split
   other = tmp_path / "other"
   other.mkdir()
-  rows = rows_of([0, 1] * 20)
+  rows = tiny_sets.rows_of([0, 1] * 20)
   for row in rows:
     row["text"] = "語" * 4
-  build(other, {"train": rows, "test": rows}, names(2))
+  tiny_sets.build(other, {"train": rows, "test": rows}, tiny_sets.names(2))
   with pytest.raises(
     errors.InputError, match="a word that the tokenizer knows"
   ):
@@ -307,8 +299,11 @@ def as_tf_records(builder):
 
 
 def test_tf_records_of_ones_own_are_read_without_tensorflow(folder):
-  rows = {"train": rows_of([0, 1] * 20), "test": rows_of([0, 1], 100)}
-  builder = build(folder, rows, names(2))
+  rows = {
+    "train": tiny_sets.rows_of([0, 1] * 20),
+    "test": tiny_sets.rows_of([0, 1], 100),
+  }
+  builder = tiny_sets.build(folder, rows, tiny_sets.names(2))
   before = load(folder)
   (path,) = as_tf_records(builder)
   found = load(folder)

@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import tomllib
 
 import jax
 import numpy as np
@@ -33,6 +34,14 @@ def refused(capsys, *arguments):
   lines = [line for line in said if line.startswith("gmdistill: ")]
   assert len(lines) == 1 and lines[0] == said[-1]
   return lines[0]
+
+
+@pytest.mark.parametrize("asked", ["version", "--version"])
+def test_the_version_is_the_packages(asked, capsys):
+  assert main.main(["gmdistill", asked]) == 0
+  about = pathlib.Path(__file__).parents[2] / "pyproject.toml"
+  project = tomllib.loads(about.read_text())["project"]
+  assert capsys.readouterr().out == f"gmdistill {project['version']}\n"
 
 
 @pytest.mark.parametrize("asked", ["'-h'", "'distill', '--help'"])
