@@ -4,8 +4,8 @@ A sampler turns rows into batches as a pure function of the step.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -18,39 +18,72 @@ Array = jax.Array | np.ndarray  # on a device, or on the host
 
 
 @flax.struct.dataclass
+class Tokens:
+  """What a student should say at R places of a row, token by token."""
+
+  # As `Batch.inputs` are: [B, R] token ids, or [B, R, D] queries whose products
+  # with the table are logits
+  targets: Array
+  # [B, R], what each counts; None: not decided yet, and nobody learns them
+  weights: Array | None = None
+  steps: Array | None = None  # [B, R] int, of a rationale; -1: no token
+
+
+@flax.struct.dataclass
+class TeacherTargets:
+  """What teachers say of a row, for a loss beside the labels."""
+
+  logits: Array | None = None  # [B, K, C] of K teachers
+  features: Array | None = None  # [B, layers, F] of one
+
+
+@flax.struct.dataclass
 class Batch:
-  """What a student sees; real and synthetic data are the same type."""
+  """What a student sees; real and synthetic data are the same type.
+
+  Every leaf is of rows [B, ...] but `progress`.
+  """
 
   inputs: Array  # [B, L] token ids, or [B, L, D] word-level embeddings
   mask: Array  # [B, L] bool
-  labels: Array  # [B, C] probabilities; one-hot when hard
+  labels: Array | None = None  # [B, C] probabilities, where rows have classes
   # [B, layers, heads, L] labels of the first token's attention; None: none
   attention: Array | None = None
-  teacher_logits: Array | None = None  # [B, K, C] of K teachers; None: none
-  teacher_features: Array | None = None  # [B, layers, F] of one; None: none
+  teachers: TeacherTargets | None = None
   # The share of the training that is over, from 0 to 1, where a loss depends
   # on it; None: outside of training.
   progress: Array | None = None
-  # What the student's slots should say, as `inputs` are: [B, R] token ids, or
-  # [B, R, D] queries whose products with the table are logits. None: nothing
-  rationale: Array | None = None
-  rationale_weights: Array | None = None  # [B, R], a row's sum to 1, or are 0
-  rationale_steps: Array | None = None  # [B, R] int; -1: no token
+  tokens: Tokens | None = None  # targets token by token; None: none
+
+  def __len__(self) -> int:
+    """Returns the number of rows."""
+    return len(self.inputs)
+
+  @property
+  def class_labels(self) -> Array:
+    """The labels [B, C], of a batch that must have them.
+
+    Raises:
+      ValueError: its rows have no classes.
+    """
+    if self.labels is None:
+      raise ValueError("these rows have no classes.")
+    return self.labels
+
+  def __bool__(self) -> bool:
+    """A batch is one, however few its rows."""
+    return True
 
 
 class Examples(NamedTuple):
-  """Rows of fixed length on the host."""
+  """Rows of fixed length on the host; every array has one entry a row."""
 
   token_ids: np.ndarray  # [N, L] int32
   mask: np.ndarray  # [N, L] bool
   labels: np.ndarray  # [N] int32
   soft: np.ndarray | None = None  # [N, C], what a teacher says; None: nothing
-  teacher_logits: np.ndarray | None = None  # [N, K, C] of K teachers
-  # Where the data have rationales: their tokens, the step that each belongs to
-  # (-1: none), and what each counts; None: they are not learned.
-  rationale: np.ndarray | None = None  # [N, R] int32
-  rationale_steps: np.ndarray | None = None  # [N, R] int32
-  rationale_weights: np.ndarray | None = None  # [N, R] float32
+  teachers: TeacherTargets | None = None
+  tokens: Tokens | None = None  # of rationales, where the data have some
   groups: np.ndarray | None = None  # [N] int64, by which accuracies are told
 
 
@@ -73,7 +106,51 @@ class Corpus(NamedTuple):
 def take(examples: Examples, rows: np.ndarray | Sequence[int]) -> Examples:
   """Returns the chosen rows, in the order chosen."""
   chosen = np.asarray(rows, np.int64)
-  return Examples._make(x if x is None else x[chosen] for x in examples)
+  return jax.tree.map(lambda x: x[chosen], examples)
+
+
+def take_rows(batch: Batch, rows: Any) -> Batch:
+  """Returns rows of a batch, by any index; how far training is stays."""
+  bare = dataclasses.replace(batch, progress=None)
+  chosen = jax.tree.map(lambda x: x[rows], bare)
+  return dataclasses.replace(chosen, progress=batch.progress)
+
+
+_PARTS: dict[str, Any] = {"tokens": Tokens, "teachers": TeacherTargets}
+
+# Every array that a batch may bring, by its path: "inputs", "tokens/weights".
+PATHS = tuple(
+  "/".join([field.name, *part])
+  for field in dataclasses.fields(Batch)
+  for part in (
+    [[own.name] for own in dataclasses.fields(_PARTS[field.name])]
+    if field.name in _PARTS
+    else [[]]
+  )
+)
+
+
+def named(tree: Any) -> dict[str, Array]:
+  """Returns the arrays of a batch, or of examples, by their paths."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
+def of_named(arrays: Mapping[str, Array]) -> dict[str, Any]:
+  """Returns the fields of a batch, or of examples: undoes `named`."""
+  fields: dict[str, Any] = {}
+  for path, array in arrays.items():
+    name, _, part = path.partition("/")
+    if part:
+      fields.setdefault(name, {})[part] = array
+    else:
+      fields[name] = array
+  return {
+    name: _PARTS[name](**x) if name in _PARTS else x
+    for name, x in fields.items()
+  }
 
 
 def by_group(examples: Examples) -> dict[str, Examples]:
@@ -92,21 +169,38 @@ def as_batch(examples: Examples, num_classes: int) -> Batch:
   labels = examples.soft
   if labels is None:
     labels = np.eye(num_classes, dtype=np.float32)[examples.labels]
+  tokens = examples.tokens
+  if tokens is not None and tokens.weights is None:
+    tokens = None
   # Host arrays: where they go on the device is decided by who uses them.
-  batch = Batch(
+  return Batch(
     inputs=examples.token_ids,
     mask=examples.mask,
     labels=labels,
-    teacher_logits=examples.teacher_logits,
+    teachers=examples.teachers,
+    tokens=tokens,
   )
-  if examples.rationale_weights is None:
-    return batch
-  return dataclasses.replace(
-    batch,
-    rationale=examples.rationale,
-    rationale_weights=examples.rationale_weights,
-    rationale_steps=examples.rationale_steps,
-  )
+
+
+def counted(batch: Batch) -> Array:
+  """Returns which rows [..., B] count; the others are padding."""
+  if batch.labels is not None:
+    return batch.labels.sum(axis=-1) > 0
+  assert batch.tokens is not None and batch.tokens.weights is not None
+  return batch.tokens.weights.sum(axis=-1) > 0
+
+
+def without_count(batch: Batch, rows: np.ndarray) -> Batch:
+  """Returns a host batch in which some rows [n] are padding."""
+  labels, tokens = batch.labels, batch.tokens
+  if labels is not None:
+    labels = np.array(labels)
+    labels[rows] = 0
+  if tokens is not None and tokens.weights is not None:
+    weights = np.array(tokens.weights)
+    weights[rows] = 0
+    tokens = dataclasses.replace(tokens, weights=weights)
+  return dataclasses.replace(batch, labels=labels, tokens=tokens)
 
 
 def require_rows(

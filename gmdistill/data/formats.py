@@ -23,7 +23,7 @@ def encoded(
     return examples
   told, steps = tokenizer.encode_steps(rows.rationales, slots)
   examples = with_slots(examples, slots, tokenizer.special_id("mask"))
-  return examples._replace(rationale=told, rationale_steps=steps)
+  return examples._replace(tokens=batches.Tokens(told, steps=steps))
 
 
 def with_slots(
@@ -46,9 +46,9 @@ def with_slots(
 
 def without_slots(examples: batches.Examples) -> batches.Examples:
   """Returns the rows' text alone; rows without slots as they are."""
-  if examples.rationale is None:
+  if examples.tokens is None:
     return examples
-  slots = np.s_[1 : 1 + examples.rationale.shape[1]]
+  slots = np.s_[1 : 1 + examples.tokens.targets.shape[1]]
   return examples._replace(
     token_ids=np.delete(examples.token_ids, slots, axis=1),
     mask=np.delete(examples.mask, slots, axis=1),

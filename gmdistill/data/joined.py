@@ -67,7 +67,7 @@ def sampler(
   def sample(step: int) -> batches.Batch:
     batch = plain(step)
     rng = np.random.default_rng((seed, 3, step))
-    per_class = len(batch.labels) // classes
+    per_class = len(batch) // classes
     count = round(share * per_class)
     if not count:
       return batch
@@ -98,12 +98,17 @@ def sampler(
       whole[place] = own
       return whole
 
+    teachers = batch.teachers
+    if teachers is not None:
+      teachers = dataclasses.replace(
+        teachers, logits=put(teachers.logits, logits)
+      )
     return dataclasses.replace(
       batch,
       inputs=put(batch.inputs, ids),
       mask=put(batch.mask, mask.astype(bool)),
       labels=put(batch.labels, labels),
-      teacher_logits=put(batch.teacher_logits, logits),
+      teachers=teachers,
     )
 
   return sample

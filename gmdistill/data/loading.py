@@ -218,8 +218,8 @@ def _build(
   }
   pair = len(source.text_keys) > 1
   remarks.require_tokens(examples, tokenizer, source.name, pair)
-  found = examples["train"].rationale_steps
-  if found is not None and not (found >= 0).any():
+  told = examples["train"].tokens
+  if told is not None and not (np.asarray(told.steps) >= 0).any():
     raise errors.InputError(
       f"config.data.rationale_key={options.rationale_key!r} has no text in any "
       f"training row of {source.name}; name another feature, or none"
@@ -263,11 +263,11 @@ def _stored(examples: batches.Examples) -> dict[str, np.ndarray]:
 
   No teacher is, nor what is made of a rationale.
   """
-  made = ("soft", "teacher_logits", "rationale_weights")
+  made = ("soft", "teachers", "tokens/weights")
   return {
-    name: array
-    for name, array in examples._asdict().items()
-    if array is not None and name not in made
+    name: np.asarray(array)
+    for name, array in batches.named(examples).items()
+    if not name.startswith(made)
   }
 
 
@@ -308,11 +308,13 @@ def _from_cache(path: epath.Path) -> batches.Corpus | None:
       tokenizer = tokenizing.Tokenizer.from_json(str(arrays["tokenizer"]))
       examples = {
         part: batches.Examples(
-          **{
-            name: arrays[f"{part}/{name}"]
-            for name in batches.Examples._fields
-            if f"{part}/{name}" in arrays
-          }
+          **batches.of_named(
+            {
+              name.removeprefix(f"{part}/"): arrays[name]
+              for name in arrays
+              if name.startswith(f"{part}/")
+            }
+          )
         )
         for part in _PARTS
       }

@@ -44,8 +44,8 @@ def _of_missing_words(part, examples, corpus):
   empty_N, unknown_N = without_words(examples, corpus.tokenizer, pair)
   yield from _share(empty_N, f"{name} rows have no text")
   yield from _share(unknown_N, f"{name} rows have no word that is known")
-  if examples.rationale_steps is not None:
-    untold_N = ~(examples.rationale_steps >= 0).any(axis=1)
+  if examples.tokens is not None:
+    untold_N = ~(np.asarray(examples.tokens.steps) >= 0).any(axis=1)
     yield from _share(untold_N, f"{name} rows have no rationale")
 
 

@@ -43,7 +43,7 @@ def gradient_cosines(
     The cosine [C] of each class over all layers, and that of each layer by
     its name, the mean over classes.
   """
-  num_classes = syn.batch.labels.shape[-1]
+  num_classes = syn.batch.class_labels.shape[-1]
   optimizer = optax.adamw(learning_rate)
 
   @jax.jit

@@ -94,7 +94,7 @@ class Trainer:
       rate: The learning rate.
       first: The index i of the first of these students.
     """
-    length = len(sets.batch.labels)
+    length = len(sets.batch)
     index = (first + np.arange(self.chunk)) % length
     chosen = jax.tree.map(lambda x: np.asarray(x)[index], sets)
     put = functools.partial(devices.put, self._mesh)

@@ -195,7 +195,7 @@ def bayesian(
   def train(problem, syn: SyntheticSet, key, rate):
     problem = _seen_by_student(problem, start.fresh)
     start_key, chain_key = jax.random.split(key)
-    labels_MxC = syn.batch.labels
+    labels_MxC = syn.batch.class_labels
     classes_MxC = jax.nn.one_hot(labels_MxC.argmax(-1), labels_MxC.shape[-1])
     # Unrestricted labels may be negative: no distribution, and no bound below.
     said_MxC = jnp.maximum(labels_MxC, 0.0)
@@ -204,7 +204,7 @@ def bayesian(
     energy = posterior.energy(
       loss_of(problem),
       problem.init(jax.random.split(start_key)[0]),  # start's own student
-      num_rows=len(labels_MxC),
+      num_rows=len(batch),
       prior_std=prior_std,
     )
     return posterior.posterior_samples(

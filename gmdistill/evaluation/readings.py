@@ -1,5 +1,6 @@
 """What trained students say of a split's rows, and how often they are right."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -37,8 +38,8 @@ def count_correct(
   student that has diverged: the largest of logits that are NaN is the first.
   """
   logits_BxC = reading(problem, params, batch)
-  right_B = logits_BxC.argmax(axis=-1) == batch.labels.argmax(axis=-1)
-  count = (right_B & (batch.labels.sum(axis=-1) > 0)).sum()
+  right_B = logits_BxC.argmax(axis=-1) == batch.class_labels.argmax(axis=-1)
+  count = (right_B & row_batches.counted(batch)).sum()
   return jnp.where(jnp.isfinite(logits_BxC).all(), count, jnp.nan)
 
 
@@ -59,19 +60,18 @@ def length_buckets(
   full = examples.mask.shape[1]
   lengths_N = examples.mask.sum(axis=1)
   batches, floor = [], -1
+  # Who is right is told by the truth, whatever teachers say of a row.
+  truth = examples._replace(soft=None)
   for cut in sorted({max(full // 4, 1), max(full // 2, 1), full}):
     chosen = np.flatnonzero((lengths_N > floor) & (lengths_N <= cut))
     floor = cut
     if not chosen.size:
       continue
-    padded = -(-chosen.size // rows) * rows
-    labels = np.zeros((padded, num_classes), np.float32)
-    labels[np.arange(chosen.size), examples.labels[chosen]] = 1.0
-    chosen = np.concatenate(
-      [chosen, np.repeat(chosen[-1:], padded - len(chosen))]
-    )
-    batch = row_batches.Batch(
-      examples.token_ids[chosen, :cut], examples.mask[chosen, :cut], labels
+    padding = -chosen.size % rows
+    held = np.concatenate([chosen, np.repeat(chosen[-1:], padding)])
+    whole = row_batches.as_batch(row_batches.take(truth, held), num_classes)
+    batch = row_batches.without_count(
+      _cut(whole, cut), np.arange(chosen.size, len(held))
     )
     batches.append(
       jax.tree.map(
@@ -79,6 +79,20 @@ def length_buckets(
       )
     )
   return batches
+
+
+def _cut(batch, length):
+  """Returns the first positions of every row, and what is said of them."""
+  tokens, full = batch.tokens, batch.mask.shape[1]
+  # Of slots there are fewer than positions; they stand in front, and stay.
+  if tokens is not None and tokens.targets.shape[1] == full:
+    tokens = jax.tree.map(lambda x: x[:, :length], tokens)
+  return dataclasses.replace(
+    batch,
+    inputs=batch.inputs[:, :length],
+    mask=batch.mask[:, :length],
+    tokens=tokens,
+  )
 
 
 def _over_chunks(one):
@@ -136,7 +150,7 @@ def accuracies(
     buckets: What `length_buckets` made of a split.
     reading: A student's logits.
   """
-  total = sum(int((b.labels.sum(-1) > 0).sum()) for b in buckets)
+  total = sum(int(row_batches.counted(b).sum()) for b in buckets)
   count = _bucket_correct(reading)
   counts = np.stack([count(problem, params, b) for b in buckets])
   return counts.astype(np.float64).sum(0) / total
@@ -165,8 +179,8 @@ def values(
   for bucket in buckets:
     values_SxnxB = read(problem, params, bucket)
     flat = (len(values_SxnxB), -1, *values_SxnxB.shape[3:])
-    labels_NxC = np.asarray(bucket.labels).reshape(-1, bucket.labels.shape[-1])
-    real_N = labels_NxC.sum(axis=-1) > 0
+    classes_N = np.asarray(bucket.class_labels).argmax(axis=-1).reshape(-1)
+    real_N = np.asarray(row_batches.counted(bucket)).reshape(-1)
     found.append(values_SxnxB.reshape(flat)[:, real_N])
-    classes.append(labels_NxC.argmax(axis=-1)[real_N])
+    classes.append(classes_N[real_N])
   return np.concatenate(found, axis=1), np.concatenate(classes)

@@ -115,11 +115,11 @@ class Walker:
       return lambda age: self._training(first + age)
     rows_TxB = fitting.shuffled_rows(
       jax.random.fold_in(key, 1),
-      len(own.labels),
+      len(own),
       options.along_steps,
       SET_ROWS,
     )
-    return lambda age: jax.tree.map(lambda x: x[rows_TxB[age]], own)
+    return lambda age: batches.take_rows(own, rows_TxB[age])
 
   def _expert(self, params, trajectory, age):
     options = self._options
@@ -175,7 +175,7 @@ def class_gradients(
     rows, own_key = rows_key
     if private is not None:
       return private(kept_gradient, params, rows, key=own_key)
-    count = len(rows.labels)
+    count = len(rows)
     size = max(d for d in range(1, min(CHUNK, count) + 1) if count % d == 0)
     chunks = jax.tree.map(
       lambda x: x.reshape(count // size, size, *x.shape[1:]), rows

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.ad_checkpoint import checkpoint_name
 
+from gmdistill.data import batches
 from gmdistill.objectives import contract, look_ahead
 from gmdistill.sets import synthetic
 from gmdistill.training import mixed_mode
@@ -91,10 +92,10 @@ def finetune_ahead(
     return FineTuned(params, zeros, zeros, jnp.int32(0), age)
 
   def step(gradient, batch, key, state, _):
-    if len(batch.labels) > batch_size:
+    if len(batch) > batch_size:
       own = jax.random.fold_in(key, state.age)
-      rows = jax.random.permutation(own, len(batch.labels))[:batch_size]
-      batch = jax.tree.map(lambda x: x[rows], batch)
+      rows = jax.random.permutation(own, len(batch))[:batch_size]
+      batch = batches.take_rows(batch, rows)
     grads = checkpoint_name(gradient(state.params, batch), "grads")
     shorter = 1.0 / jnp.maximum(1.0, optax.tree.norm(grads))
     clipped = jax.tree.map(lambda g: shorter * g, grads)

@@ -18,7 +18,7 @@ def distribution_matching() -> contract.Objective:
 
   def loss(problem, syn: synthetic.SyntheticSet, student, real, key):
     params = problem.init(key)
-    num_classes = syn.batch.labels.shape[-1]
+    num_classes = syn.batch.class_labels.shape[-1]
 
     def class_means(batch: batches.Batch) -> jax.Array:
       features_BxF = problem.apply(params, batch).features

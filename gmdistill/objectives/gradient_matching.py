@@ -55,7 +55,7 @@ def gradient_matching(
   )
 
   def loss(problem, syn: synthetic.SyntheticSet, student, real, key):
-    num_classes = syn.batch.labels.shape[-1]
+    num_classes = syn.batch.class_labels.shape[-1]
     first = jax.tree.map(lambda x: x[0], real.batches)
 
     def real_gradient(batch):
@@ -150,7 +150,7 @@ def _gap(
       (syn_grads, real_grads),
     )
 
-  num_classes = syn.batch.labels.shape[-1]
+  num_classes = syn.batch.class_labels.shape[-1]
   pairs = (contract.by_class(syn.batch, num_classes), real)
   # Side by side, classes come second where a student's layers are stacked:
   # moving them to the front would copy every gradient.

@@ -59,7 +59,7 @@ def gradient(
     return jax.tree.map(jnp.add, total, clipped(row)), None
 
   # One row after the other: memory holds one row's gradient.
-  count = len(batch.labels)
+  count = len(batch)
   shapes = jax.eval_shape(
     gradient_of, params, jax.tree.map(lambda x: x[:1], batch)
   )

@@ -44,7 +44,10 @@ def starting_set(
       "start from a set, or from a baseline's rows."
     )
   least = config.label_smoothing / len(names)
-  if config.labels != "unrestricted" and syn.batch.labels.min() < least - 1e-3:
+  if (
+    config.labels != "unrestricted"
+    and syn.batch.class_labels.min() < least - 1e-3
+  ):
     raise errors.InputError(
       f"start={config.start} has labels below {least:.3g}, which "
       f"label_smoothing={config.label_smoothing} leaves to every class; use "
@@ -87,10 +90,11 @@ def first_params(
     inputs=setup.problem.embeddings[ids_MxL],
     mask=jnp.ones(ids_MxL.shape, bool),
   )
-  if real.rationale is not None:
+  if batch.tokens is not None:
     # Of the same kind as the inputs: points in the embeddings' space.
-    start = rationales.queries(setup.problem, real.rationale)
-    batch = dataclasses.replace(batch, rationale=start, rationale_steps=None)
+    start = rationales.queries(setup.problem, batch.tokens.targets)
+    tokens = dataclasses.replace(batch.tokens, targets=start, steps=None)
+    batch = dataclasses.replace(batch, tokens=tokens)
   # Inside jit: leaves that alias the seed data would be donated with it.
   return jax.jit(parameterization.init)(batch)
 

@@ -21,22 +21,28 @@ FORMAT = "gmdistill-set-1"
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 
-# What its examples may bring beside embeddings, mask and labels.
-_OF_EXAMPLES = (
-  "attention",
-  "teacher_logits",
-  "teacher_features",
-  "rationale",
-  "rationale_weights",
-)
+# What a file calls the arrays of a batch; the others are named by their path.
+_NAMES = {
+  "inputs": "embeddings",
+  "teachers/logits": "teacher_logits",
+  "teachers/features": "teacher_features",
+  "tokens/targets": "rationale",
+  "tokens/weights": "rationale_weights",
+  "tokens/steps": "rationale_steps",
+}
+
+# Their paths by those names. How far training is, is nothing that a set knows.
+_OF_EXAMPLES = {
+  _NAMES.get(path, path.replace("/", "_")): path
+  for path in batches.PATHS
+  if path != "progress"
+}
 
 # What a set may bring beside its batch, by the names of file and dataclass.
-_TRAVELLING = (
-  "learning_rates",
-  "head_learning_rates",
-  "tensor_shares",
-  "order",
-  "basis",
+_TRAVELLING = tuple(
+  field.name
+  for field in dataclasses.fields(synthetic.SyntheticSet)
+  if field.name != "batch"
 )
 
 
@@ -106,16 +112,14 @@ def load(
   try:
     tensors = _dequantised(paths.read_tensors(folder / "set.safetensors"))
     card = json.loads((folder / "card.json").read_text())
-    batch = batches.Batch(
-      jnp.asarray(tensors["embeddings"]),
-      jnp.asarray(tensors["mask"]),
-      jnp.asarray(tensors["labels"]),
-      **{
-        name: jnp.asarray(tensors[name])
-        for name in _OF_EXAMPLES
-        if name in tensors
-      },
-    )
+    brought = {
+      path: jnp.asarray(tensors[name])
+      for name, path in _OF_EXAMPLES.items()
+      if name in tensors
+    }
+    batch = batches.Batch(**batches.of_named(brought))
+    if batch.labels is None and batch.tokens is None:
+      raise ValueError("it has no labels")
     theirs = card["embedding_space"]
   except (
     safetensors.SafetensorError,
@@ -151,7 +155,8 @@ def require_classes(
     errors.InputError: it has others; both are named.
   """
   theirs, ours = card.get("label_names"), list(label_names)
-  if theirs != ours or syn.batch.labels.shape[1] != len(ours):
+  labels = syn.batch.labels
+  if theirs != ours or labels is None or labels.shape[1] != len(ours):
     raise errors.InputError(
       f"the set in {folder} has the classes {theirs}, the data {ours}; give "
       "the --config that the set was made with."
@@ -171,12 +176,12 @@ def for_student(
       logs.say("the set's attention labels are left out: another student's")
       batch = dataclasses.replace(syn.batch, attention=None)
       syn = dataclasses.replace(syn, batch=batch)
-  told, slots = syn.batch.rationale, outputs.rationale
-  if told is not None and (slots is None or slots.shape != told.shape):
+  tokens, slots = syn.batch.tokens, outputs.rationale
+  if tokens is not None and (
+    slots is None or slots.shape != tokens.targets.shape
+  ):
     logs.say("the set's rationales are left out: another student's slots")
-    batch = dataclasses.replace(
-      syn.batch, rationale=None, rationale_weights=None
-    )
+    batch = dataclasses.replace(syn.batch, tokens=None)
     syn = dataclasses.replace(syn, batch=batch)
   shares = syn.tensor_shares
   if shares is not None and shares.shape[1] != len(roles.movable(shapes)):
@@ -197,11 +202,9 @@ def for_student(
 def _tensors(
   syn: synthetic.SyntheticSet, precision: str
 ) -> dict[str, np.ndarray]:
+  brought = batches.named(syn.batch)
   named = {
-    "embeddings": syn.batch.inputs,
-    "mask": syn.batch.mask,
-    "labels": syn.batch.labels,
-    **{name: getattr(syn.batch, name) for name in _OF_EXAMPLES},
+    **{name: brought.get(path) for name, path in _OF_EXAMPLES.items()},
     **{name: getattr(syn, name) for name in _TRAVELLING},
   }
   found = {

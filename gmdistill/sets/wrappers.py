@@ -40,7 +40,7 @@ def with_soft_labels(
     raise ValueError(f"labels={kind!r} is none of hard, softmax, unrestricted.")
 
   def init(batch: batches.Batch) -> PyTree:
-    start = batch.labels
+    start = batch.class_labels
     if kind == "softmax":
       num_classes = start.shape[-1]
       start = jnp.log(0.9 * start + 0.1 / num_classes)
@@ -55,7 +55,7 @@ def with_soft_labels(
     return dataclasses.replace(decoded, batch=batch)
 
   def encode(syn: synthetic.SyntheticSet) -> PyTree:
-    labels = syn.batch.labels
+    labels = syn.batch.class_labels
     if kind == "softmax":
       labels = jnp.log(jnp.maximum(labels, 1e-9))
     return {"base": synthetic.encoded(base, syn), "labels": labels}
@@ -81,13 +81,13 @@ def with_smoothed_labels(
 
   def decode(params: PyTree) -> synthetic.SyntheticSet:
     decoded = base.decode(params)
-    labels = decoded.batch.labels
+    labels = decoded.batch.class_labels
     labels = (1 - smoothing) * labels + smoothing / labels.shape[-1]
     batch = dataclasses.replace(decoded.batch, labels=labels)
     return dataclasses.replace(decoded, batch=batch)
 
   def encode(syn: synthetic.SyntheticSet) -> PyTree:
-    smooth = syn.batch.labels
+    smooth = syn.batch.class_labels
     labels = (smooth - smoothing / smooth.shape[-1]) / (1 - smoothing)
     batch = dataclasses.replace(syn.batch, labels=labels)
     return synthetic.encoded(base, dataclasses.replace(syn, batch=batch))
@@ -150,7 +150,7 @@ def with_learning_rates(
       squares_TxK = jax.nn.softmax(2 * params["tensor_shares"], axis=-1)
       own["tensor_shares"] = jnp.sqrt(squares_TxK)
     if per_step:
-      num_rows, num_classes = decoded.batch.labels.shape
+      num_rows, num_classes = decoded.batch.class_labels.shape
       order = cyclic_order(
         num_classes, num_rows // num_classes, per_step, num_steps
       )
@@ -237,31 +237,27 @@ def with_rationales(
   stays as it is there.
   """
 
+  def told(tokens: batches.Tokens) -> PyTree:
+    return {"rationale": tokens.targets, "rationale_weights": tokens.weights}
+
   def init(batch: batches.Batch) -> PyTree:
-    return {
-      "base": base.init(batch),
-      "rationale": batch.rationale,
-      "rationale_weights": batch.rationale_weights,
-    }
+    assert batch.tokens is not None
+    return {"base": base.init(batch), **told(batch.tokens)}
 
   def decode(params: PyTree) -> synthetic.SyntheticSet:
     decoded = base.decode(params["base"])
-    batch = dataclasses.replace(
-      decoded.batch,
-      rationale=params["rationale"],
+    tokens = batches.Tokens(
+      params["rationale"],
       # Parameters only so that they travel with the set.
-      rationale_weights=jax.lax.stop_gradient(params["rationale_weights"]),
+      jax.lax.stop_gradient(params["rationale_weights"]),
     )
+    batch = dataclasses.replace(decoded.batch, tokens=tokens)
     return dataclasses.replace(decoded, batch=batch)
 
   def encode(syn: synthetic.SyntheticSet) -> PyTree:
-    if syn.batch.rationale is None:
+    if syn.batch.tokens is None:
       raise ValueError("the set has no rationales to start from.")
-    return {
-      "base": synthetic.encoded(base, syn),
-      "rationale": syn.batch.rationale,
-      "rationale_weights": syn.batch.rationale_weights,
-    }
+    return {"base": synthetic.encoded(base, syn), **told(syn.batch.tokens)}
 
   return synthetic.Parameterization(init, decode, encode)
 

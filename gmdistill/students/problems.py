@@ -99,12 +99,12 @@ class Problem:
       outputs = whole._replace(logits=whole.logits - mean_1xC)
       shift = 0.01 * jnp.square(mean_1xC - mean_1xC.mean()).sum()
     log_probs_BxC = jax.nn.log_softmax(outputs.logits)
-    value = -(batch.labels * log_probs_BxC).sum(axis=-1).mean()
+    value = -(batch.class_labels * log_probs_BxC).sum(axis=-1).mean()
     if batch.attention is not None:
       value += _attention_gap(batch.attention, outputs.attention)
     if self.criterion is not None:
       value = self.criterion.loss(value, params, outputs, batch)
-    if batch.rationale is not None and outputs.rationale is not None:
+    if batch.tokens is not None and outputs.rationale is not None:
       share = self.label_share
       said = self.rationale_loss(outputs.rationale, batch)
       value = share * value + (1 - share) * said
@@ -141,8 +141,8 @@ class Problem:
     queries.
     """
     logs_BxRxV = jax.nn.log_softmax(self.token_logits(said_BxRxD))
-    target, weights_BxR = batch.rationale, batch.rationale_weights
-    assert target is not None and weights_BxR is not None
+    assert batch.tokens is not None and batch.tokens.weights is not None
+    target, weights_BxR = batch.tokens.targets, batch.tokens.weights
     if jnp.issubdtype(target.dtype, jnp.integer):
       ids_BxRx1 = jnp.asarray(target)[..., None]
       values_BxR = -jnp.take_along_axis(logs_BxRxV, ids_BxRx1, axis=-1)[..., 0]

@@ -1,8 +1,8 @@
 """What a student loses in training beside its labels: knowledge distillation.
 
 A `Criterion` adds to the loss of a `problem.Problem` what the rows' teachers
-say (`Batch.teacher_logits`, `Batch.teacher_features`), and what a student's
-deep layers teach its shallow ones.
+say (`Batch.teachers`), and what a student's deep layers teach its shallow
+ones.
 """
 
 from collections.abc import Callable, Sequence
@@ -110,18 +110,20 @@ def to_teachers(
 
   def init(key, outputs, batch):
     del key
-    if weights != "gate" or batch.teacher_logits is None:
+    said_BxKxC = _teachers(batch).logits
+    if weights != "gate" or said_BxKxC is None:
       return {}
-    count = batch.teacher_logits.shape[1]
+    count = said_BxKxC.shape[1]
     return {"gate": ensembles.init_gate(outputs.features.shape[-1], count)}
 
   def value(own, params, outputs, batch):
-    if batch.teacher_logits is None:
+    said_BxKxC = _teachers(batch).logits
+    if said_BxKxC is None:
       return own
     t = _progress(batch)
     share, tau = weight(t), temperature(t)
-    said_KxBxC = jnp.moveaxis(jnp.asarray(batch.teacher_logits), 1, 0)
-    labels_B, counted_B = batch.labels.argmax(-1), jnp.ones(len(batch.labels))
+    said_KxBxC = jnp.moveaxis(jnp.asarray(said_BxKxC), 1, 0)
+    labels_B, counted_B = batch.labels.argmax(-1), jnp.ones(len(batch))
     gate_loss = 0.0
     if weights == "gate":
       own_KxB, gate_loss = _gate(params["gate"], outputs, said_KxBxC, batch)
@@ -160,7 +162,7 @@ def to_features(kind: str, *, weight: float) -> tasks.Criterion:
 
   A student's layer goes with the teacher's at the same share of its depth
   (`losses.layer_map`), through a linear map that is learned with the student.
-  The batch brings `teacher_features`; one without them adds nothing.
+  The batch brings the teacher's; one without them adds nothing.
 
   Raises:
     ValueError: an unknown kind.
@@ -169,27 +171,27 @@ def to_features(kind: str, *, weight: float) -> tasks.Criterion:
   gap = FEATURES[kind]
 
   def init(key, outputs, batch):
-    if batch.teacher_features is None:
+    theirs = _teachers(batch).features
+    if theirs is None:
       return {}
     layers, width = _layers(outputs).shape[1:]
     one = lambda k: divergences.init_projection(  # noqa: E731
-      k, width, batch.teacher_features.shape[-1]
+      k, width, theirs.shape[-1]
     )
     return {"projections": jax.vmap(one)(jax.random.split(key, layers))}
 
   def value(own, params, outputs, batch):
-    if batch.teacher_features is None:
+    features_BxMxF = _teachers(batch).features
+    if features_BxMxF is None:
       return own
     ours_BxNxF = _layers(outputs)
     theirs = np.array(
-      divergences.layer_map(
-        ours_BxNxF.shape[1], batch.teacher_features.shape[1]
-      )
+      divergences.layer_map(ours_BxNxF.shape[1], features_BxMxF.shape[1])
     )
     counted_B = jnp.ones(len(ours_BxNxF))
     gaps_N = jax.vmap(gap, in_axes=(1, 1, None, 0))(
       ours_BxNxF,
-      jnp.asarray(batch.teacher_features)[:, theirs],
+      jnp.asarray(features_BxMxF)[:, theirs],
       counted_B,
       params["projections"],
     )
@@ -250,6 +252,10 @@ def _layers(outputs: student_outputs.Outputs) -> jax.Array:
       "this student has no layers to match; use student.kind=transformer."
     )
   return outputs.layers
+
+
+def _teachers(batch: batches.Batch) -> batches.TeacherTargets:
+  return batch.teachers or batches.TeacherTargets()
 
 
 def _progress(batch: batches.Batch) -> Any:

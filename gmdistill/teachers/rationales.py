@@ -88,16 +88,18 @@ def curriculum(
     return None
 
   def seen(batch: batches.Batch) -> batches.Batch:
-    if batch.rationale_steps is None or batch.progress is None:
+    tokens = batch.tokens
+    if tokens is None or tokens.steps is None or batch.progress is None:
       return batch
-    weights_BxR = batch.rationale_weights
+    weights_BxR = tokens.weights
     assert weights_BxR is not None
     progress = batch.progress / share
-    mask_BxR = step_mask(batch.rationale_steps, weights_BxR, progress)
+    mask_BxR = step_mask(tokens.steps, weights_BxR, progress)
     kept_BxR = jnp.where(mask_BxR, weights_BxR, 0.0)
     sums_Bx1 = kept_BxR.sum(axis=1, keepdims=True)
     kept_BxR = kept_BxR / jnp.where(sums_Bx1 > 0, sums_Bx1, 1.0)
-    return dataclasses.replace(batch, rationale_weights=kept_BxR)
+    tokens = dataclasses.replace(tokens, weights=kept_BxR)
+    return dataclasses.replace(batch, tokens=tokens)
 
   return seen
 

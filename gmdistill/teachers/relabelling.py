@@ -173,8 +173,8 @@ def label(
       one.
 
   Returns:
-    The set, with mixed `labels`, `teacher_logits` [M, K, C], and where asked
-    `teacher_features` [M, layers, F].
+    The set, with mixed `labels` and the teachers' logits [M, K, C], and where
+    asked their features [M, layers, F].
 
   Raises:
     InputError: a teacher that cannot read the rows; features of several.
@@ -197,7 +197,9 @@ def label(
   batch = dataclasses.replace(
     rows.syn.batch,
     labels=jnp.asarray(labels_MxC),
-    teacher_logits=jnp.asarray(np.moveaxis(logits_KxMxC, 0, 1)),
-    teacher_features=said[0].layers if features else None,
+    teachers=batches.TeacherTargets(
+      jnp.asarray(np.moveaxis(logits_KxMxC, 0, 1)),
+      said[0].layers if features else None,
+    ),
   )
   return dataclasses.replace(rows.syn, batch=batch)

@@ -70,15 +70,13 @@ def fit(
   init_key, order_key = jax.random.split(key)
   if params is None:
     params = problem.init(init_key)
-  rows_TxB = shuffled_rows(
-    order_key, len(examples.labels), num_steps, batch_size
-  )
+  rows_TxB = shuffled_rows(order_key, len(examples), num_steps, batch_size)
   if problem.criterion is None:
     return descend(
       problem.loss, params, examples, optimizer, rows=rows_TxB, seen=seen
     )
   own_names = frozenset(params)
-  first = jax.tree.map(lambda x: x[rows_TxB[0]], examples)
+  first = batches.take_rows(examples, rows_TxB[0])
   if teaching is not None:
     first = with_teacher(first, problem.apply(params, first).logits)
   criterion_key, peer_key = jax.random.split(jax.random.fold_in(key, 2))
@@ -148,7 +146,7 @@ def _in_order(rows_TxB):
 
 
 def _drawn(examples, seen, progress, rows_B):
-  batch = jax.tree.map(lambda x: x[rows_B], examples)
+  batch = batches.take_rows(examples, rows_B)
   batch = dataclasses.replace(batch, progress=progress)
   return batch if seen is None else seen(batch)
 
@@ -156,9 +154,11 @@ def _drawn(examples, seen, progress, rows_B):
 def with_teacher(batch: batches.Batch, said_BxC: jax.Array) -> batches.Batch:
   """Returns the batch with one more teacher; it is a constant."""
   said_Bx1xC = jax.lax.stop_gradient(said_BxC)[:, None]
-  if batch.teacher_logits is not None:
-    said_Bx1xC = jnp.concatenate([batch.teacher_logits, said_Bx1xC], axis=1)
-  return dataclasses.replace(batch, teacher_logits=said_Bx1xC)
+  teachers = batch.teachers or batches.TeacherTargets()
+  if teachers.logits is not None:
+    said_Bx1xC = jnp.concatenate([teachers.logits, said_Bx1xC], axis=1)
+  teachers = dataclasses.replace(teachers, logits=said_Bx1xC)
+  return dataclasses.replace(batch, teachers=teachers)
 
 
 def shuffled_rows(

@@ -62,13 +62,10 @@ def replay(
 
   def step(params, progress_own):
     progress, own = progress_own
-    taken = dataclasses.replace(rows_of(batch, own), progress=progress)
-    grads = gradient(params, taken)
+    grads = gradient(params, _taken(batch, progress, own))
     return moved(params, grads, own), None
 
-  count = len(steps.learning_rates)
-  progress_T = jnp.arange(count) / max(count, 1)
-  return jax.lax.scan(step, params, (progress_T, steps))[0]
+  return jax.lax.scan(step, params, _in_order(steps))[0]
 
 
 def schedule(kind: str, num_steps: int) -> np.ndarray:
@@ -92,7 +89,18 @@ def rows_of(batch: batches.Batch, own: Steps) -> batches.Batch:
   """Returns the examples that one step of a replay takes."""
   if own.order is None:
     return batch
-  return jax.tree.map(lambda x: x[own.order], batch)
+  return batches.take_rows(batch, own.order)
+
+
+def _taken(batch, progress, own):
+  """Returns what a step learns on, which says how far the training is."""
+  return dataclasses.replace(rows_of(batch, own), progress=progress)
+
+
+def _in_order(steps):
+  """Returns the share of training before each step, and the steps."""
+  count = len(steps.learning_rates)
+  return jnp.arange(count) / max(count, 1), steps
 
 
 def moved(params: Params, grads: Params, own: Steps) -> Params:
@@ -152,19 +160,27 @@ def replay_in_constant_memory(
   The backward pass walks the steps again. Arguments and result as `replay`'s.
   """
 
-  def loss_of(params, floats, rows):
-    taken = dataclasses.replace(batch, **floats)
-    if rows is not None:
-      taken = jax.tree.map(lambda x: x[rows], taken)
-    return problem.loss(params, taken)
+  leaves, structure = jax.tree.flatten(batch)
+  is_float = [jnp.issubdtype(x.dtype, jnp.floating) for x in leaves]
+
+  def whole(floats):
+    known = iter(floats)
+    both = [
+      next(known) if learned else leaf
+      for learned, leaf in zip(is_float, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, both)
+
+  def loss_of(params, floats, progress, own):
+    return problem.loss(params, _taken(whole(floats), progress, own))
 
   order = steps.order
   sizes = steps._replace(order=None)
 
   @jax.custom_vjp
   def run(params, floats, sizes):
-    whole = dataclasses.replace(batch, **floats)
-    return replay(problem, params, whole, sizes._replace(order=order))
+    every = sizes._replace(order=order)
+    return replay(problem, params, whole(floats), every)
 
   def forward(params, floats, sizes):
     return run(params, floats, sizes), (params, floats, sizes)
@@ -172,15 +188,16 @@ def replay_in_constant_memory(
   def backward(start, covector):
     params, floats, sizes = start
 
-    def step(carry, own):
+    def step(carry, progress_own):
       params, floats_bar = carry
+      progress, own = progress_own
 
       def both(params):
-        return jax.grad(loss_of, argnums=(0, 1))(params, floats, own.order)
+        return jax.grad(loss_of, argnums=(0, 1))(params, floats, progress, own)
 
       # A step is linear in its sizes and in the gradient: its transpose takes
       # the covector to theirs.
-      grads = jax.grad(loss_of)(params, floats, own.order)
+      grads = jax.grad(loss_of)(params, floats, progress, own)
       later, transpose = jax.vjp(
         lambda grads, sizes: moved(params, grads, sizes),
         grads,
@@ -192,13 +209,10 @@ def replay_in_constant_memory(
 
     zeros = jax.tree.map(jnp.zeros_like, floats)
     (_, floats_bar), sizes_bar = jax.lax.scan(
-      step, (params, zeros), sizes._replace(order=order)
+      step, (params, zeros), _in_order(sizes._replace(order=order))
     )
     return covector, floats_bar, sizes_bar
 
   run.defvjp(forward, backward)
-  floats = {
-    name: getattr(batch, name)
-    for name in ("inputs", "labels", "attention", "rationale")
-  }
+  floats = [x for x, learned in zip(leaves, is_float, strict=True) if learned]
   return run(params, floats, sizes)

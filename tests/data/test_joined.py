@@ -71,7 +71,7 @@ def test_labels_are_those_that_are_said_and_batches_a_function_of_the_step():
   one, two = drawn(3), drawn(3)
   np.testing.assert_array_equal(one.inputs, two.inputs)
   assert (one.labels == 0.25).all()
-  assert one.teacher_logits is None  # of rows whose teachers say none
+  assert one.teachers is None  # of rows whose teachers say none
 
 
 @pytest.mark.parametrize("short", [0, 1])

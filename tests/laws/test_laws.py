@@ -76,7 +76,7 @@ PARAMETERIZATIONS = {
     # too small for finite differences of their cosines.
     lambda batch: jnp.broadcast_to(
       jax.nn.softmax(jnp.arange(LENGTH, dtype=jnp.float32)),
-      (len(batch.labels), 2, 2, LENGTH),
+      (len(batch), 2, 2, LENGTH),
     ),
   ),
   # With steps of another kind; see outer_loss.

@@ -11,6 +11,7 @@ import safetensors.numpy
 from conftest import make_synthetic
 
 from gmdistill import errors
+from gmdistill.data import batches
 from gmdistill.sets import nearest_text, set_files, spaces, synthetic, wrappers
 
 CARD = {"task": "toy", "label_names": ["a", "b"], "embedding_space": "abc"}
@@ -67,8 +68,9 @@ def test_rationales_are_encoded_and_a_set_without_them_is_no_start():
   stored = wrappers.with_rationales(synthetic.direct())
   told = dataclasses.replace(
     make_synthetic(),
-    rationale=jax.random.normal(jax.random.key(5), (4, 3, 8)),
-    rationale_weights=jnp.full((4, 3), 1 / 3),
+    tokens=batches.Tokens(
+      jax.random.normal(jax.random.key(5), (4, 3, 8)), jnp.full((4, 3), 1 / 3)
+    ),
   )
   syn = stored.decode(stored.init(told))
   again = stored.decode(stored.encode(syn))

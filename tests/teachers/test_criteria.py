@@ -11,6 +11,7 @@ import optax
 import pytest
 from conftest import make_synthetic
 
+from gmdistill.data import batches
 from gmdistill.students import outputs as student_outputs
 from gmdistill.teachers import criteria, divergences, live
 from gmdistill.training import fitting, replays
@@ -34,7 +35,12 @@ def to_teachers(loss="forward_kl", weight=0.7, temperature=1.0, **fields):
 def with_teachers(count=1, seed=3, **fields):
   shape = (ROWS, count, CLASSES)
   said = jax.random.normal(jax.random.key(seed), shape)
-  return dataclasses.replace(BATCH, teacher_logits=said, **fields)
+  return dataclasses.replace(told(BATCH, logits=said), **fields)
+
+
+def told(batch, **said):
+  """A batch whose teachers say so."""
+  return dataclasses.replace(batch, teachers=batches.TeacherTargets(**said))
 
 
 def problem_with(criterion, **fields):
@@ -76,7 +82,7 @@ def test_forward_kl_has_the_gradient_of_soft_labels():
   plain, batch = make_problem(), with_teachers()
   taught = problem_with(to_teachers(weight=1.0))
   params = start(plain)
-  labels = jax.nn.softmax(batch.teacher_logits[:, 0])
+  labels = jax.nn.softmax(batch.teachers.logits[:, 0])
   soft = dataclasses.replace(BATCH, labels=labels)
   equal(grad(taught, params, batch), grad(plain, params, soft))
 
@@ -119,12 +125,8 @@ def test_weight_zero_is_no_teacher_bit_for_bit(loss):
 @pytest.mark.parametrize("loss", criteria.LOSSES)
 def test_equal_teachers_are_one_and_their_order_is_nothing(loss):
   one, three = with_teachers(1), with_teachers(3)
-  twice = dataclasses.replace(
-    one, teacher_logits=jnp.tile(one.teacher_logits, (1, 2, 1))
-  )
-  turned = dataclasses.replace(
-    three, teacher_logits=three.teacher_logits[:, ::-1]
-  )
+  twice = told(one, logits=jnp.tile(one.teachers.logits, (1, 2, 1)))
+  turned = told(three, logits=three.teachers.logits[:, ::-1])
   for join in criteria.JOINS:
     taught = to_teachers(loss, join=join, weights="entropy")
     equal(lost(taught, one), lost(taught, twice))
@@ -144,7 +146,7 @@ def test_means_of_losses_of_probabilities_and_of_logits_are_three_things():
 @pytest.mark.parametrize("loss", criteria.LOSSES)
 def test_certain_teachers_give_finite_gradients(loss):
   sure = 1e4 * jax.nn.one_hot(jnp.arange(ROWS) % CLASSES, CLASSES)
-  batch = dataclasses.replace(BATCH, teacher_logits=sure[:, None])
+  batch = told(BATCH, logits=sure[:, None])
   value, grads = lost(to_teachers(loss, temperature=2.0), batch)
   assert np.isfinite(value) and np.isfinite(grads).all()
 
@@ -152,7 +154,7 @@ def test_certain_teachers_give_finite_gradients(loss):
 def test_temperature_keeps_the_size_of_the_gradient_near_the_teacher():
   logits = jax.random.normal(jax.random.key(8), (2, ROWS, CLASSES))[0]
   gap = jax.random.normal(jax.random.key(0), logits.shape)
-  near = dataclasses.replace(BATCH, teacher_logits=(logits + gap)[:, None])
+  near = told(BATCH, logits=(logits + gap)[:, None])
   hot, _ = lost(to_teachers(weight=1.0, temperature=50.0), near)
   centred = gap - gap.mean(axis=-1, keepdims=True)
   # KL to second order, of uniform distributions: tau^2 undoes the softening.
@@ -163,9 +165,7 @@ def test_temperature_keeps_the_size_of_the_gradient_near_the_teacher():
 def test_the_gate_comes_to_trust_the_teacher_that_knows():
   right = 4.0 * (BATCH.labels - 0.5)
   wrong = -right
-  batch = dataclasses.replace(
-    BATCH, teacher_logits=jnp.stack([wrong, right], axis=1)
-  )
+  batch = told(BATCH, logits=jnp.stack([wrong, right], axis=1))
   taught = problem_with(to_teachers(weights="gate"))
   params = start(taught, batch)
   before = params["gate"]
@@ -183,7 +183,7 @@ def test_the_gate_comes_to_trust_the_teacher_that_knows():
 @pytest.mark.parametrize("kind", criteria.FEATURES)
 def test_feature_distillation_comes_down_and_reads_the_mapped_layers(kind):
   teacher = jax.random.normal(jax.random.key(5), (ROWS, 4, 12))
-  batch = dataclasses.replace(BATCH, teacher_features=teacher)
+  batch = told(BATCH, features=teacher)
   taught = problem_with(criteria.to_features(kind, weight=1.0))
   params = start(taught, batch)
   assert params["projections"]["kernel"].shape == (2, 8, 12)
@@ -195,9 +195,7 @@ def test_feature_distillation_comes_down_and_reads_the_mapped_layers(kind):
   assert value < first
   # Of four layers, two students' layers go with the second and the last.
   for layer, read in enumerate([False, True, False, True]):
-    moved = dataclasses.replace(
-      batch, teacher_features=teacher.at[:, layer].multiply(-1.0)
-    )
+    moved = told(batch, features=teacher.at[:, layer].multiply(-1.0))
     assert (loss(params, moved)[0] != loss(params, batch)[0]) == read
 
 

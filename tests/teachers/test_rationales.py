@@ -70,10 +70,14 @@ def told_examples(rows=12):
   kinds = np.arange(rows) % 3
   weights = rationales.token_weights(IDS, STEPS >= 0)
   return examples._replace(
-    rationale=IDS[kinds],
-    rationale_steps=STEPS[kinds],
-    rationale_weights=weights[kinds],
+    tokens=batches.Tokens(IDS[kinds], weights[kinds], STEPS[kinds])
   )
+
+
+def with_tokens(batch, **fields):
+  """The batch with other fields of its tokens."""
+  tokens = dataclasses.replace(batch.tokens, **fields)
+  return dataclasses.replace(batch, tokens=tokens)
 
 
 def told_batch(rows=12):
@@ -123,18 +127,17 @@ def test_what_counts_sums_to_one_all_through_the_curriculum():
   told = told_batch(3)
   for step in range(20):
     batch = dataclasses.replace(told, progress=jnp.float32(step / 20))
-    seen = rationales.curriculum(0.5)(batch).rationale_weights
+    seen = rationales.curriculum(0.5)(batch).tokens.weights
     np.testing.assert_allclose(seen.sum(axis=1), [1, 1, 0], atol=1e-6)
     if step in (0, 10):  # the first step of the first rationale
       assert bool(seen[0, 0] > 0) == (step == 10)
-  np.testing.assert_allclose(seen, told.rationale_weights, rtol=1e-6)
+  np.testing.assert_allclose(seen, told.tokens.weights, rtol=1e-6)
 
 
 def test_without_a_curriculum_or_without_steps_nothing_is_hidden():
   assert rationales.curriculum(0.0) is None
-  batch = dataclasses.replace(
-    told_batch(), rationale_steps=None, progress=jnp.float32(0.0)
-  )
+  batch = with_tokens(told_batch(), steps=None)
+  batch = dataclasses.replace(batch, progress=jnp.float32(0.0))
   assert rationales.curriculum(0.5)(batch) is batch
 
 
@@ -156,7 +159,7 @@ def test_the_first_update_of_a_curriculum_sees_the_last_steps_alone():
 
   last = jnp.asarray(STEPS == STEPS.max(axis=1, keepdims=True)) & (STEPS >= 0)
   last = jnp.tile(last, (4, 1)).astype(jnp.float32)
-  expected = fit(dataclasses.replace(batch, rationale_weights=last), None)
+  expected = fit(with_tokens(batch, weights=last), None)
   found = fit(batch, rationales.curriculum(1.0))
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, expected
@@ -170,7 +173,7 @@ def test_the_first_update_of_a_curriculum_sees_the_last_steps_alone():
 
 def test_the_loss_is_the_shares_of_label_and_rationale():
   batch, params = told_batch(), reasoner().init(jax.random.key(0))
-  bare = dataclasses.replace(batch, rationale=None, rationale_weights=None)
+  bare = dataclasses.replace(batch, tokens=None)
   label = reasoner().loss(params, bare)
   rationale = reasoner(label_share=0.0).loss(params, batch)
   assert float(rationale) > 0.1
@@ -199,18 +202,18 @@ def test_the_rationale_loss_is_the_weighted_cross_entropy_of_the_tokens():
 def test_tokens_after_the_end_of_a_rationale_do_not_change_the_loss():
   problem, batch = reasoner(label_share=0.5), told_batch()
   params = problem.init(jax.random.key(0))
-  other = jnp.where(batch.rationale_weights > 0, batch.rationale, 9)
+  other = jnp.where(batch.tokens.weights > 0, batch.tokens.targets, 9)
   np.testing.assert_array_equal(
     problem.loss(params, batch),
-    problem.loss(params, dataclasses.replace(batch, rationale=other)),
+    problem.loss(params, with_tokens(batch, targets=other)),
   )
 
 
 def test_sure_queries_are_a_loss_like_their_tokens():
   problem, batch = even(reasoner(label_share=0.0)), told_batch()
   params = problem.init(jax.random.key(0))
-  start = rationales.queries(problem, batch.rationale, sure=1.0)
-  soft = dataclasses.replace(batch, rationale=start)
+  start = rationales.queries(problem, batch.tokens.targets, sure=1.0)
+  soft = with_tokens(batch, targets=start)
   np.testing.assert_allclose(
     problem.loss(params, soft), problem.loss(params, batch), rtol=1e-3
   )
@@ -294,7 +297,7 @@ def test_slots_are_not_counted_as_text():
   corpus = assembly.setup(config).corpus
   # start, a digit and four words, between [CLS] and [SEP]
   rows = row_splits.long_rows(corpus.train, 8, "min_tokens", corpus.label_names)
-  assert (rows.rationale_steps.max(axis=1) == 3).all()
+  assert (rows.tokens.steps.max(axis=1) == 3).all()
   # All rows share their slots, and few share seven tokens of text.
   config.selection.apart = 7
   assert len(row_fields.training_rows(corpus, config).labels) > 1000
@@ -303,15 +306,16 @@ def test_slots_are_not_counted_as_text():
 def test_rationales_go_where_their_rows_go():
   told = told_examples()
   taken = batches.take(told, [4, 1])
-  np.testing.assert_array_equal(taken.rationale, told.rationale[[4, 1]])
+  said = told.tokens.targets
+  np.testing.assert_array_equal(taken.tokens.targets, said[[4, 1]])
   sampler = samplers.class_balanced_sampler(
     told, rows_per_class=3, num_classes=conftest.CLASSES, seed=0
   )
   batch = sampler(0)
-  for ids, row in zip(batch.inputs, batch.rationale, strict=True):
+  for ids, row in zip(batch.inputs, batch.tokens.targets, strict=True):
     where = (told.token_ids == ids).all(axis=1)
-    assert (told.rationale[where] == row).all(axis=1).any()
-  assert batches.as_batch(make_examples(), 2).rationale is None
+    assert (said[where] == row).all(axis=1).any()
+  assert batches.as_batch(make_examples(), 2).tokens is None
 
 
 def test_neither_teachers_nor_weights_are_part_of_the_data():
@@ -320,8 +324,8 @@ def test_neither_teachers_nor_weights_are_part_of_the_data():
     "token_ids",
     "mask",
     "labels",
-    "rationale",
-    "rationale_steps",
+    "tokens/targets",
+    "tokens/steps",
   ]
   assert list(loading._stored(make_examples())) == [
     "token_ids",
@@ -372,15 +376,15 @@ def test_a_corpus_with_rationales_comes_back_from_the_cache(chain_corpus):
   tokens = chain_corpus.tokenizer.tokens
   for part in (again.train, again.selection, again.reported):
     assert {tokens[i] for i in np.unique(part.token_ids[:, 1:8])} == {"[MASK]"}
-    said = [[tokens[i] for i in row if i] for row in part.rationale]
+    said = [[tokens[i] for i in row if i] for row in part.tokens.targets]
     assert all(row[-1] == "[SEP]" for row in said)
     assert [int(row[-2]) for row in said] == part.labels.tolist()
-    assert (part.rationale_steps.max(axis=1) + 1 == part.groups).all()
+    assert (part.tokens.steps.max(axis=1) + 1 == part.groups).all()
 
 
 def test_a_corpus_s_text_is_the_same_without_its_rationales(chain_corpus):
   bare = loading.load(chain_options(rationale_key="", group_key=""))
-  assert bare.train.rationale is None and bare.train.groups is None
+  assert bare.train.tokens is None and bare.train.groups is None
   assert bare.fingerprint != chain_corpus.fingerprint
   told = formats.without_slots(chain_corpus.train)
   np.testing.assert_array_equal(bare.train.token_ids, told.token_ids)
@@ -436,8 +440,10 @@ def told_set():
   start = make_synthetic().replace(
     inputs=inputs,
     mask=jnp.ones((4, 10), bool),
-    rationale=rationales.queries(problem, IDS[[0, 1, 0, 1]]),
-    rationale_weights=told_batch(2).rationale_weights[jnp.array([0, 1, 0, 1])],
+    tokens=batches.Tokens(
+      rationales.queries(problem, IDS[[0, 1, 0, 1]]),
+      told_batch(2).tokens.weights[jnp.array([0, 1, 0, 1])],
+    ),
   )
   stored = wrappers.with_learning_rates(
     wrappers.with_rationales(synthetic.direct()), 2, 0.1, 0.2

@@ -61,7 +61,7 @@ def test_a_set_gets_what_its_teacher_says(folder, taught, source):
   syn, card = relabelled(folder / "one", POLISH, taught[:1], *flags)
   teacher = trained.load(str(taught[0]))
   said = teacher.problem.apply(teacher.params, before.batch).logits
-  np.testing.assert_allclose(syn.batch.teacher_logits[:, 0], said, atol=1e-5)
+  np.testing.assert_allclose(syn.batch.teachers.logits[:, 0], said, atol=1e-5)
   total = np.exp(said - said.max(axis=1, keepdims=True))
   total /= total.sum(axis=1, keepdims=True)
   np.testing.assert_allclose(syn.batch.labels, total, atol=1e-5)
@@ -82,7 +82,7 @@ def test_students_train_on_a_relabelled_set_by_any_loss(folder, taught, capsys):
   )
   assert card["rows"] == "k_centers"
   assert "--row=k_centers" in card["provenance"]["command"]
-  assert syn.batch.teacher_features.shape == (8, 1, 16)
+  assert syn.batch.teachers.features.shape == (8, 1, 16)
   np.testing.assert_array_equal(syn.batch.labels.sum(axis=1), 1.0)
   assert syn.batch.labels.max(axis=1).min() == 1.0  # alpha=0: their own
   given = f"--set={folder / 'coreset' / 'set'}"
@@ -114,9 +114,9 @@ def test_several_teachers_are_joined_and_all_kept(folder, taught):
   syn, card = relabelled(
     folder / "two", POLISH, taught, "--row=random", "--config.seed=3"
   )
-  assert syn.batch.teacher_logits.shape == (8, 2, 4)
+  assert syn.batch.teachers.logits.shape == (8, 2, 4)
   assert [one["name"] for one in card["teachers"]] == ["teacher0", "teacher1"]
-  probs = np.exp(syn.batch.teacher_logits)
+  probs = np.exp(syn.batch.teachers.logits)
   probs /= probs.sum(axis=-1, keepdims=True)
   np.testing.assert_allclose(syn.batch.labels, probs.mean(axis=1), atol=1e-5)
 
@@ -136,9 +136,9 @@ def test_texts_are_read_by_each_teachers_own_tokenizer(folder, taught):
     "--config.teachers.alpha=0.5",
   )
   assert syn.batch.inputs.shape == (2, 12, 16)
-  half = 0.5 * np.eye(4)[1] + 0.5 * softmax(syn.batch.teacher_logits[0, 0])
+  half = 0.5 * np.eye(4)[1] + 0.5 * softmax(syn.batch.teachers.logits[0, 0])
   np.testing.assert_allclose(syn.batch.labels[0], half, atol=1e-5)
-  even = 0.125 + 0.5 * softmax(syn.batch.teacher_logits[1, 0])
+  even = 0.125 + 0.5 * softmax(syn.batch.teachers.logits[1, 0])
   np.testing.assert_allclose(syn.batch.labels[1], even, atol=1e-5)
 
 

@@ -8,6 +8,7 @@ import ml_collections
 from etils import epath
 
 from gmdistill import errors
+from gmdistill.data import batches
 from gmdistill.runs.config import checks, settings, teacher_fields
 from gmdistill.sets import set_files, spaces, synthetic
 from gmdistill.students import hugging_face
@@ -64,11 +65,11 @@ def fitting_set(
       f"{most} positions; use a student with more student.max_positions."
     )
   wanted = {
-    "teacher_logits": config.kd.loss,
-    "teacher_features": config.kd.features,
+    "teachers/logits": ("teacher_logits", config.kd.loss),
+    "teachers/features": ("teacher_features", config.kd.features),
   }
-  for name, loss in wanted.items():
-    if loss and getattr(syn.batch, name) is None:
+  for path, (name, loss) in wanted.items():
+    if loss and path not in batches.named(syn.batch):
       logs.say(
         f"the set brings no {name}, so students lose no {loss} to them; "
         "gmdistill relabel gives it some"

@@ -128,7 +128,7 @@ def relabel(flags: Any, rest: list[str], command: str) -> None:
   learned = bool(teacher_fields.learned_field(config))
   protocol = "finetune" if config.student.pretrained else "scratch"
   print(
-    f"{len(labelled.batch.labels)} examples {did} by "
+    f"{len(labelled.batch)} examples {did} by "
     f"{', '.join(teacher.name for teacher in named)}; next: gmdistill evaluate "
     f"--set={shlex.quote(str(folder / 'set'))}"
     + f" --protocol={protocol}"

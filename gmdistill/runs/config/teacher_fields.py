@@ -53,7 +53,8 @@ def taught(
     )
     found = found._replace(soft=soft_NxC)
   if config.kd.loss:
-    found = found._replace(teacher_logits=np.moveaxis(said_KxNxC, 0, 1))
+    told = batches.TeacherTargets(np.moveaxis(said_KxNxC, 0, 1))
+    found = found._replace(teachers=told)
   return found
 
 
@@ -244,19 +245,22 @@ def with_rationales(
         f"rationales.{field}={options[field]} must be from 0 to 1."
       )
   train = built.corpus.train
-  if train.rationale is None or train.rationale_steps is None:
+  tokens = train.tokens
+  if tokens is None or tokens.steps is None:
     return built
-  slots = train.rationale.shape[1]
+  slots = tokens.targets.shape[1]
   if config.sequence_length < slots + 2:
     raise errors.InputError(
       f"sequence_length={config.sequence_length} has no room for {slots} slots "
       f"(data.rationale_length) and a text; use {slots + 2} or more."
     )
-  told = (train.rationale, train.rationale_steps >= 0, options.weights)
+  ids_NxR, steps_NxR = np.asarray(tokens.targets), np.asarray(tokens.steps)
+  told = (ids_NxR, steps_NxR >= 0, options.weights)
   weights_NxR = errors.named(
     "rationales", lambda: rationales.token_weights(*told)
   )
-  train = train._replace(rationale_weights=weights_NxR)
+  tokens = dataclasses.replace(tokens, weights=weights_NxR)
+  train = train._replace(tokens=tokens)
   problem = dataclasses.replace(built.problem, label_share=options.label_share)
   return built._replace(
     corpus=built.corpus._replace(train=train), problem=problem
