@@ -116,7 +116,9 @@ def _read_metrics(path: epath.Path) -> tuple[dict[str, np.ndarray], int]:
     try:
       record = json.loads(line)
       by_step[int(record["step"])] = record  # A resumed run repeats steps.
-    except (ValueError, KeyError, TypeError, OverflowError):
+    except (
+      ValueError, KeyError, TypeError, OverflowError, RecursionError
+    ):  # fmt: skip
       unreadable += number < len(lines)  # A kill tears the last line only.
   records = [by_step[step] for step in sorted(by_step)]
   columns = {

@@ -32,7 +32,9 @@ class Fields(dict[str, Any]):
     try:
       content = json.loads(path.read_text())
       family = content["model_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (
+      OSError, ValueError, KeyError, TypeError, RecursionError
+    ) as error:  # fmt: skip
       raise errors.InputError(
         f"{path} is not a Hugging Face model config; save the model again with "
         "save_pretrained."

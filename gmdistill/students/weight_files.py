@@ -42,7 +42,8 @@ def _of_index(folder: epath.Path) -> tuple[str, ...]:
   path = folder / INDEX
   try:
     files = sorted(set(json.loads(path.read_text())["weight_map"].values()))
-    whole = files and all((folder / name).is_file() for name in files)
+    inside = all("/" not in name for name in files)
+    whole = files and inside and all((folder / x).is_file() for x in files)
   except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
     files, whole = [], False
   if not whole:

@@ -63,7 +63,7 @@ def _whole_lines(path: epath.Path) -> list[dict[str, Any]]:
   for text in path.read_text().splitlines() if path.is_file() else []:
     try:
       lines.append(json.loads(text))
-    except ValueError:
+    except (ValueError, RecursionError):
       break  # the line that a kill tore
   return lines
 
