@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint types tiny notebooks bench clean
+.PHONY: help quickstart test lint types tiny docs notebooks bench clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1: /p' Makefile | \
@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing into $(VENV); a first time takes some minutes."
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --upgrade pip
-	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,docs]'
 	@touch $@
 
 quickstart: $(STAMP)  ## distill, evaluate and report: runs/quickstart
@@ -42,21 +42,21 @@ tiny: $(STAMP)  ## run every config in its tiny mode
 	    --workdir="$$runs/$$(basename "$$config" .py)"; \
 	done
 
-# A notebook is executed beside a finished run of its own. Warnings are Jupyter's
-# there, not ours, and the kernel must be this environment's.
-notebooks: $(STAMP)  ## execute every notebook
-	@set -e; work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; \
-	$(BIN)/gmdistill distill --config=configs/quickstart.py:tiny \
-	  --workdir="$$work/run"; \
-	for notebook in notebooks/*.py; do \
-	  $(BIN)/jupytext --quiet --to ipynb "$$notebook" \
-	    --output "$$work/$$(basename "$$notebook" .py).ipynb"; \
-	done; \
-	GMDISTILL_RUN="$$work/run" GMDISTILL_CONFIGS="$$PWD/configs" \
+# Its pages are checked too: warnings are errors, and every link inside must lead
+# somewhere. The notebooks are executed beside a finished run, where they have
+# changed since the last time; the kernel must be this environment's.
+RUN := docs/_build/run
+docs: $(STAMP)  ## build the site, with the notebooks executed: docs/_build/html
+	@test -f $(RUN)/summary.json || $(BIN)/gmdistill distill \
+	  --config=configs/quickstart.py:tiny --workdir=$(RUN)
+	GMDISTILL_RUN="$$PWD/$(RUN)" GMDISTILL_CONFIGS="$$PWD/configs" \
 	  GMDISTILL_STEPS=4 GMDISTILL_STUDENTS=2 JUPYTER_PREFER_ENV_PATH=1 \
-	  IPYTHONDIR="$$work/ipython" \
-	  $(BIN)/python -m pytest -W default -p no:cacheprovider \
-	  --rootdir="$$work" --nbmake --nbmake-kernel=python3 "$$work"/*.ipynb
+	  IPYTHONDIR="$$PWD/docs/_build/ipython" PYDEVD_DISABLE_FILE_VALIDATION=1 \
+	  $(BIN)/python -m sphinx --builder=html --nitpicky --fail-on-warning \
+	  --keep-going --quiet docs docs/_build/html
+	$(BIN)/python docs/_tools/check_links.py docs/_build/html
+
+notebooks: docs  ## execute every notebook: a part of docs
 
 # PyTorch is measured against, and never needed: it is installed for this alone.
 bench: $(STAMP)  ## measure beside PyTorch: tables, and runs/bench.json

@@ -1,0 +1,195 @@
+"""Writes the pages that come from the code: API, commands, fields, notebooks.
+
+Sphinx calls it before it looks for pages. A page that has not changed is not
+written again, so that Sphinx builds nothing twice.
+"""
+
+import ast
+import inspect
+import pathlib
+import textwrap
+import tomllib
+from collections.abc import Iterator
+from typing import Any
+
+from gmdistill import main
+from gmdistill.runs.config import settings
+
+ROOT = pathlib.Path(__file__).parents[2]
+PACKAGE = ROOT / "gmdistill"
+MEANINGS = ROOT / "docs" / "reference" / "fields.toml"
+MADE = """\
+% Made from the code by docs/_tools/generate.py: changes here are lost.
+"""
+TINY_NOTE = """\
+# %% [markdown]
+# :::{note}
+# This page is the notebook `notebooks/NAME`, executed with the smallest
+# settings, so that the site builds in a minute. Read the steps here, and take
+# numbers from a run of your own.
+# :::
+
+"""
+# They need no run, so that what this site shows of them is the whole.
+COMPLETE = ("walkthrough.py",)
+
+
+def write_all(docs: pathlib.Path) -> None:
+  """Writes every such page below `docs`."""
+  pages = {
+    docs / "reference" / "commands.md": commands(),
+    docs / "reference" / "fields.md": fields(),
+  }
+  for room, text in api().items():
+    pages[docs / "reference" / "api" / f"{room}.md"] = text
+  for path in sorted((ROOT / "notebooks").glob("*.py")):
+    pages[docs / "tutorials" / path.name] = notebook(path)
+  for path, text in pages.items():
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.is_file() or path.read_text() != text:
+      path.write_text(text)
+  for folder, pattern in (("reference/api", "*.md"), ("tutorials", "*.py")):
+    for path in (docs / folder).glob(pattern):
+      if path not in pages:
+        path.unlink()  # of a room or notebook that is gone
+
+
+def modules() -> dict[str, list[str]]:
+  """Returns the modules of each room, by their names in the package tree."""
+  rooms: dict[str, list[str]] = {}
+  for path in sorted(PACKAGE.rglob("*.py")):
+    parts = ("gmdistill", *path.relative_to(PACKAGE).with_suffix("").parts)
+    if parts[-1] == "__init__":
+      parts = parts[:-1]
+    if parts[-1] == "__main__":
+      continue
+    folder = path.relative_to(PACKAGE).parts[:-1]
+    rooms.setdefault(folder[0] if folder else "gmdistill", []).append(
+      ".".join(parts)
+    )
+  return rooms
+
+
+def api() -> dict[str, str]:
+  """Returns a page of each room: what its modules say of themselves."""
+  pages = {}
+  for room, names in modules().items():
+    lines = [MADE, f"# {room}", ""]
+    for name in names:
+      if name not in (f"gmdistill.{room}", "gmdistill"):
+        lines += [f"## {name.removeprefix(f'gmdistill.{room}.')}", ""]
+      lines += ["```{eval-rst}", f".. automodule:: {name}", "```", ""]
+    pages[room] = "\n".join(lines)
+  return pages
+
+
+def commands() -> str:
+  """Returns the page of the command line."""
+  lines = [
+    MADE,
+    "# Commands",
+    "",
+    "`gmdistill VERB --flag=value ...`: a flag and its value, joined by `=`.",
+    "The exit status is 0; 1 for a number that is not finite; 2 for something",
+    "that you can mend, told in one line; 130 after Ctrl-C.",
+    "",
+    "| verb | what it does | flags |",
+    "| --- | --- | --- |",
+  ]
+  for verb, what in main.VERBS.items():
+    flags = " ".join(f"`--{flag}`" for flag in main.TAKES[verb].split())
+    lines.append(f"| `{verb}` | {what} | {flags} |")
+  verbs = "\n".join(f"  {verb:9} {what}" for verb, what in main.VERBS.items())
+  text = main.HELP.format(verbs=verbs).rstrip()
+  lines += ["", "## What `gmdistill --help` prints", "", "```text", text, "```"]
+  return "\n".join(lines) + "\n"
+
+
+def fields() -> str:
+  """Returns the page of all fields: defaults from the code, meanings beside."""
+  grouped: dict[str, list[str]] = {}
+  said = meanings()
+  for path, default in defaults():
+    entry = f"`{path}` = `{default!r}`\n: {said[path]}\n"
+    grouped.setdefault(path.rpartition(".")[0], []).append(entry)
+  about = tomllib.loads(MEANINGS.read_text())["groups"]
+  lines = [
+    MADE,
+    "# Fields",
+    "",
+    "Every field of a config, with its default. A config file sets some, and",
+    "the command line changes any: `--config.outer.learning_rate=0.02`. A",
+    'tuple is written in quotes: `"--config.bank.ages=(0,7,14)"`.',
+    "`gmdistill` refuses a name that is not here, and suggests the nearest.",
+    "",
+    "## The run and the set",
+    "",
+    *grouped.pop(""),
+  ]
+  for group, entries in grouped.items():
+    lines += [f"## {group}", "", about.get(group, ""), "", *entries]
+  return "\n".join(lines)
+
+
+def meanings() -> dict[str, str]:
+  """Returns what every field means.
+
+  Of one that `fields.toml` has not, that is the comment on its line of code.
+
+  Raises:
+    KeyError: a field has neither.
+  """
+  said = tomllib.loads(MEANINGS.read_text())["fields"]
+  missing = {path for path, _ in defaults()} - set(said)
+  comments = _comments() if missing else {}
+  return said | {path: comments[path] for path in missing}
+
+
+def defaults() -> Iterator[tuple[str, Any]]:
+  """Yields every field's path and default, in the order of the meanings."""
+  order = list(tomllib.loads(MEANINGS.read_text())["fields"])
+  places = {path: place for place, path in enumerate(order)}
+  flat = dict(_flat(settings.defaults().to_dict(), ""))
+  last = len(places)
+  yield from sorted(flat.items(), key=lambda item: places.get(item[0], last))
+
+
+def _comments() -> dict[str, str]:
+  """Returns the comments on the lines of the keywords of nested `dict(...)`."""
+  source = textwrap.dedent(inspect.getsource(settings.defaults))
+  lines = source.splitlines()
+  said = {}
+
+  def visit(call: ast.Call, group: str) -> None:
+    for keyword in call.keywords:
+      path, value = f"{group}{keyword.arg}", keyword.value
+      _, mark, comment = lines[(value.end_lineno or 1) - 1].partition("  # ")
+      if isinstance(value, ast.Call):
+        visit(value, f"{path}.")
+      elif mark:
+        said[path] = comment
+
+  for node in ast.walk(ast.parse(source)):
+    if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "dict":
+      visit(node, "")
+      break
+  return said
+
+
+def _flat(tree: dict[str, Any], group: str) -> Iterator[tuple[str, Any]]:
+  for name, value in tree.items():
+    if isinstance(value, dict):
+      yield from _flat(value, f"{group}{name}.")
+    else:
+      yield f"{group}{name}", value
+
+
+def notebook(path: pathlib.Path) -> str:
+  """Returns a notebook as a page, with a note where its run is a tiny one."""
+  text = path.read_text()
+  if path.name in COMPLETE:
+    return text
+  head, first, rest = text.partition("# %% [markdown]\n")
+  title, cell, after = rest.partition("\n\n# %%")
+  note = TINY_NOTE.replace("NAME", path.name)
+  return f"{head}{first}{title}\n\n{note}# %%{after}"
