@@ -527,7 +527,7 @@ def test_a_set_in_bfloat16_is_read_without_jax(workdir):
   safetensors_numpy.save_file(halves, file)
   code = (
     "import sys; from gmdistill.reports import finished; "
-    f"found = results.load_run({str(workdir)!r}).tensors; "
+    f"found = finished.load_run({str(workdir)!r}).tensors; "
     "assert float(found['embeddings'].sum()) == 64; "
     "assert 'jax' not in sys.modules"
   )
