@@ -31,7 +31,7 @@ TAKES = {
   "relabel": "config workdir set teacher row",
   "update": "config workdir set teacher",
   "evaluate": "config workdir set row protocol",
-  "report": "workdir",
+  "report": "workdir format table",
 }
 
 DISTRIBUTED = ("distill", "update", "plan")  # that several processes may share
@@ -46,6 +46,8 @@ usage: gmdistill VERB [--config=configs/NAME.py[:mode]] [--workdir=DIR] [...]
   --workdir=DIR               where a run leaves everything, and goes on from;
                               evaluate: evaluation.json
   DIR...                      report: finished workdirs
+  --format=html|markdown      report: a page, or one --table=NAME of results,
+                              costs, provenance or published, on the screen
   --set=DIR                   train, evaluate, relabel, update: the set/ folder
                               of a run; relabel: or a file of JSON lines
   --teacher=DIR               relabel, update: a teacher; may be given again
@@ -219,6 +221,8 @@ def _parse(argv: list[str]) -> tuple[Any, list[str]]:
   absl_flags.DEFINE_multi_string("teacher", [], "", flag_values=values)
   absl_flags.DEFINE_string("row", "distilled", "", flag_values=values)
   absl_flags.DEFINE_string("protocol", "", "", flag_values=values)
+  absl_flags.DEFINE_string("format", "html", "", flag_values=values)
+  absl_flags.DEFINE_string("table", "results", "", flag_values=values)
   absl_flags.DEFINE_bool("distributed", False, "", flag_values=values)
   absl_flags.DEFINE_string("coordinator", "", "", flag_values=values)
   absl_flags.DEFINE_integer("num_processes", 0, "", flag_values=values)
@@ -247,7 +251,8 @@ def _require_taken(verb: str, flags: Any) -> None:
   from gmdistill import errors
 
   takes = TAKES[verb].split()
-  for name in ("config", "workdir", "set", "teacher", "row", "protocol"):
+  known = "config workdir set teacher row protocol format table".split()
+  for name in known:
     if flags[name].present and name not in takes:
       raise errors.InputError(
         f"{verb} takes no --{name}; it takes --{', --'.join(takes)}."

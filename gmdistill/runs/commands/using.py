@@ -5,12 +5,15 @@ from typing import Any
 
 from gmdistill import errors
 from gmdistill.evaluation import measuring
+from gmdistill.reports import markdown
 from gmdistill.runs import cards, tables
 from gmdistill.runs.commands import shared
 from gmdistill.runs.config import assembly
 from gmdistill.selection import coresets
 from gmdistill.students import hugging_face
 from gmdistill.system import folders, logs
+
+FORMATS = ("html", "markdown")
 
 
 def train(flags: Any, rest: list[str], command: str) -> None:
@@ -84,11 +87,21 @@ def evaluate(flags: Any, rest: list[str], command: str) -> None:
 
 
 def report(flags: Any, rest: list[str], command: str) -> None:
-  """Writes report.html over the workdirs given, or over --workdir itself."""
+  """Writes report.html over the workdirs given, or over --workdir itself; or
+  prints one table of them."""
   del command
   runs = rest or [flags.workdir]
   if not rest and not flags.workdir:
     raise errors.InputError("report needs workdirs: gmdistill report DIR ...")
+  if flags.format not in FORMATS:
+    raise errors.InputError(
+      f"--format={flags.format} is none of {', '.join(FORMATS)}."
+    )
+  if flags.format == "markdown":
+    print(markdown.table(flags.table, runs), end="")
+    return
+  if flags["table"].present:
+    raise errors.InputError("--table goes with --format=markdown.")
   if len(runs) > 1 and not flags.workdir:
     raise errors.InputError(
       "report over several workdirs needs --workdir=DIR, where its page goes: "
