@@ -14,7 +14,7 @@ rows have any length; the `real-` runs the same without a bank, on rows of at le
 `min_tokens`; the `steps-` runs of configs/sst2_step_matching.py in small.
 `--config.each.student.pretrained=DIR` and `--config.each.data.dir=DIR` name
 local copies. Two CPU cores: about two hours for the first two sweeps; of the third,
-about seven minutes of one core a run. README has what was measured.
+about seven minutes of one core a run. docs/results has what was measured.
 `:tiny` sweeps the first two of each kind on the embedded corpus, in seconds.
 """
 

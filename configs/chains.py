@@ -9,7 +9,7 @@ gmdistill distill --config=configs/chains.py --workdir=runs/chains
 One CPU core, shared: a minute a student. Expected, five students on all real
 rows: 21.0 ± 1.1 % with rationales, 14.1 ± 0.6 % with labels alone; after
 `--config.full.num_steps=6000`, one student, 50.5 % and 17.0 %; by length in the
-README. What `distill` reaches here is not measured. `:tiny` ends in a minute
+docs. What `distill` reaches here is not measured. `:tiny` ends in a minute
 or two.
 """
 

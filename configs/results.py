@@ -3,7 +3,7 @@
 gmdistill sweep --config=configs/results.py --workdir=runs/results
 
 Three distillation seeds each, protocol replay; 24 runs, resumable, for a GPU: with
-five of them side by side on an H200 (README says how), the 700 outer steps of one
+five of them side by side on an H200 (docs/guides/speed.md says how), the 700 outer steps of one
 example a class took four minutes. On two CPU cores a run takes an hour or two by
 its products, and wants `--config.each.student.unroll=6`. `--config.only=sst2-5-0` does one
 run; `--config.each.student.pretrained=DIR` and `--config.each.data.dir=DIR` name

@@ -8,7 +8,7 @@ asks the real loss. With the first three layers (`--config.student.num_layers=3
 --config.student.unroll=3`) on one of two busy CPU threads: 40 minutes of outer
 loop; expected 76.3 ± 0.5 % (five students, 872 validation rows), K-centers
 66.1 ± 1.2 %. All layers, 300 steps of four students on a GPU: 82.9 ± 0.9 %, K-centers
-64.7 ± 0.7 % (README has the fields, and larger sets).
+64.7 ± 0.7 % (docs/results has the fields, and larger sets).
 `:tiny` runs the same recipe on the embedded corpus, in seconds on a CPU.
 """
 

@@ -42,6 +42,7 @@ autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 72
 python_use_unqualified_type_names = True
+highlight_language = "shell"
 default_role = "code"
 # Only names of this package have pages here.
 nitpick_ignore_regex = [(r"py:.*", r"(?!gmdistill\.).*")]
@@ -54,6 +55,11 @@ html_theme_options = {
   "show_toc_level": 2,
   "use_download_button": False,
   "use_fullscreen_button": False,
+  # The search stands in the side bar; a second one above would be too many.
+  "navbar_start": [],
+  "navbar_center": [],
+  "navbar_end": [],
+  "navbar_persistent": [],
 }
 html_copy_source = False
 html_show_sphinx = False

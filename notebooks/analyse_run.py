@@ -14,7 +14,7 @@
 # # Reading a finished run
 #
 # A run leaves everything in its workdir: the config, the metrics, the results
-# table, the distilled set. `report.load_run` reads it back without JAX, so
+# table, the distilled set. `finished.load_run` reads it back without JAX, so
 # this notebook needs no accelerator. It opens `runs/quickstart`, or the
 # workdir that the environment variable `GMDISTILL_RUN` names; where there is no
 # finished run, `load_run` says which command makes one.

@@ -80,7 +80,7 @@ gmdistill(
 #
 # `relabel` asks teachers about a finished set, a baseline's rows, or texts of
 # your own, and keeps their logits beside the labels: students can then lose to
-# them in any of the ways of `gmdistill.criteria`.
+# them in any of the ways of `kd.loss`.
 
 # %%
 gmdistill(

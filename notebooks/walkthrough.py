@@ -409,9 +409,9 @@ for c, label in enumerate(["cooking", "weather"]):
 # %% [markdown]
 # ## 8. The same in the package
 #
-# `gmdistill` keeps real and synthetic data in one type, `data.Batch`, and asks
-# a student for two functions, `init` and `loss`. So our toy fits in as it is;
-# in earnest this is `problem.Problem` around a transformer.
+# `gmdistill` keeps real and synthetic data in one type, `batches.Batch`, and
+# asks a student for two functions, `init` and `loss`. So our toy fits in as it
+# is; in earnest this is `problems.Problem` around a transformer.
 
 # %%
 from gmdistill.data import batches
@@ -447,7 +447,7 @@ for rule in mixed_mode.RULES:
   print(f"{rule:9} differs by {abs(found - expected).max():.1e}")
 
 # %% [markdown]
-# Then the whole objective, `matching.gradient_matching`. It adds to the
+# Then the whole objective, `gradient_matching.gradient_matching`. It adds to the
 # comparison class by class one of the sums over classes; a weight of 0 leaves
 # just ours. The trajectory is section 6: one training step between two matches,
 # a new student after 25. Of the two real batches that it reads, the first is
@@ -498,5 +498,5 @@ print("age", older.age, {k: f"{v:.3f}" for k, v in metrics.items()})
 # %% [markdown]
 # From here on the package adds what a toy does not need: many students at a
 # time, learned labels and step sizes, other objectives,
-# checkpoints, baselines and a report. Read `synthetic.py` and `matching.py`
-# next.
+# checkpoints, baselines and a report. Read `gmdistill/sets/synthetic.py` and
+# `gmdistill/objectives/gradient_matching.py` next.

@@ -38,7 +38,7 @@ def run(
 
   Args:
     config: As `settings.defaults`, changed.
-    workdir: Where everything is left; see the README.
+    workdir: Where everything is left; see the docs, reference/workdir.
     command: How to start the same run again, for messages and the report.
 
   Raises:
