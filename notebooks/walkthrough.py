@@ -447,11 +447,11 @@ for rule in mixed_mode.RULES:
   print(f"{rule:9} differs by {abs(found - expected).max():.1e}")
 
 # %% [markdown]
-# Then the whole objective, `gradient_matching.gradient_matching`. It adds to the
-# comparison class by class one of the sums over classes; a weight of 0 leaves
-# just ours. The trajectory is section 6: one training step between two matches,
-# a new student after 25. Of the two real batches that it reads, the first is
-# matched and the second trains the student.
+# Then the whole objective, `gradient_matching.gradient_matching`. It adds to
+# the comparison class by class one of the sums over classes; a weight of 0
+# leaves just ours. The trajectory is section 6: one training step between two
+# matches, a new student after 25. Of the two real batches that it reads, the
+# first is matched and the second trains the student.
 
 # %%
 problem = ToyProblem()
