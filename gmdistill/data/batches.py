@@ -216,6 +216,11 @@ def require_rows(
   """
   counts = np.bincount(examples.labels, minlength=len(label_names))
   scarcest = int(counts.argmin())
+  if not counts[scarcest]:
+    raise errors.InputError(
+      f"the class {label_names[scarcest]!r} has no training row; prepare the "
+      "data without that class, or with rows of it"
+    )
   if counts[scarcest] < per_class:
     raise errors.InputError(
       f"{field}={per_class} is more than the {counts[scarcest]} rows "

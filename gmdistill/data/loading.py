@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _FORMAT = 2  # Raise it when the same options come to mean other arrays.
 
+LEAST_LENGTH = 4  # tokens a row, two of which frame it
+
 _PARTS = ("train", "selection", "reported")
 
 
@@ -82,7 +84,10 @@ class Options:
     # A flag makes one name of several that have commas between.
     keys = tuple(part for key in keys for part in key.split(",") if part)
     object.__setattr__(self, "text_keys", keys)
-    for field, least in (("max_length", 4), ("vocab_size", 64)):
+    for field, least in (
+      ("max_length", LEAST_LENGTH),
+      ("vocab_size", 64),
+    ):
       if getattr(self, field) < least:
         raise errors.InputError(
           f"config.data.{field}={getattr(self, field)} is too small; it must "

@@ -94,21 +94,17 @@ def open_source(
   label = labels.key_of(name, features, label_key)
   _check_kind(name, features, "rationale_key", rationale_key)
   _check_kind(name, features, "group_key", group_key)
+  wanted = text_keys or _own_text(builder)
   for field, key in (("rationale_key", rationale_key), ("label_key", label)):
-    if key and key in text_keys:
+    if key and key in wanted:
       raise errors.InputError(
-        f"config.data.{field}={key!r} is among config.data.text_keys; a "
-        "student must not read what it is to say"
+        f"config.data.{field}={key!r} is among config.data.text_keys "
+        f"({', '.join(wanted)}); a student must not read what it is to say"
       )
   return Source(
     name=name,
     builder=builder,
-    text_keys=_text_keys(
-      name,
-      features,
-      text_keys or _own_text(builder),
-      (rationale_key, label),
-    ),
+    text_keys=_text_keys(name, features, wanted, (rationale_key, label)),
     label_key=label,
     label_names=labels.names_of(features[label]),
     folder=pathlib.Path(os.fspath(builder.data_path)),

@@ -323,7 +323,10 @@ def _check_length(options: loading.Options, positions: int) -> None:
     slots = (
       f" and data.rationale_length={options.slots}" if options.slots else ""
     )
+    use = f"use at most {left}."
+    if left < loading.LEAST_LENGTH:
+      use = "use a smaller data.rationale_length, or a student of more."
     raise errors.InputError(
       f"data.{field}_length={longest}{slots}, but the student has {positions} "
-      f"positions; use at most {max(left, 0)}."
+      f"positions; {use}"
     )
