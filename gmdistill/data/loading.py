@@ -10,7 +10,6 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -208,7 +207,7 @@ def _build(
   source = sources.with_classes(source)
   rows, dropped, notes = parts.read(source, options.reported_split)
   remarks.require_texts(rows, source.name, source.text_keys)
-  train_texts = list(_flat(rows["train"].texts))
+  train_texts = rows["train"].single_texts()
   tokenizer = given or vocabularies.train(
     train_texts,
     options.vocab_size,
@@ -274,14 +273,6 @@ def _stored(examples: batches.Examples) -> dict[str, np.ndarray]:
     for name, array in batches.named(examples).items()
     if not name.startswith(made)
   }
-
-
-def _flat(texts: Iterable[str | tuple[str, str]]) -> Iterable[str]:
-  for text in texts:
-    if isinstance(text, str):
-      yield text
-    else:
-      yield from text
 
 
 def _to_cache(path: epath.Path, corpus: batches.Corpus) -> None:

@@ -47,6 +47,11 @@ class Rows(NamedTuple):
   rationales: list[str]  # [N], or none
   groups: np.ndarray | None = None  # [N] int32
 
+  def single_texts(self) -> list[str]:
+    """Returns the texts one by one; a pair's are two."""
+    pairs = ([x] if isinstance(x, str) else x for x in self.texts)
+    return [text for pair in pairs for text in pair]
+
   def take(self, chosen: np.ndarray) -> "Rows":
     """Returns the chosen rows, in the order chosen."""
     pick = lambda texts: [texts[row] for row in chosen]  # noqa: E731

@@ -320,9 +320,7 @@ def _check_length(options: loading.Options, positions: int) -> None:
   left = positions - options.slots
   if longest > left:
     field = "max" if longest == options.max_length else "train"
-    slots = (
-      f" and data.rationale_length={options.slots}" if options.slots else ""
-    )
+    slots = f" and data.rationale_length={options.slots}" * bool(options.slots)
     use = f"use at most {left}."
     if left < loading.LEAST_LENGTH:
       use = "use a smaller data.rationale_length, or a student of more."

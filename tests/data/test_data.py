@@ -1,4 +1,5 @@
 import pathlib
+import shlex
 import subprocess
 import sys
 
@@ -307,6 +308,25 @@ def test_an_unprepared_set_says_how_to_prepare_it(folder, name):
   assert one_line(error)
   assert str(folder) in str(error.value)
   assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("name", ["imdb_reviews", "glue/sst2"])
+def test_the_command_that_prepares_a_set_is_one(folder, monkeypatch, name):
+  """It is run here, but for the download."""
+  with pytest.raises(errors.InputError) as error:
+    loading.load(options(folder, name=name))
+  command = shlex.split(str(error.value).split("run: ", 1)[1])
+  assert command[:2] == ["python", "-c"] and len(command) == 3
+  asked = []
+  monkeypatch.setattr(
+    tfds.core.DatasetBuilder,
+    "download_and_prepare",
+    lambda self, **fields: asked.append((self.data_path, fields)),
+  )
+  exec(command[2], {})
+  ((where, fields),) = asked
+  assert fields == {"file_format": "array_record"}
+  assert str(where).startswith(f"{folder}/{name}/")
 
 
 def test_a_set_in_files_of_another_kind_is_refused(folder, monkeypatch):

@@ -13,6 +13,8 @@ from gmdistill import errors
 from gmdistill.data import labels as row_labels
 from gmdistill.data import loading, splits
 
+CASES = pathlib.Path(__file__).resolve().parents[3] / "shared/cases"
+
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
@@ -68,6 +70,18 @@ def test_a_one_shot_set_loads_and_says_what_its_choices_are_worth(folder):
   corpus = load(folder)
   assert len(corpus.train.labels) == len(corpus.selection.labels) == 12
   assert "no class has a training row to spare" in "".join(corpus.notes)
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason=f"no cases at {CASES}")
+def test_a_long_tail_of_single_rows_loads_whole(folder):
+  lines = (CASES / "long_tail.jsonl").read_text().splitlines()
+  rows = {"train": [json.loads(line) for line in lines]}
+  tiny_sets.build(folder, rows, tfds.features.Text())
+  corpus = load(folder)
+  assert len(corpus.label_names) == 31
+  assert set(corpus.train.labels) == set(range(31))
+  parts = (corpus.train, corpus.selection, corpus.reported)
+  assert sum(len(part.labels) for part in parts) == len(lines)
 
 
 # A set with a training split alone.
