@@ -91,9 +91,9 @@ def _of_same_rows(examples):
   if count := int((least != most)[same_N].sum()):
     yield (
       f"{count} rows of different classes have the same tokens "
-      f"({100 * count / len(same_N):.2g} % of the training rows): where their "
-      "texts differ, it is in case (data.lower_case), beyond data.max_length, "
-      "or in characters that data.vocab_size has no room for"
+      f"({100 * count / len(same_N):.2g} % of the training rows): texts that "
+      "differ do so beyond data.max_length, or the tokenizer reads them alike "
+      "(of a trained one: data.lower_case, data.vocab_size)"
     )
 
 

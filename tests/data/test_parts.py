@@ -10,8 +10,8 @@ import tiny_sets
 from array_record.python import array_record_module
 
 from gmdistill import errors
+from gmdistill.data import batches, loading, splits
 from gmdistill.data import labels as row_labels
-from gmdistill.data import loading, splits
 
 CASES = pathlib.Path(__file__).resolve().parents[3] / "shared/cases"
 
@@ -82,6 +82,18 @@ def test_a_long_tail_of_single_rows_loads_whole(folder):
   assert set(corpus.train.labels) == set(range(31))
   parts = (corpus.train, corpus.selection, corpus.reported)
   assert sum(len(part.labels) for part in parts) == len(lines)
+
+
+def test_a_class_without_a_row_is_named_with_what_would_do(folder):
+  rows = {"train": tiny_sets.rows_of([0, 1] * 20)}
+  tiny_sets.build(folder, rows, tiny_sets.names(3))
+  corpus = load(folder)
+  with pytest.raises(errors.InputError, match="'class2' has no training row"):
+    batches.require_rows(corpus.train, 1, corpus.label_names)
+  whole = tiny_sets.build(folder.parent, rows, tiny_sets.names(2))
+  assert whole.is_prepared()
+  corpus = load(folder.parent)
+  batches.require_rows(corpus.train, 1, corpus.label_names)
 
 
 # A set with a training split alone.

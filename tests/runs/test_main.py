@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -271,6 +272,14 @@ def test_a_bad_field_is_one_line_and_writes_nothing(
 )
 def test_a_bad_command_is_one_line(arguments, word, capsys):
   assert word in refused(capsys, *arguments)
+
+
+@pytest.mark.parametrize("verb", main.VERBS)
+def test_a_verb_asks_for_flags_that_it_takes(verb, capsys):
+  said = refused(capsys, verb)
+  asked = set(re.findall(r"--([a-z]+)", said))
+  assert asked or "report DIR" in said
+  assert asked <= set(main.TAKES[verb].split())
 
 
 def test_an_unwritable_workdir_is_one_line(tmp_path, capsys):
