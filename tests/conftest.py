@@ -10,11 +10,17 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 # Compiling is most of the suite's time, and no test measures speed. JAX 0.11
 # has one kind of emitters alone, and ends at a flag that it does not know.
-os.environ["XLA_FLAGS"] = (
-  f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
-  + " --xla_cpu_use_fusion_emitters=false"
-  * metadata.version("jax").startswith("0.10.")
-).strip()
+# Each flag once: a program is kept under the flags that it was compiled with.
+os.environ["XLA_FLAGS"] = " ".join(
+  dict.fromkeys(
+    [
+      *os.environ.get("XLA_FLAGS", "").split(),
+      "--xla_backend_optimization_level=0",
+      *["--xla_cpu_use_fusion_emitters=false"]
+      * metadata.version("jax").startswith("0.10."),
+    ]
+  )
+)
 
 import jax
 import jax.numpy as jnp
@@ -41,8 +47,10 @@ def cache_of_the_session(tmp_path_factory):
   base = tmp_path_factory.getbasetemp()
   if "PYTEST_XDIST_WORKER" in os.environ:
     base = base.parent  # which the processes of one run share
-  # One folder for several runs of the suite, where one is named.
-  programs = os.environ.get("GMDISTILL_TEST_PROGRAMS", str(base / "programs"))
+  # JAX's own setting goes before: several runs of the suite may share it.
+  shared = os.environ.get("GMDISTILL_TEST_PROGRAMS")
+  programs = os.environ.get("JAX_COMPILATION_CACHE_DIR", shared)
+  programs = programs or str(base / "programs")
   jax.config.update("jax_compilation_cache_dir", programs)
   os.environ["JAX_COMPILATION_CACHE_DIR"] = programs
   before = os.environ.get("GMDISTILL_CACHE")
