@@ -47,7 +47,7 @@ usage: gmdistill VERB [--config=configs/NAME.py[:mode]] [--workdir=DIR] [...]
                               evaluate: evaluation.json
   DIR...                      report: finished workdirs
   --format=html|markdown      report: a page, or one --table=NAME of results,
-                              costs, provenance or published, on the screen
+                              rows, costs, provenance, published, printed
   --set=DIR                   train, evaluate, relabel, update: the set/ folder
                               of a run; relabel: or a file of JSON lines
   --teacher=DIR               relabel, update: a teacher; may be given again

@@ -18,6 +18,14 @@ from gmdistill.system import paths
 
 MARKED = re.compile(r"(<!-- table:(.*?) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
+TRAIN_ON = {
+  "random": "{} real rows a class, drawn",
+  "herding": "{} whose mean is nearest to the class mean",
+  "K-centers": "{} nearest to the centroids of the class",
+  "distilled": "{} learned examples a class",
+  "full": "all rows",
+}
+
 PUBLISHED = "published.json"  # beside the folder of all studies
 
 
@@ -25,19 +33,57 @@ def results(runs: Sequence[finished.Run]) -> str:
   """One line for each row of each setting, over the seeds that measured it."""
   from gmdistill.reports import comparison  # matplotlib is slow to import
 
-  rows = comparison.over_seeds(tables.results_table(runs))
-  header, body = tables.cells(rows)
+  merged = comparison.over_seeds(tables.results_table(runs))
+  header, body = tables.cells(merged)
   header[header.index("n")] = "students"
-  for row, line in zip(rows, body, strict=True):
+  for row, line in zip(merged, body, strict=True):
     if row["row"] == "distilled":
       place = header.index("accuracy, %")
       line[place] = f"**{line[place]}**"
-  if all(row["seeds"] < 2 for row in rows):
+  if all(row["seeds"] < 2 for row in merged):
     header, body = header[:-2], [line[:-2] for line in body]
-  if len({row["protocol"] for row in rows}) == 1:
+  if len({row["protocol"] for row in merged}) == 1:
     place = header.index("protocol")
     for line in [header, *body]:
       del line[place]
+  return _table(header, body)
+
+
+def rows(runs: Sequence[finished.Run]) -> str:
+  """One line for each row: what its students train on, and how good they get.
+
+  Of runs that differ in their seed alone.
+
+  Raises:
+    InputError: they differ in more.
+  """
+  from gmdistill.reports import comparison  # matplotlib is slow to import
+
+  found = comparison.over_seeds(tables.results_table(runs))
+  if len({(row["setting"], row["protocol"]) for row in found}) > 1:
+    raise errors.InputError(
+      "--table=rows is of one setting under one protocol; use --table=results."
+    )
+  body = []
+  for row in found:
+    learned = row["row"] == "distilled"
+    told = TRAIN_ON.get(row["row"], row["row"])
+    body.append(
+      [
+        _bold(learned, row["row"]),
+        told.format(row["data_per_class"]),
+        _bold(learned, tables.plus_minus(row)),
+        "-" if row["n"] is None else str(row["n"]),
+        tables.percent(row["recovery"], 1),
+      ]
+    )
+  header = [
+    "row",
+    "students train on",
+    "accuracy, %",
+    "students",
+    "recovery, %",
+  ]
   return _table(header, body)
 
 
@@ -86,7 +132,7 @@ def published(runs: Sequence[finished.Run]) -> str:
       "folders are studies, and those of a study its runs."
     )
   said = json.loads(path.read_text())
-  rows = comparison.over_seeds(tables.results_table(runs))
+  ours = comparison.over_seeds(tables.results_table(runs))
   body = [
     [
       _bold(row["row"] == "distilled", row["row"]),
@@ -96,7 +142,7 @@ def published(runs: Sequence[finished.Run]) -> str:
       tables.plus_minus(row),
       tables.percent(row["recovery"], 1),
     ]
-    for row in rows
+    for row in ours
     if row["row"] in ("K-centers", "distilled")
   ]
   data = {run.summary["dataset"] for run in runs}
@@ -121,6 +167,7 @@ def published(runs: Sequence[finished.Run]) -> str:
 
 KINDS: dict[str, Callable[[Sequence[finished.Run]], str]] = {
   "results": results,
+  "rows": rows,
   "costs": costs,
   "provenance": provenance,
   "published": published,
