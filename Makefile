@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 quickstart: $(STAMP)  ## distill, evaluate and report: runs/quickstart
-	$(BIN)/gmdistill distill --config=configs/quickstart.py \
+	$(BIN)/gmdistill distill --config=quickstart \
 	  --workdir=runs/quickstart
 
 test: $(STAMP)  ## run the tests
@@ -33,14 +33,7 @@ types: $(STAMP)  ## check the types
 	$(BIN)/mypy
 
 tiny: $(STAMP)  ## run every config in its tiny mode
-	@set -e; runs=$$(mktemp -d); trap 'rm -rf "$$runs"' EXIT; \
-	for config in configs/*.py; do \
-	  verb=distill; \
-	  if grep -q "gmdistill sweep" $$config; then verb=sweep; fi; \
-	  echo "gmdistill $$verb --config=$$config:tiny"; \
-	  $(BIN)/gmdistill $$verb --config="$$config:tiny" \
-	    --workdir="$$runs/$$(basename "$$config" .py)"; \
-	done
+	$(BIN)/python tests/tiny_runs.py
 
 # Its pages are checked too: warnings are errors, and every link inside must lead
 # somewhere. The notebooks are executed beside a finished run, where they have
@@ -48,8 +41,8 @@ tiny: $(STAMP)  ## run every config in its tiny mode
 RUN := docs/_build/run
 docs: $(STAMP)  ## build the site, with the notebooks executed: docs/_build/html
 	@test -f $(RUN)/summary.json || $(BIN)/gmdistill distill \
-	  --config=configs/quickstart.py:tiny --workdir=$(RUN)
-	GMDISTILL_RUN="$$PWD/$(RUN)" GMDISTILL_CONFIGS="$$PWD/configs" \
+	  --config=quickstart:tiny --workdir=$(RUN)
+	GMDISTILL_RUN="$$PWD/$(RUN)" \
 	  GMDISTILL_STEPS=4 GMDISTILL_STUDENTS=2 JUPYTER_PREFER_ENV_PATH=1 \
 	  IPYTHONDIR="$$PWD/docs/_build/ipython" PYDEVD_DISABLE_FILE_VALIDATION=1 \
 	  $(BIN)/python -m sphinx --builder=html --nitpicky --fail-on-warning \

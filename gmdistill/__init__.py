@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 # name there.
 _PLACES = {
   # Do.
-  "load_config": "runs.python",
+  "load_config": "runs.config.shipped",
   "load_data": "runs.python",
   "load_problem": "runs.python",
   "load_set": "runs.python",
@@ -105,13 +105,13 @@ if TYPE_CHECKING:  # the same names, as a type checker reads them
   from gmdistill.reports.opened import compare as compare
   from gmdistill.reports.opened import load_run as load_run
   from gmdistill.reports.opened import report as report
+  from gmdistill.runs.config.shipped import load_config as load_config
   from gmdistill.runs.opened import DistilledSet as DistilledSet
   from gmdistill.runs.opened import Score as Score
   from gmdistill.runs.opened import Student as Student
   from gmdistill.runs.opened import load_student as load_student
   from gmdistill.runs.python import distill as distill
   from gmdistill.runs.python import evaluate as evaluate
-  from gmdistill.runs.python import load_config as load_config
   from gmdistill.runs.python import load_data as load_data
   from gmdistill.runs.python import load_problem as load_problem
   from gmdistill.runs.python import load_set as load_set

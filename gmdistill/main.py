@@ -1,6 +1,5 @@
 """The command line: `gmdistill VERB --config=... --workdir=...`."""
 
-import pathlib
 import re
 import shlex
 import sys
@@ -37,11 +36,12 @@ TAKES = {
 DISTRIBUTED = ("distill", "update", "plan")  # that several processes may share
 
 HELP = """\
-usage: gmdistill VERB [--config=configs/NAME.py[:mode]] [--workdir=DIR] [...]
+usage: gmdistill VERB [--config=NAME[:mode]] [--workdir=DIR] [...]
 
 {verbs}
 
-  --config=FILE[:mode]        a config; :tiny is a small run for a CPU
+  --config=NAME[:mode]        a config of gmdistill's, or a file of yours;
+                              :tiny after any: a small run for a CPU
   --config.FIELD=VALUE        change one field of it
   --workdir=DIR               where a run leaves everything, and goes on from;
                               evaluate: evaluation.json
@@ -64,7 +64,7 @@ usage: gmdistill VERB [--config=configs/NAME.py[:mode]] [--workdir=DIR] [...]
   --version                   say which version this is
 
 examples:
-  gmdistill distill --config=configs/quickstart.py --workdir=runs/quickstart
+  gmdistill distill --config=quickstart --workdir=runs/quickstart
   gmdistill train --set=runs/quickstart/set --workdir=runs/student
   gmdistill report runs/a runs/b --workdir=runs/both
 """
@@ -211,7 +211,6 @@ def _keep_programs() -> None:
 def _parse(argv: list[str]) -> tuple[Any, list[str]]:
   """Returns the parsed flags and what is left of the command line."""
   from absl import flags as absl_flags
-  from ml_collections import config_flags
 
   from gmdistill import errors
 
@@ -227,24 +226,42 @@ def _parse(argv: list[str]) -> tuple[Any, list[str]]:
   absl_flags.DEFINE_string("coordinator", "", "", flag_values=values)
   absl_flags.DEFINE_integer("num_processes", 0, "", flag_values=values)
   absl_flags.DEFINE_integer("process_id", -1, "", flag_values=values)
-  config_flags.DEFINE_config_file(
-    "config", default=None, lock_config=True, flag_values=values
-  )
-  for argument in argv:
-    if argument == "--config":
-      raise errors.InputError("write --config=configs/NAME.py, with the =.")
-    if argument.startswith("--config="):
-      path = argument.removeprefix("--config=").partition(":")[0]
-      if not pathlib.Path(path).is_file():
-        raise errors.InputError(f"there is no config file {path}.")
-  before, sys.argv = sys.argv, argv  # where config_flags looks for overrides
+  given, argv = _taken(argv, "--config=")
   try:
+    if given:
+      # Before the flags that change its fields are read: they are known by it.
+      from ml_collections import config_flags
+
+      from gmdistill.runs.config import shipped
+
+      config_flags.DEFINE_config_dict(
+        "config",
+        shipped.config_for(given),
+        flag_values=values,
+        sys_argv=argv,
+      )
+    else:
+      absl_flags.DEFINE_string("config", None, "", flag_values=values)
     rest = values(argv)
+  except errors.InputError:
+    raise
   except Exception as error:  # a config file is a program: any there is
     raise errors.InputError(_first_line(error)) from error
-  finally:
-    sys.argv = before
   return values, rest[1:]
+
+
+def _taken(argv: list[str], flag: str) -> tuple[str, list[str]]:
+  """Returns the last value of a flag, and the arguments without it.
+
+  Raises:
+    InputError: it stands apart from its value.
+  """
+  from gmdistill import errors
+
+  if flag.rstrip("=") in argv:
+    raise errors.InputError(f"write {flag}NAME, with the =.")
+  given = [x.removeprefix(flag) for x in argv if x.startswith(flag)]
+  return (given or [""])[-1], [x for x in argv if not x.startswith(flag)]
 
 
 def _require_taken(verb: str, flags: Any) -> None:
@@ -253,7 +270,8 @@ def _require_taken(verb: str, flags: Any) -> None:
   takes = TAKES[verb].split()
   known = "config workdir set teacher row protocol format table".split()
   for name in known:
-    if flags[name].present and name not in takes:
+    present = flags[name].present or (name == "config" and flags.config)
+    if present and name not in takes:
       raise errors.InputError(
         f"{verb} takes no --{name}; it takes --{', --'.join(takes)}."
       )

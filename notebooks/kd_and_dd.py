@@ -35,9 +35,8 @@ from gmdistill.reports import page, tables
 
 steps = int(os.environ.get("GMDISTILL_STEPS", "150"))
 students = int(os.environ.get("GMDISTILL_STUDENTS", "5"))
-configs = pathlib.Path(os.environ.get("GMDISTILL_CONFIGS", "configs"))
 work = pathlib.Path(tempfile.mkdtemp())
-config = f"--config={configs.absolute()}/quickstart_kd.py"
+config = "--config=quickstart:kd"
 small = [
   f"--config.num_steps={steps}",
   f"--config.replay.num_students={students}",

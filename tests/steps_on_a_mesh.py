@@ -12,7 +12,7 @@ import tiny_config
 from conftest import as_float64
 
 from gmdistill.runs import first_set, jobs, outer
-from gmdistill.runs.config import assembly, schedule
+from gmdistill.runs.config import assembly, schedule, settings
 from gmdistill.system import costs
 from gmdistill.system import devices as device_mesh
 
@@ -24,17 +24,19 @@ def steps_on(students, data, mode):
   config.num_students = NUM_STUDENTS
   devices = jax.devices()[: students * data]
   mesh = device_mesh.build(NUM_STUDENTS, students, data, devices)
-  setup = assembly.setup(config)
-  stage = schedule.stages(config)[0]
-  stored = assembly.parameterization(config, setup.problem)
+  setup = assembly.setup(settings.recipe(config))
+  stage = schedule.stages(settings.recipe(config))[0]
+  stored = assembly.parameterization(settings.recipe(config), setup.problem)
   # In double precision: the outer loop doubles a difference of rounding every
   # step or two, which says nothing of the layout.
-  params = as_float64(first_set.first_params(setup, config, stored))
+  params = as_float64(
+    first_set.first_params(setup, settings.recipe(config), stored)
+  )
   problem = device_mesh.put(mesh, as_float64(setup.problem))
   key = device_mesh.put(mesh, jax.random.key(0))
   state = outer.first_state(params, stage, problem, key, NUM_STUDENTS, mesh)
   steps = outer.outer_steps(stage, stored, 0.99, mesh)
-  draw = jobs.real_data(setup, config, stage.objective, mesh)
+  draw = jobs.real_data(setup, settings.recipe(config), stage.objective, mesh)
   program = steps.lower(problem, state, draw(0, 1), key).compile()
   for step in range(NUM_STEPS):
     state, _ = steps(problem, state, draw(step, 1), key)

@@ -4,20 +4,16 @@ Sphinx calls it before it looks for pages. A page that has not changed is not
 written again, so that Sphinx builds nothing twice.
 """
 
-import ast
-import inspect
 import pathlib
-import textwrap
 import tomllib
-from collections.abc import Iterator
-from typing import Any
 
+from gmdistill import fields as field_table
 from gmdistill import main
-from gmdistill.runs.config import settings
+from gmdistill.runs.config import recipe
 
 ROOT = pathlib.Path(__file__).parents[2]
 PACKAGE = ROOT / "gmdistill"
-MEANINGS = ROOT / "docs" / "reference" / "fields.toml"
+GROUPS = ROOT / "docs" / "reference" / "groups.toml"
 MADE = """\
 % Made from the code by docs/_tools/generate.py: changes here are lost.
 """
@@ -106,13 +102,13 @@ def commands() -> str:
 
 
 def fields() -> str:
-  """Returns the page of all fields: defaults from the code, meanings beside."""
+  """Returns the page of all fields: everything in it comes from the code."""
   grouped: dict[str, list[str]] = {}
-  said = meanings()
-  for path, default in defaults():
-    entry = f"`{path}` = `{default!r}`\n: {said[path]}\n"
-    grouped.setdefault(path.rpartition(".")[0], []).append(entry)
-  about = tomllib.loads(MEANINGS.read_text())["groups"]
+  for path, default, range_, meaning in field_table.table(recipe.Recipe):
+    group = path.rpartition(".")[0]
+    entry = f"`{path}` = `{default!r}`\n: {meaning} {range_.capitalize()}.\n"
+    grouped.setdefault(group, []).append(entry)
+  about = tomllib.loads(GROUPS.read_text())["groups"]
   lines = [
     MADE,
     "# Fields",
@@ -129,59 +125,6 @@ def fields() -> str:
   for group, entries in grouped.items():
     lines += [f"## {group}", "", about.get(group, ""), "", *entries]
   return "\n".join(lines)
-
-
-def meanings() -> dict[str, str]:
-  """Returns what every field means.
-
-  Of one that `fields.toml` has not, that is the comment on its line of code.
-
-  Raises:
-    KeyError: a field has neither.
-  """
-  said = tomllib.loads(MEANINGS.read_text())["fields"]
-  missing = {path for path, _ in defaults()} - set(said)
-  comments = _comments() if missing else {}
-  return said | {path: comments[path] for path in missing}
-
-
-def defaults() -> Iterator[tuple[str, Any]]:
-  """Yields every field's path and default, in the order of the meanings."""
-  order = list(tomllib.loads(MEANINGS.read_text())["fields"])
-  places = {path: place for place, path in enumerate(order)}
-  flat = dict(_flat(settings.defaults().to_dict(), ""))
-  last = len(places)
-  yield from sorted(flat.items(), key=lambda item: places.get(item[0], last))
-
-
-def _comments() -> dict[str, str]:
-  """Returns the comments on the lines of the keywords of nested `dict(...)`."""
-  source = textwrap.dedent(inspect.getsource(settings.defaults))
-  lines = source.splitlines()
-  said = {}
-
-  def visit(call: ast.Call, group: str) -> None:
-    for keyword in call.keywords:
-      path, value = f"{group}{keyword.arg}", keyword.value
-      _, mark, comment = lines[(value.end_lineno or 1) - 1].partition("  # ")
-      if isinstance(value, ast.Call):
-        visit(value, f"{path}.")
-      elif mark:
-        said[path] = comment
-
-  for node in ast.walk(ast.parse(source)):
-    if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "dict":
-      visit(node, "")
-      break
-  return said
-
-
-def _flat(tree: dict[str, Any], group: str) -> Iterator[tuple[str, Any]]:
-  for name, value in tree.items():
-    if isinstance(value, dict):
-      yield from _flat(value, f"{group}{name}.")
-    else:
-      yield f"{group}{name}", value
 
 
 def notebook(path: pathlib.Path) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from etils import epath
 
-from gmdistill import errors
+from gmdistill import errors, fields
 from gmdistill.data import (
   batches,
   formats,
@@ -42,7 +42,7 @@ class Options:
 
   Attributes:
     name: a TFDS name such as "glue/sst2", or "docstrings", the embedded one.
-    data_dir: the TFDS folder; empty: TFDS's own default.
+    dir: the TFDS folder; empty: TFDS's own default.
     text_keys: the features read, one text or a pair; empty: found by type.
       Two texts are read as a pair: AG News is title, then description.
     label_key: the class label; empty: found by type.
@@ -63,17 +63,17 @@ class Options:
   """
 
   name: str = "docstrings"
-  data_dir: str = ""
+  dir: str = ""
   text_keys: tuple[str, ...] = ()
   label_key: str = ""
   reported_split: str = ""
-  vocab_size: int = 4096
+  vocab_size: fields.Vocabulary = 4096
   lower_case: bool = True
   strip_accents: bool = False
-  max_length: int = 64
-  train_length: int = 0
+  max_length: fields.Length = 64
+  train_length: fields.LengthOrZero = 0
   rationale_key: str = ""
-  rationale_length: int = 16
+  rationale_length: fields.Slots = 16
   group_key: str = ""
 
   def __post_init__(self) -> None:
@@ -83,25 +83,7 @@ class Options:
     # A flag makes one name of several that have commas between.
     keys = tuple(part for key in keys for part in key.split(",") if part)
     object.__setattr__(self, "text_keys", keys)
-    for field, least in (
-      ("max_length", LEAST_LENGTH),
-      ("vocab_size", 64),
-    ):
-      if getattr(self, field) < least:
-        raise errors.InputError(
-          f"config.data.{field}={getattr(self, field)} is too small; it must "
-          f"be at least {least}"
-        )
-    if self.train_length != 0 and self.train_length < 4:
-      raise errors.InputError(
-        f"config.data.train_length={self.train_length} is too small; use 0 for "
-        "max_length, or at least 4"
-      )
-    if self.rationale_length < 2:
-      raise errors.InputError(
-        f"config.data.rationale_length={self.rationale_length} is too small; "
-        "it must be at least 2"
-      )
+    fields.require(self, "data")
 
   @property
   def slots(self) -> int:
@@ -136,7 +118,7 @@ def load(options: Options, tokenizer_file: str = "") -> batches.Corpus:
   cache = paths.cache_folder()
   source = sources.open_source(
     options.name,
-    data_dir=options.data_dir,
+    data_dir=options.dir,
     embedded_dir=cache / "tfds",
     text_keys=options.text_keys,
     label_key=options.label_key,

@@ -12,6 +12,7 @@ import jax.flatten_util
 import jax.numpy as jnp
 import optax
 
+from gmdistill import fields
 from gmdistill.data import batches
 from gmdistill.students import problems
 from gmdistill.teachers import ensembles
@@ -122,13 +123,21 @@ def sgld(
 
 
 class Chain(NamedTuple):
-  """How long a chain runs, and which of its states are kept."""
+  """How long a chain runs, and which of its states are kept.
 
-  step_size: float | optax.Schedule
-  samples: int = 20
-  burn_in: int = 200  # steps before the first sample's
-  thin: int = 20  # steps a sample
-  batch_size: int = 64
+  Attributes:
+    step_size: Of every parameter.
+    samples: States that are kept.
+    burn_in: Steps before the first sample's.
+    thin: Steps a sample.
+    batch_size: Examples a step.
+  """
+
+  step_size: fields.Rate | optax.Schedule = 1e-5
+  samples: fields.Count = 20
+  burn_in: fields.StepsFromZero = 200
+  thin: fields.Steps = 20
+  batch_size: fields.Count = 64
 
 
 def posterior_samples(

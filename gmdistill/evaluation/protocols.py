@@ -3,12 +3,13 @@
 Each is a pure function of a set and a key, which `evaluate` maps over students.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from gmdistill import fields
 from gmdistill.data import batches
 from gmdistill.evaluation import posterior
 from gmdistill.evaluation import readings as reading
@@ -35,6 +36,8 @@ class Protocol(NamedTuple):
   pretrained.
   `logits` reads what `train` returned, be it one student or many samples of
   one; `readings` name what else `calibration` reports, as its mean over rows.
+  `identity` is all that made it: what is measured under another one is another
+  row. Without one, nothing that it measures is kept.
   """
 
   train: Callable[..., Any]
@@ -44,19 +47,20 @@ class Protocol(NamedTuple):
   fresh: bool = False
   logits: reading.Reading = reading.logits
   readings: tuple[tuple[str, reading.Reading], ...] = ()
+  identity: Mapping[str, Any] | None = None
 
 
 def fine_tuning(
   *,
-  num_steps: int = 200,
-  batch_size: int = 64,
-  weight_decay: float = 0.01,
-  warmup: float = 0.5,
-  rates: Sequence[float] = (1e-4,),
-  num_students: int = 10,
+  num_steps: fields.Schedule = 200,
+  batch_size: fields.Count = 64,
+  weight_decay: fields.Decay = 0.01,
+  warmup: fields.Fraction = 0.5,
+  rates: Sequence[fields.Rate] = (1e-4,),
+  num_students: fields.Count = 10,
   teaching: str = "none",
-  decay: float = 0.99,
-  curriculum: float = 0.0,
+  decay: fields.Fraction = 0.99,
+  curriculum: fields.Share = 0.0,
   fresh: bool = False,
 ) -> Protocol:
   """AdamW, linear warm-up, cosine decay, clip 1.0.
@@ -68,9 +72,23 @@ def fine_tuning(
   Over the share `curriculum` of the steps, real rationales count from their end
   on.
 
+  Args:
+    num_steps: Of AdamW.
+    batch_size: Examples a step, drawn at random from a larger set.
+    weight_decay: AdamW's.
+    warmup: The share of the steps in which the rate grows.
+    rates: The highest learning rates, one of which the selection split chooses.
+    num_students: Students that are trained and reported.
+    teaching: A student's own teacher while it trains: `none`, `moving_average`
+      of itself, or `peer`, a second student.
+    decay: Of the moving average.
+    curriculum: See above.
+    fresh: Whether students start from random weights.
+
   Raises:
     ValueError: an unknown teaching, or a decay that is not from 0 to below 1.
   """
+  identity = {"kind": "fine_tuning", **locals()}
   if teaching not in TEACHINGS or not 0 <= decay < 1:
     raise ValueError(
       f"teaching={teaching!r} is none of {', '.join(TEACHINGS)}, or "
@@ -98,7 +116,9 @@ def fine_tuning(
       seen=rationales.curriculum(curriculum),
     )
 
-  return Protocol(train, tuple(rates), num_students, fresh=fresh)
+  return Protocol(
+    train, tuple(rates), num_students, fresh=fresh, identity=identity
+  )
 
 
 def _seen_by_student(problem, fresh):
@@ -108,11 +128,11 @@ def _seen_by_student(problem, fresh):
 def replaying(
   *,
   num_steps: int,
-  rates: Sequence[float] = (0.01, 0.03, 0.1, 0.3),
-  head_scales: Sequence[float] = (1.0,),
+  rates: Sequence[fields.Rate] = (0.01, 0.03, 0.1, 0.3),
+  head_scales: Sequence[fields.Size] = (1.0,),
   normalised: bool = False,
   schedule: str = "constant",
-  num_students: int = 20,
+  num_students: fields.Count = 20,
 ) -> Protocol:
   """The set's own T SGD steps from a fresh student: the protocol `replay`.
 
@@ -122,9 +142,18 @@ def replaying(
   row's learning rate. `normalised` steps go by distance, which the tensors
   share evenly.
 
+  Args:
+    num_steps: T, of a set without sizes.
+    rates: Sizes of the body's steps that a row without its own chooses from.
+    head_scales: The same for the head's, times the body's size.
+    normalised: Whether steps go by distance.
+    schedule: `constant`, or `linear`, in equal parts towards zero.
+    num_students: Students that are trained and reported.
+
   Raises:
     ValueError: an unknown schedule.
   """
+  identity = {"kind": "replaying", **locals()}
   falling_T = replay_steps.schedule(schedule, num_steps)
 
   def train(problem, syn: SyntheticSet, key, rate):
@@ -142,15 +171,15 @@ def replaying(
     return replay_steps.replay(problem, params, syn.batch, steps)
 
   pairs = tuple((rate, rate * scale) for rate in rates for scale in head_scales)
-  return Protocol(train, pairs, num_students, replays=True)
+  return Protocol(train, pairs, num_students, replays=True, identity=identity)
 
 
 def bayesian(
   start: Protocol,
   *,
-  strength: float,
-  prior_std: float,
-  num_students: int,
+  strength: fields.Size = 1.0,
+  prior_std: fields.Positive = 0.05,
+  num_students: fields.Count = 5,
   **chain: Any,
 ) -> Protocol:
   """SGLD from where `start` ends: the protocol `bayes`.
@@ -162,8 +191,9 @@ def bayesian(
 
   Args:
     start: How a chain's first state is trained; its rates are this one's.
-    strength: Of the teacher's prior.
-    prior_std: Of the Gaussian prior.
+    strength: Of the teacher's prior: how many rows of its class an example's
+      label is worth.
+    prior_std: Of the Gaussian prior, of every parameter.
     num_students: Chains.
     **chain: The fields of `uncertainty.Chain`.
 
@@ -171,6 +201,14 @@ def bayesian(
     ValueError: a field that is out of its range.
   """
   own = posterior.Chain(**chain)
+  identity = {
+    "kind": "bayesian",
+    "start": start.identity,
+    "strength": strength,
+    "prior_std": prior_std,
+    "num_students": num_students,
+    "chain": own._asdict(),
+  }
   numbers = {"num_students": num_students, **own._asdict()}
   for name in ("num_students", "samples", "thin", "batch_size", "burn_in"):
     least = int(name != "burn_in")
@@ -223,4 +261,5 @@ def bayesian(
     start.fresh,
     posterior.posterior_logits,
     (("interval_width", posterior.interval_width),),
+    identity,
   )

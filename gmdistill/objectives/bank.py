@@ -12,7 +12,6 @@ entry is there whole or not at all, so a killed build goes on where it was.
 import dataclasses
 import functools
 import json
-import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from gmdistill import errors
+from gmdistill import errors, fields
 from gmdistill.data import samplers
 from gmdistill.objectives import contract
 from gmdistill.sets import spaces
@@ -63,20 +62,20 @@ class Options:
     along_steps: of that protocol.
   """
 
-  num_trajectories: int = 8
-  ages: tuple[int, ...] = (0, 3, 8, 16, 32, 64)
-  rows_per_class: int = 96
+  num_trajectories: fields.Count = 8
+  ages: tuple[fields.StepsFromZero, ...] = (0, 3, 8, 16, 32, 64)
+  rows_per_class: fields.Count = 96
   rows: str = "random"
-  batch_rows_per_class: int = 16
-  learning_rate: float = 1e-4
+  batch_rows_per_class: fields.Count = 16
+  learning_rate: fields.Rate = 1e-4
   matched: str = "all"
   precision: str = "bfloat16"
-  clip: float = 0.0
-  noise: float = 0.0
-  delta: float = 1e-5
-  seed: int = 0
+  clip: fields.Size = 0.0
+  noise: fields.Size = 0.0
+  delta: fields.Inside = 1e-5
+  seed: fields.Seed = 0
   along: str = ""
-  along_steps: int = 200
+  along_steps: fields.Steps = 200
 
   def __post_init__(self) -> None:
     """Checks the values.
@@ -84,18 +83,12 @@ class Options:
     Raises:
       InputError: names the field and what would be right.
     """
-    ages = tuple(self.ages)
-    object.__setattr__(self, "ages", ages)
-    steps = all(isinstance(age, int) for age in ages)
-    if not (ages and steps and ages[0] >= 0 and list(ages) == sorted({*ages})):
+    fields.require(self, "bank")
+    ages = self.ages
+    if not ages or list(ages) != sorted({*ages}):
       raise errors.InputError(
         f"bank.ages={ages} must be steps in rising order, such as (0, 8, 32)."
       )
-    for field in ("num_trajectories", "rows_per_class", "batch_rows_per_class"):
-      if getattr(self, field) < 1:
-        raise errors.InputError(
-          f"bank.{field}={getattr(self, field)} must be at least 1."
-        )
     for field, known in (
       ("precision", PRECISIONS),
       ("rows", ("random", "k_centers")),
@@ -108,17 +101,6 @@ class Options:
       roles.check_matched(self.matched)
     except ValueError as error:
       raise errors.InputError(f"bank.{error}") from error
-    if self.seed < 0 or not 0 < self.learning_rate < math.inf:
-      raise errors.InputError(
-        f"bank.seed={self.seed} must be at least 0, and bank.learning_rate="
-        f"{self.learning_rate} above it."
-      )
-    finite = all(map(math.isfinite, (self.clip, self.noise)))
-    if not finite or min(self.clip, self.noise) < 0 or not 0 < self.delta < 1:
-      raise errors.InputError(
-        f"bank.clip={self.clip} and bank.noise={self.noise} must be numbers "
-        f"from 0 on, bank.delta={self.delta} must lie between 0 and 1."
-      )
     if self.along and self.along_steps < 2:
       raise errors.InputError(
         f"bank.along_steps={self.along_steps} must be at least 2."
@@ -288,9 +270,9 @@ class Bank:
     self,
     reads: tuple[str, ...],
     *,
-    max_age: int,
-    span: int,
-    seed: int,
+    max_age: fields.StepsFromZero = 10**6,
+    span: fields.Count = 1,
+    seed: int = 0,
     curriculum: int = 0,
   ) -> Callable[[int], contract.Expert]:
     """Returns `sample(step) -> expert`, pure in (seed, step).

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.ad_checkpoint import checkpoint_name
 
+from gmdistill import fields
 from gmdistill.data import batches
 from gmdistill.objectives import contract, look_ahead
 from gmdistill.sets import synthetic
@@ -31,10 +32,10 @@ def finetune_ahead(
   weight_decay: float = 0.01,
   warmup: float = 0.5,
   batch_size: int = 64,
-  window: int = 2,
-  skip: int = 6,
-  stride: int = 1,
-  until: int = 0,
+  window: fields.Count = 2,
+  skip: fields.FromZero = 6,
+  stride: fields.Count = 1,
+  until: fields.StepsFromZero = 0,
   centred: bool = False,
   rule: str = "mixed",
 ) -> contract.Objective:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gmdistill import fields
 from gmdistill.objectives import contract, distances, trajectories
 from gmdistill.sets import synthetic
 from gmdistill.students import roles
@@ -21,8 +22,8 @@ def gradient_matching(
   *,
   distance_kind: str = "neuron_cosine",
   matched: str = "all",
-  sum_weight: float = 1.0,
-  class_chunk: int = 0,
+  sum_weight: fields.Size = 1.0,
+  class_chunk: fields.FromZero = 0,
   rule: str = "mixed",
 ) -> contract.Objective:
   """Matches the synthetic set's gradients to the real ones (Zhao et al. 2021).
@@ -86,8 +87,8 @@ def expert_matching(
   *,
   distance_kind: str = "neuron_cosine",
   matched: str = "all",
-  sum_weight: float = 1.0,
-  class_chunk: int = 0,
+  sum_weight: fields.Size = 1.0,
+  class_chunk: fields.FromZero = 0,
   rule: str = "mixed",
 ) -> contract.Objective:
   """Gradient matching against the stored gradients of an expert bank.

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 
+from gmdistill import fields
 from gmdistill.objectives import contract
 from gmdistill.sets import synthetic
 from gmdistill.students import problems
@@ -16,7 +17,7 @@ def look_ahead(
   *,
   centred: bool = False,
   start: str = "fresh",
-  last_steps: int = 0,
+  last_steps: fields.FromZero = 0,
   rule: str = "mixed",
 ) -> contract.Objective:
   """Minimises the real loss after the set's own T steps.

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gmdistill import fields
 from gmdistill.students import problems
 
 
@@ -35,8 +36,8 @@ class Trajectory(NamedTuple):
 def trajectory(
   optimizer: optax.GradientTransformation,
   *,
-  max_age: int = 100,
-  steps_between: int = 5,
+  max_age: fields.Steps = 100,
+  steps_between: fields.FromZero = 5,
   train_on: str = "real",
 ) -> Trajectory:
   """Returns a trajectory that starts again every `max_age` training steps.

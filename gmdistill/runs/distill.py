@@ -1,24 +1,16 @@
 """The main job: `run` distils, evaluates and reports."""
 
 import contextlib
-import json
-from typing import NamedTuple
+import dataclasses
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
-from etils import epath
 
 from gmdistill import errors
-from gmdistill.runs import finish, jobs, outer, rate_search, workdirs
-from gmdistill.runs.config import (
-  assembly,
-  checks,
-  remedies,
-  row_fields,
-  schedule,
-)
+from gmdistill.runs import finish, jobs, outer, workdirs
+from gmdistill.runs.config import remedies, row_fields, settings
 from gmdistill.system import (
   checkpoints,
   costs,
@@ -31,13 +23,11 @@ from gmdistill.system import (
 
 
 @costs.memory_errors_named()
-def run(
-  config: ml_collections.ConfigDict, workdir: str, command: str = ""
-) -> outer.DistillState:
+def run(config: Any, workdir: str, command: str = "") -> outer.DistillState:
   """Distils, evaluates and reports; goes on where an earlier run ended.
 
   Args:
-    config: As `settings.defaults`, changed.
+    config: As `settings.defaults`, changed; or a recipe.
     workdir: Where everything is left; see the docs, reference/workdir.
     command: How to start the same run again, for messages and the report.
 
@@ -47,14 +37,14 @@ def run(
     Stopped: SIGINT or SIGTERM; everything is saved.
   """
   before = devices.peak_memory()  # a process may have had other runs
+  config = settings.recipe(config)
   processes.require_agreement("the config", workdirs.digest(config))
   with processes.together():
-    checks.require_numbers(config)
-    protocols = assembly.reported_protocols(config)
     folder = workdirs.check(workdir, config)
     job = jobs.prepare(config, command)
     sources = jobs.sources(job)
-    for cost in jobs.costs(job):
+    programs = jobs.programs(job)
+    for _, cost in programs:
       costs.require_room(cost, remedies.remedies(config, job.mesh))
   if jax.process_count() > 1:
     what = "the data, the student and the first set"
@@ -69,10 +59,10 @@ def run(
         workdirs.claim(folder, config, command)
     with processes.together():
       folders.require_shared(folder)
-    return _run(job, folder, protocols, sources["teachers"], before)
+    return _run(job, [steps for steps, _ in programs], folder, before)
 
 
-def _run(job, folder, protocols, named, before):
+def _run(job, programs, folder, before):
   """Returns the last state; everything is checked and the folder is ours."""
   config, setup = job.config, job.setup
   logs.say(
@@ -83,17 +73,17 @@ def _run(job, folder, protocols, named, before):
   keep = checkpoints.Checkpoints(folder / "checkpoints")
   state = _resumed(job, keep)
   step = int(state.step)
-  to = _Outputs(
-    folder=folder,
-    keep=keep,
-    writer=logs.Writer(folder / "metrics.jsonl", step),
-    progress=logs.Progress(config.num_steps, step, config.eval_every),
-  )
   with contextlib.closing(interrupts.Signals()) as signals:
+    to = _Outputs(
+      keep=keep,
+      writer=logs.Writer(folder / "metrics.jsonl", step),
+      progress=logs.Progress(config.num_steps, step, config.eval_every),
+      signals=signals,
+    )
     try:
       for index, stage in enumerate(job.stages):
         if int(state.step) < stage.last:
-          state = _run_stage(job, index, state, to, signals)
+          state = _run_stage(job, index, programs[index], state, to)
       seconds = to.writer.seconds
     finally:
       for part in (to.progress, to.writer, to.keep):
@@ -102,22 +92,18 @@ def _run(job, folder, protocols, named, before):
     whole = step == 0 and peak > before  # a part, or another run, had less
     _stop_if_asked(job, int(state.step), signals)  # during the last save
     signals.obey_at_once(_saved(job, int(state.step)))
-    finish.finish(
-      config=config,
-      folder=folder,
-      setup=setup,
-      protocols=protocols,
+    chosen = {
+      "step": int(state.best_step),
+      "accuracy": float(state.best_accuracy),
+      "protocol": config.selection.protocol,
+    }
+    outcome = finish.Outcome(
       best=job.finished.decode(jax.device_get(state.best)),
-      chosen={
-        "step": int(state.best_step),
-        "accuracy": float(state.best_accuracy),
-        "protocol": config.selection.protocol,
-      },
-      distill_seconds=seconds,
+      chosen=chosen,
+      seconds=seconds,
       peak_bytes=peak if whole else finish.known_peak(folder),
-      named=named,
-      command=job.command,
     )
+    finish.finish(job, folder, outcome)
   return state
 
 
@@ -132,12 +118,12 @@ def _saved(job, step):
 
 
 class _Outputs(NamedTuple):
-  """Where a run writes while it goes."""
+  """Where a run writes while it goes, and what may stop it."""
 
-  folder: epath.Path
   keep: checkpoints.Checkpoints
   writer: logs.Writer
   progress: logs.Progress
+  signals: interrupts.Signals
 
 
 def _resumed(job, keep):
@@ -166,93 +152,96 @@ def _resumed(job, keep):
   )
 
 
-def _run_stage(job, index, state, to, signals):
+def _run_stage(job, index, steps, state, to):
   """Returns the state at the end of a stage; logs, chooses and saves."""
-  config, stage = job.config, job.stages[index]
-  step = int(state.step)
-  if step == stage.first and index > 0:
-    optimizer, students = outer.enter(
-      stage,
-      job.problem,
-      state.params,
-      outer.stage_key(job.root_key, index),
-      config.num_students,
-      job.mesh,
-    )
-    state = state.replace(optimizer=optimizer, students=students)
-  if config.outer.range_test:
-    stage = _at_found_rate(job, index, state, to.folder)
-    job.stages[index] = stage
-    job.programs.pop(index, None)  # compiled for another rate
-  steps, _ = jobs.program(job, index)
-  num_steps = outer.dispatch_size(config, job.stages)
-  while step < stage.last:
-    real = job.draws[index](step, num_steps)
-    state, seen = steps(job.problem, state, real, job.root_key)
-    seen = jax.device_get(seen)
-    logs.check_finite(
-      step + 1,
-      seen["outer/loss"],
-      {"set": state.params, "students": state.students},
-      "Try a smaller outer.learning_rate or initial_step_size.",
-    )
-    step += num_steps
-    accuracy = None
-    if step % config.eval_every == 0 or step == config.num_steps:
-      accuracy = job.select(state.ema)
-      # As it is kept: of equal ones, the later.
-      if np.float32(accuracy) >= np.float32(state.best_accuracy):
-        state = _with_best(state, accuracy, job.mesh)
-    for k in range(num_steps):
-      done = step - num_steps + k
-      values = {name: value[k] for name, value in seen.items()}
-      values["outer/learning_rate"] = stage.schedule(done - stage.first)
-      values["outer/stage"] = index
-      if accuracy is not None and k == num_steps - 1:
-        values["selection/accuracy"] = accuracy
-      to.writer.write(done + 1, values)
-    to.progress.update(step, float(seen["outer/loss"][-1]), accuracy)
-    received = processes.largest(signals.received)  # by any process
-    if (
-      step % config.checkpoint_every == 0
-      or step in (stage.last, config.num_steps)
-      or received
-    ):
-      to.writer.keep()  # not fewer lines than the state has steps
-      to.keep.save(step, state)
-    if received:
-      raise errors.Stopped(_saved(job, step), interrupts.status(received))
+  state = enter_stage(job, index, state)
+  while int(state.step) < job.stages[index].last:
+    state, seen = dispatch(job, index, steps, state)
+    state, accuracy = _chosen(job, state)
+    _log(job, index, seen, int(state.step), accuracy, to)
+    _save(job, index, state, to)
   return state
 
 
-def _at_found_rate(job, index, state, folder):
-  """Returns a stage at the rate that the range test at its start found."""
-  stage, path = job.stages[index], folder / "range_test.json"
-  try:
-    found = json.loads(path.read_text()) if path.is_file() else {}
-  except ValueError:
-    found = {}
-  found = processes.of_first(found)
-  if int(state.step) == stage.first:
-    found[str(index)] = rate_search.find(
-      job.problem,
-      stage,
-      job.parameterization,
-      state,
-      job.draws[index](stage.first, rate_search.CYCLE),
-      job.root_key,
-      job.config.outer,
-      job.mesh,
-    )
-    if processes.is_first():
-      folders.write_json(path, found)
-  if str(index) not in found:
-    raise errors.InputError(
-      f"{path} does not say the rate that this run goes on at; restore it "
-      "from a copy, or start in another --workdir."
-    )
-  rate = found[str(index)]["learning_rate"]
-  return schedule.at_rate(stage, job.config.outer, rate)
+def enter_stage(
+  job: jobs.Job, index: int, state: outer.DistillState
+) -> outer.DistillState:
+  """Returns a state whose optimiser and students are those of a stage."""
+  stage = job.stages[index]
+  if int(state.step) != stage.first or index == 0:
+    return state
+  optimizer, students = outer.enter(
+    stage,
+    job.problem,
+    state.params,
+    outer.stage_key(job.root_key, index),
+    job.config.num_students,
+    job.mesh,
+  )
+  return dataclasses.replace(state, optimizer=optimizer, students=students)
+
+
+def dispatch(
+  job: jobs.Job,
+  index: int,
+  steps: jax.stages.Compiled,
+  state: outer.DistillState,
+) -> tuple[outer.DistillState, dict[str, np.ndarray]]:
+  """Returns the state some outer steps on, and what was seen [K] on the way.
+
+  Raises:
+    NotFinite: the run diverged.
+  """
+  num_steps = outer.dispatch_size(job.config, job.stages)
+  first = int(state.step)
+  real = job.draws[index](first, num_steps)
+  state, seen = steps(job.problem, state, real, job.root_key)
+  seen = jax.device_get(seen)
+  logs.check_finite(
+    first + 1,
+    seen["outer/loss"],
+    {"set": state.params, "students": state.students},
+    "Try a smaller outer.learning_rate or initial_step_size.",
+  )
+  return state, seen
+
+
+def _chosen(job, state):
+  """Returns the state with the best set so far; and the accuracy, if asked."""
+  config, step = job.config, int(state.step)
+  if step % config.eval_every and step != config.num_steps:
+    return state, None
+  accuracy = job.select(state.ema)
+  # As it is kept: of equal ones, the later.
+  if np.float32(accuracy) >= np.float32(state.best_accuracy):
+    state = _with_best(state, accuracy, job.mesh)
+  return state, accuracy
+
+
+def _log(job, index, seen, step, accuracy, to):
+  """Writes a line for each step of a dispatch that has come to `step`."""
+  stage, num_steps = job.stages[index], len(seen["outer/loss"])
+  for k in range(num_steps):
+    done = step - num_steps + k
+    values = {name: value[k] for name, value in seen.items()}
+    values["outer/learning_rate"] = stage.schedule(done - stage.first)
+    values["outer/stage"] = index
+    if accuracy is not None and k == num_steps - 1:
+      values["selection/accuracy"] = accuracy
+    to.writer.write(done + 1, values)
+  to.progress.update(step, float(seen["outer/loss"][-1]), accuracy)
+
+
+def _save(job, index, state, to):
+  """Saves a state where it is time to, or a signal came, which ends the run."""
+  config, step = job.config, int(state.step)
+  received = processes.largest(to.signals.received)  # by any process
+  last = step in (job.stages[index].last, config.num_steps)
+  if last or received or step % config.checkpoint_every == 0:
+    to.writer.keep()  # not fewer lines than the state has steps
+    to.keep.save(step, state)
+  if received:
+    raise errors.Stopped(_saved(job, step), interrupts.status(received))
 
 
 def _with_best(state, accuracy, mesh):

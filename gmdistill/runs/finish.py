@@ -1,91 +1,108 @@
 """The end of a run: the table of results, the set, and the report."""
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import ml_collections
 from etils import epath
 
 from gmdistill.evaluation import analysis as set_analysis
 from gmdistill.evaluation import gradient_cosine, measuring
-from gmdistill.evaluation import protocols as protocol_kinds
 from gmdistill.reports import finished
 from gmdistill.reports import tables as result_tables
-from gmdistill.runs import cards, tables
+from gmdistill.runs import jobs
+from gmdistill.runs.config import outputs
 from gmdistill.selection import coresets
-from gmdistill.sets import set_files, spaces, synthetic
+from gmdistill.sets import set_files, synthetic
 from gmdistill.system import folders, processes
 
 
+class Outcome(NamedTuple):
+  """What the outer loop came to."""
+
+  best: synthetic.SyntheticSet  # that the selection split chose
+  chosen: dict[str, Any]  # at which step, and its accuracy there
+  seconds: float  # how long the outer loop took
+  peak_bytes: int | None  # the most memory that it had; None: not known
+
+
+class Rows(NamedTuple):
+  """The table of results, and what a student costs."""
+
+  protocols: dict[str, dict[str, Any]]  # by protocol, then by row
+  seconds_set: float  # of a student on the set, by the first protocol
+  seconds_full: float | None  # on all rows; None: measured elsewhere
+
+
 def finish(
-  *,
-  config: ml_collections.ConfigDict,
+  job: jobs.Job,
   folder: epath.Path,
-  setup: spaces.Setup,
-  protocols: Mapping[str, protocol_kinds.Protocol],
-  best: synthetic.SyntheticSet,
-  chosen: dict[str, Any],
-  distill_seconds: float,
-  peak_bytes: int | None,
-  named: list[dict[str, str]],
-  command: str,
+  outcome: Outcome,
 ) -> None:
   """Measures the set and the baselines; writes all that a run leaves.
 
   Args:
-    config: The run's config.
+    job: The run's parts.
     folder: Its workdir.
-    setup: Its problem and data.
-    protocols: The protocols to report, by name.
-    best: The set that the selection split chose.
-    chosen: At which step, and its accuracy there.
-    distill_seconds: How long the outer loop took.
-    peak_bytes: The most memory that it had; None: not known.
-    named: Names and ids of the teachers that it asked.
-    command: How to start the run again.
+    outcome: The set, and what it took.
   """
-  card = cards.first_card(setup, config, command)
-  if named:
-    card["teachers"] = named
+  config, setup = job.config, job.setup
+  card = outputs.first_card(setup, config, job.command)
+  if setup.teachers is not None:
+    card["teachers"] = setup.teachers.names_and_ids
   first = processes.is_first()  # the process that writes
   if first:
     # Saved before it is measured, so that a kill from here on loses no set.
-    cards.write_set(folder, best, card, setup, config)
-  read = set_files.as_stored(best, config.stored_as)  # what a reader sees
-  table = tables.Table(setup, config)
+    outputs.write_set(folder, outcome.best, card, setup, config)
+  read = set_files.as_stored(outcome.best, config.stored_as)  # as a reader does
+  rows = _rows(job, read)
+  summary = _summary(job, outcome, read, rows)
+  analysis = set_analysis.analysis(setup, read, config.data_per_class)
+  if not first:
+    return
+  card["results"] = rows.protocols
+  set_files.save(folder / "set", outcome.best, card, config.stored_as)
+  folders.write_json(folder / "analysis.json", analysis)
+  folders.write_json(folder / "summary.json", summary)
+  _report(folder)
+
+
+def _rows(job, read) -> Rows:
+  """Measures the set, its baselines, and students on all rows."""
+  table = outputs.table(job.setup, job.config)
   rows: dict[str, dict[str, Any]] = {}
-  seconds = {}
-  for name, protocol in protocols.items():
+  seconds = []
+  for name, protocol in job.reported.items():
     own = table.measure(protocol, measuring.stacked(read), f"{name}: distilled")
-    seconds[name] = own.seconds
+    seconds.append(own.seconds)
     rows[name] = {
       method: table.coreset(name, protocol, method)
       for method in coresets.CORESETS
     }
-    full = table.full()
     rows[name]["distilled"] = own.row()
-    told = ("mean", "std", "n", "by_group")
-    rows[name]["full"] = {k: full[k] for k in told if k in full}
-  num_bytes = set_files.num_bytes(read, config.stored_as)
-  seconds_set = seconds[next(iter(protocols))]
+  full = table.full(job.full)
+  told = ("mean", "std", "n", "by_group")
+  for row in rows.values():
+    row["full"] = {name: full[name] for name in told if name in full}
   # A cached row's seconds may be another device's, which ours do not repay.
   device = jax.devices()[0].device_kind
   ours = full.get("device", device) == device
-  seconds_full = full["seconds"] if ours else None
-  cost = _cost(setup, num_bytes, distill_seconds, seconds_set, seconds_full)
-  cost["peak_memory_bytes"] = peak_bytes
-  summary = {
+  return Rows(rows, seconds[0], full["seconds"] if ours else None)
+
+
+def _summary(job, outcome: Outcome, read, rows: Rows) -> dict[str, Any]:
+  """Returns what `summary.json` says."""
+  config, setup = job.config, job.setup
+  return {
     "schema": 1,
     "dataset": config.data.name,
     "student": setup.student_name,
     "data_per_class": config.data_per_class,
     "sequence_length": config.sequence_length,
     "seed": config.seed,
-    "selection": chosen,
-    "protocols": rows,
-    "cost": cost,
+    "selection": outcome.chosen,
+    "protocols": rows.protocols,
+    "cost": _cost(job, outcome, read, rows),
     "gradient_cosine": gradient_cosine.gradient_cosine(
       setup,
       read,
@@ -95,17 +112,26 @@ def finish(
       num_students=min(3, config.replay.num_students),
     ),
   }
-  analysis = set_analysis.analysis(setup, read, config.data_per_class)
-  if not first:
-    return
-  # The space is there by now.
-  card["results"] = rows
-  set_files.save(folder / "set", best, card, config.stored_as)
-  folders.write_json(folder / "analysis.json", analysis)
-  folders.write_json(folder / "summary.json", summary)
-  from gmdistill.reports import (
-    page,  # matplotlib is slow to import, and needed last
-  )
+
+
+def _cost(job, outcome: Outcome, read, rows: Rows) -> dict[str, Any]:
+  saved = 0.0
+  if rows.seconds_full is not None:
+    saved = rows.seconds_full - rows.seconds_set
+  return {
+    "distill_seconds": outcome.seconds,
+    "student_seconds_set": rows.seconds_set,
+    "student_seconds_full": rows.seconds_full,
+    "set_bytes": set_files.num_bytes(read, job.config.stored_as),
+    "real_text_bytes": job.setup.corpus.train_bytes,
+    "break_even_students": outcome.seconds / saved if saved > 0 else None,
+    "peak_memory_bytes": outcome.peak_bytes,
+  }
+
+
+def _report(folder: epath.Path) -> None:
+  # matplotlib is slow to import, and needed last.
+  from gmdistill.reports import page
 
   path = page.write([folder], folder / "report.html")
   finished_run = finished.load_run(folder)
@@ -120,15 +146,3 @@ def known_peak(folder: epath.Path) -> int | None:
     return summary["cost"]["peak_memory_bytes"]
   except (OSError, ValueError, KeyError, TypeError):
     return None
-
-
-def _cost(setup, num_bytes, distill_seconds, seconds_set, seconds_full):
-  saved = 0.0 if seconds_full is None else seconds_full - seconds_set
-  return {
-    "distill_seconds": distill_seconds,
-    "student_seconds_set": seconds_set,
-    "student_seconds_full": seconds_full,
-    "set_bytes": num_bytes,
-    "real_text_bytes": setup.corpus.train_bytes,
-    "break_even_students": distill_seconds / saved if saved > 0 else None,
-  }

@@ -4,20 +4,19 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from gmdistill import errors
 from gmdistill.data import batches
 from gmdistill.runs import outer
-from gmdistill.runs.config import teacher_fields
+from gmdistill.runs.config import recipe as recipes
 from gmdistill.selection import coresets
 from gmdistill.sets import set_files, spaces, synthetic
 from gmdistill.teachers import rationales
 
 
 def starting_set(
-  setup: spaces.Setup, config: ml_collections.ConfigDict
+  setup: spaces.Setup, config: recipes.Recipe
 ) -> synthetic.SyntheticSet:
   """Returns the set that a run starts from.
 
@@ -59,7 +58,7 @@ def starting_set(
 
 def first_params(
   setup: spaces.Setup,
-  config: ml_collections.ConfigDict,
+  config: recipes.Recipe,
   parameterization: synthetic.Parameterization,
 ) -> outer.PyTree:
   """Returns the parameters of the set before the first step: real rows.
@@ -83,7 +82,7 @@ def first_params(
     shortest=config.sequence_length,
   )
   ids_MxL = _filled(setup.corpus.train, rows, config)
-  chosen = batches.take(teacher_fields.taught(setup.corpus, config), rows)
+  chosen = batches.take(setup.rows, rows)
   real = batches.as_batch(chosen, len(setup.corpus.label_names))
   batch = dataclasses.replace(
     jax.tree.map(jnp.asarray, real),

@@ -1,15 +1,15 @@
 """What a run needs and never changes, ready before anything is written."""
 
+import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import ml_collections
 import numpy as np
 
-from gmdistill.evaluation import measuring, readings
+from gmdistill.evaluation import measuring, protocols, readings
 from gmdistill.objectives import bank, contract
 from gmdistill.runs import first_set, outer
 from gmdistill.runs.config import (
@@ -17,13 +17,16 @@ from gmdistill.runs.config import (
   checks,
   row_fields,
   schedule,
+  settings,
   teacher_fields,
+)
+from gmdistill.runs.config import (
+  recipe as recipes,
 )
 from gmdistill.sets import spaces, synthetic, wrappers
 from gmdistill.students import problems
 from gmdistill.system import costs as program_costs
 from gmdistill.system import devices, paths
-from gmdistill.teachers import trained
 
 PyTree = Any
 
@@ -33,34 +36,39 @@ SELECTION_SEED = 1  # of the students that choose; the reported ones are others
 class Job(NamedTuple):
   """A run's parts."""
 
-  config: ml_collections.ConfigDict
+  config: recipes.Recipe
   command: str
   setup: spaces.Setup
   mesh: jax.sharding.Mesh
   problem: problems.Problem  # the setup's, on the mesh
   root_key: jax.Array  # on the mesh
-  stages: list[schedule.Stage]
+  stages: tuple[schedule.Stage, ...]
   parameterization: synthetic.Parameterization
   finished: synthetic.Parameterization  # as students see the set
   params: PyTree  # of the set, before the first step
-  draws: list[Callable[..., contract.Real]]  # one a stage
+  draws: tuple[Callable[..., contract.Real], ...]  # one a stage
   select: Callable[[PyTree], float]  # the set's parameters -> accuracy
-  programs: dict[
-    int, tuple[jax.stages.Compiled, program_costs.Cost]
-  ]  # by stage
+  reported: Mapping[str, protocols.Protocol]
+  full: protocols.Protocol  # of students on all real rows
 
 
-def prepare(config: ml_collections.ConfigDict, command: str = "") -> Job:
+def prepare(config: Any, command: str = "") -> Job:
   """Returns everything that a run needs; writes nothing.
+
+  Args:
+    config: As `settings.defaults`, changed; or a recipe.
+    command: How to start the run.
 
   Raises:
     InputError: something the user can mend.
   """
-  checks.require_numbers(config)  # before a schedule is made of them
+  config = settings.recipe(config)
   stages = schedule.stages(config)
-  mesh = devices.build(config.num_students, **config.mesh.to_dict())
-  setup = assembly.setup(config)
+  mesh = devices.build(config.num_students, **dataclasses.asdict(config.mesh))
   teacher_fields.require_no_params(config)
+  reported = assembly.reported_protocols(config)
+  full = assembly.protocol(config, "full")
+  setup = teacher_fields.with_teachers(assembly.setup(config), config)
   if not any(stage.objective.num_batches for stage in stages):
     checks.require_no_rows(config, f"objective={config.objective} draws none")
   parameterization = assembly.parameterization(config, setup.problem)
@@ -74,13 +82,16 @@ def prepare(config: ml_collections.ConfigDict, command: str = "") -> Job:
     mesh=mesh,
     problem=devices.put(mesh, setup.problem),
     root_key=devices.put(mesh, jax.random.key(config.seed)),
-    stages=stages,
+    stages=tuple(stages),
     parameterization=parameterization,
     finished=finished,
     params=first_set.first_params(setup, config, finished),
-    draws=[real_data(setup, config, stage.objective, mesh) for stage in stages],
+    draws=tuple(
+      real_data(setup, config, stage.objective, mesh) for stage in stages
+    ),
     select=_selector(setup, config, finished),
-    programs={},
+    reported=reported,
+    full=full,
   )
 
 
@@ -100,9 +111,8 @@ def digest(job: Job, read: dict[str, Any]) -> str:
 def sources(job: Job) -> dict[str, Any]:
   """Returns ids of what a run reads that its config only names."""
   config, problem = job.config, job.setup.problem
-  named = []
-  if teacher_fields.asks_teachers(config):
-    named = trained.names_and_ids(teacher_fields.teacher_names(config))
+  teachers = job.setup.teachers
+  named = [] if teachers is None else teachers.names_and_ids
   found = {
     "data": job.setup.corpus.fingerprint,
     "weights": problem.weights_id if problem.initial is not None else "",
@@ -115,37 +125,33 @@ def sources(job: Job) -> dict[str, Any]:
   return found
 
 
-def costs(job: Job) -> list[program_costs.Cost]:
-  """Returns what each stage's outer step costs; compiles, and runs nothing."""
-  return [program(job, index)[1] for index in range(len(job.stages))]
+def programs(
+  job: Job,
+) -> list[tuple[jax.stages.Compiled, program_costs.Cost]]:
+  """Returns each stage's compiled dispatch, and what its outer step costs."""
+  return [_program(job, index) for index in range(len(job.stages))]
 
 
-def program(
-  job: Job, index: int
-) -> tuple[jax.stages.Compiled, program_costs.Cost]:
-  """Returns a stage's compiled dispatch and its cost; compiles it once."""
-  if index not in job.programs:
-    stage = job.stages[index]
-    steps = outer.outer_steps(
-      stage,
-      job.parameterization,
-      job.config.outer.ema,
-      job.mesh,
-      job.config.outer.students_at_once,
-    )
-    state = outer.shapes(
-      stage, job.problem, job.params, job.config.num_students, job.mesh
-    )
-    num_steps = outer.dispatch_size(job.config, job.stages)
-    real = job.draws[index](stage.first, num_steps)
-    arguments = (job.problem, state, real, job.root_key)
-    job.programs[index] = program_costs.program(steps, arguments)
-  return job.programs[index]
+def _program(job, index):
+  stage = job.stages[index]
+  steps = outer.outer_steps(
+    stage,
+    job.parameterization,
+    job.config.outer.ema,
+    job.mesh,
+    job.config.outer.students_at_once,
+  )
+  state = outer.shapes(
+    stage, job.problem, job.params, job.config.num_students, job.mesh
+  )
+  num_steps = outer.dispatch_size(job.config, job.stages)
+  real = job.draws[index](stage.first, num_steps)
+  return program_costs.program(steps, (job.problem, state, real, job.root_key))
 
 
 def real_data(
   setup: spaces.Setup,
-  config: ml_collections.ConfigDict,
+  config: recipes.Recipe,
   objective: contract.Objective,
   mesh: jax.sharding.Mesh,
 ) -> Callable[..., contract.Real]:

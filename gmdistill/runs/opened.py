@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import ml_collections
 import numpy as np
 from etils import epath
 
@@ -15,7 +14,7 @@ from gmdistill import errors
 from gmdistill.data import batches, formats, tokenizing
 from gmdistill.reports import opened as opened_runs
 from gmdistill.runs.commands import shared
-from gmdistill.runs.config import assembly
+from gmdistill.runs.config import assembly, recipe
 from gmdistill.sets import set_files, spaces, synthetic
 from gmdistill.students import hugging_face, problems
 from gmdistill.system import paths
@@ -57,8 +56,8 @@ class DistilledSet:
     return tuple(self.card.get("label_names", ()))
 
   @functools.cached_property
-  def config(self) -> ml_collections.ConfigDict:
-    """The config of the run that made it."""
+  def config(self) -> recipe.Recipe:
+    """The recipe of the run that made it."""
     flags = types.SimpleNamespace(set=str(self.folder), config=None)
     return shared.config_and_set(flags)[0]
 

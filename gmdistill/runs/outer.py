@@ -1,16 +1,16 @@
 """The outer loop's inside: the state of a run, and its outer step."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 
+from gmdistill.runs.config import recipe as recipes
 from gmdistill.runs.config import schedule
 from gmdistill.sets import synthetic
 from gmdistill.students import problems
@@ -85,36 +85,10 @@ def outer_steps(
   `at_once` of its students side by side: memory holds so many graphs. The state
   is donated; metrics come stacked [K].
   """
-
-  def own_students(problem, params, students, real, keys):
-    """Returns the set's gradients, the mean over all students, and what else
-    was seen; the students of this group of devices have moved on."""
-
-    def one_student(student_real_key):
-      student, own, key = student_real_key
-      # A bank may store halves; objectives compute in float32.
-      own = own._replace(expert=jax.tree.map(jnp.float32, own.expert))
-
-      def loss(params):
-        decoded = parameterization.decode(params)
-        return stage.objective.loss(problem, decoded, student, own, key)
-
-      return jax.value_and_grad(loss, has_aux=True)(params)
-
-    (losses, (students, seen)), grads = jax.lax.map(
-      one_student,
-      (students, real, keys),
-      batch_size=at_once if at_once > 1 else None,
-    )
-    values = {**seen, "outer/loss": losses}
-    means = jax.tree.map(lambda x: x.mean(axis=0), (grads, values))
-    # All that crosses between devices: no larger than the set.
-    return devices.mean_over_groups(means), students
-
   everywhere, by_student = devices.EVERYWHERE, devices.BY_STUDENT
   all_students = devices.over_students(
     mesh,
-    own_students,
+    _own_students(stage, parameterization, at_once),
     (everywhere, everywhere, by_student, by_student, by_student),
     (everywhere, by_student),
   )
@@ -156,6 +130,37 @@ def outer_steps(
   return steps
 
 
+def _own_students(stage, parameterization, at_once):
+  """Returns what one group of devices computes for its students."""
+
+  def own_students(problem, params, students, real, keys):
+    """Returns the set's gradients, the mean over all students, and what else
+    was seen; the students of this group of devices have moved on."""
+
+    def one_student(student_real_key):
+      student, own, key = student_real_key
+      # A bank may store halves; objectives compute in float32.
+      own = own._replace(expert=jax.tree.map(jnp.float32, own.expert))
+
+      def loss(params):
+        decoded = parameterization.decode(params)
+        return stage.objective.loss(problem, decoded, student, own, key)
+
+      return jax.value_and_grad(loss, has_aux=True)(params)
+
+    (losses, (students, seen)), grads = jax.lax.map(
+      one_student,
+      (students, real, keys),
+      batch_size=at_once if at_once > 1 else None,
+    )
+    values = {**seen, "outer/loss": losses}
+    means = jax.tree.map(lambda x: x.mean(axis=0), (grads, values))
+    # All that crosses between devices: no larger than the set.
+    return devices.mean_over_groups(means), students
+
+  return own_students
+
+
 def layout(mesh: jax.sharding.Mesh) -> DistillState:
   """Returns where each part of a state lies: students on their own devices."""
   parts: dict[str, Any] = dict.fromkeys(
@@ -167,7 +172,7 @@ def layout(mesh: jax.sharding.Mesh) -> DistillState:
 
 
 def dispatch_size(
-  config: ml_collections.ConfigDict, stages: list[schedule.Stage]
+  config: recipes.Recipe, stages: Sequence[schedule.Stage]
 ) -> int:
   """Returns K: at most `steps_per_dispatch`, a divisor of every stretch.
 

@@ -3,15 +3,11 @@
 `import gmdistill as gd` finds these by name; see `gmdistill.__init__`.
 """
 
-import difflib
-import importlib.util
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 from etils import epath
 
 from gmdistill import errors
@@ -19,79 +15,11 @@ from gmdistill.data import batches, loading
 from gmdistill.evaluation import measuring, readings
 from gmdistill.reports import opened as opened_runs
 from gmdistill.runs import distill as distillation
-from gmdistill.runs import opened, tables
+from gmdistill.runs import opened
 from gmdistill.runs.commands import shared
-from gmdistill.runs.config import assembly, settings
+from gmdistill.runs.config import assembly, outputs, recipe, settings, shipped
 from gmdistill.sets import spaces
 from gmdistill.system import devices
-
-
-def load_config(
-  source: str | ml_collections.ConfigDict, **fields: Any
-) -> ml_collections.ConfigDict:
-  """Returns a config, with fields changed.
-
-  Args:
-    source: A config file such as "configs/quickstart.py", with a mode after a
-      colon ("configs/quickstart.py:tiny"); the name of a shipped one
-      ("quickstart"); or a config, which is copied.
-    **fields: Fields to change, such as `seed=1`; those of a group as a dict,
-      such as `data={"max_length": 32}`.
-
-  Raises:
-    InputError: there is no such config, mode or field.
-  """
-  config = (
-    source
-    if isinstance(source, ml_collections.ConfigDict)
-    else _read_config(str(source))
-  )
-  settings.require_one_run(config)
-  config = config.copy_and_resolve_references()
-  _change(config, fields)
-  return config
-
-
-def _change(config: Any, fields: Mapping[str, Any], group: str = "") -> None:
-  for name, value in fields.items():
-    if name not in config:
-      near = difflib.get_close_matches(name, list(config), n=1)
-      hint = f"; did you mean {near[0]}?" if near else "."
-      raise errors.InputError(f"a config has no field {group}{name}{hint}")
-    if isinstance(config[name], ml_collections.ConfigDict):
-      if not isinstance(value, Mapping):
-        raise errors.InputError(
-          f"{group}{name} is a group of fields; give a dict of those to change."
-        )
-      _change(config[name], value, f"{group}{name}.")
-      continue
-    try:
-      config[name] = value
-    except (TypeError, ValueError) as error:
-      kind = type(config[name]).__name__
-      raise errors.InputError(
-        f"{group}{name}={value!r} is no {kind}, as {config[name]!r} is."
-      ) from error
-
-
-def _read_config(source: str) -> ml_collections.ConfigDict:
-  name, _, mode = source.partition(":")
-  path = pathlib.Path(name)
-  if not name.endswith(".py"):
-    path = pathlib.Path(__file__).parents[2] / "configs" / f"{name}.py"
-  if not path.is_file():
-    raise errors.InputError(
-      f"there is no config {source}; give a file such as "
-      "configs/quickstart.py, or the name of one of this package's."
-    )
-  spec = importlib.util.spec_from_file_location(path.stem, path)
-  assert spec is not None and spec.loader is not None
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  try:
-    return module.get_config(mode)
-  except ValueError as error:
-    raise errors.InputError(f"{source}: {error}") from error
 
 
 def load_data(name: str, **options: Any) -> batches.Corpus:
@@ -121,9 +49,7 @@ def load_data(name: str, **options: Any) -> batches.Corpus:
   return loading.load(chosen, str(tokenizer_file))
 
 
-def load_problem(
-  config: str | ml_collections.ConfigDict, **fields: Any
-) -> spaces.Setup:
+def load_problem(config: Any, **fields: Any) -> spaces.Setup:
   """Loads the data and the fresh student that a config names.
 
   Args:
@@ -134,7 +60,8 @@ def load_problem(
     Its `problem` (architecture, frozen table, pretrained weights if any) and
     `corpus`: what objectives and protocols take.
   """
-  return assembly.setup(load_config(config, **fields))
+  chosen = shipped.load_config(config, **fields)
+  return assembly.setup(settings.recipe(chosen))
 
 
 def load_set(folder: epath.PathLike) -> opened.DistilledSet:
@@ -150,7 +77,7 @@ def load_set(folder: epath.PathLike) -> opened.DistilledSet:
 
 
 def distill(
-  config: str | ml_collections.ConfigDict,
+  config: Any,
   workdir: epath.PathLike,
   **fields: Any,
 ) -> opened_runs.FinishedRun:
@@ -167,12 +94,8 @@ def distill(
     InputError: something to be mended, before anything is written.
     NotFinite: the run diverged; the last good checkpoint is kept.
   """
-  chosen = load_config(config, **fields)
-  told = (
-    "config"
-    if isinstance(config, ml_collections.ConfigDict)
-    else repr(str(config))
-  )
+  chosen = shipped.load_config(config, **fields)
+  told = repr(config) if isinstance(config, str) else "config"
   rest = "".join(f", {name}={value!r}" for name, value in fields.items())
   command = f"gmdistill.distill({told}, {str(workdir)!r}{rest})"
   distillation.run(chosen, str(workdir), command)
@@ -197,7 +120,7 @@ def train(
     InputError: the set does not fit the student of its run's config.
   """
   given = _opened(examples)
-  config = load_config(given.config, seed=seed)
+  config = recipe.changed(given.config, seed=seed)
   name = protocol or config.protocols[0]
   if name == "bayes":
     raise errors.InputError(
@@ -206,7 +129,7 @@ def train(
     )
   setup = given.setup
   syn, _ = shared.fitting_set(setup, given.folder, config)
-  params, _, _ = tables.Table(setup, config).student(
+  params, _, _ = outputs.table(setup, config).student(
     assembly.protocol(config, name), measuring.stacked(syn)
   )
   return opened.Student(
@@ -214,7 +137,7 @@ def train(
     params,
     tokenizer=setup.corpus.tokenizer,
     label_names=setup.corpus.label_names,
-    slots=settings.data_options(config).slots,
+    slots=config.data.slots,
     data=setup.corpus,
   )
 
@@ -247,7 +170,7 @@ def evaluate(
   setup = given.setup
   syn, _ = shared.fitting_set(setup, given.folder, given.config)
   row: Mapping[str, Any] = (
-    tables.Table(setup, given.config)
+    outputs.table(setup, given.config)
     .measure(
       assembly.protocol(given.config, name), measuring.stacked(syn), name
     )

@@ -1,6 +1,6 @@
 """Many runs of one study, resumable: a config of configs, and one report.
 
-A sweep's config maps names to the configs of runs, `configs/results.py` say.
+A sweep's config maps names to the configs of runs, as `results` does.
 Two names are no runs: the fields of `each` are set in every run, and `only` is
 a pattern of names such as `sst2-5-*`; both can be given on the command line.
 A run knows the fields that it was started with, so `each` must stay the same.
@@ -8,22 +8,18 @@ Several processes may work on one sweep at once: each takes the next run that
 is neither finished nor in another's hands.
 """
 
-import fnmatch
-import pathlib
 from typing import Any
 
-import ml_collections
 from etils import epath
 
 from gmdistill import errors
 from gmdistill.reports import tables
 from gmdistill.runs import distill, workdirs
+from gmdistill.runs.config import settings, studies
 from gmdistill.system import folders, logs
 
 
-def run(
-  configs: ml_collections.ConfigDict, workdir: str, command: str = ""
-) -> dict[str, str]:
+def run(configs: Any, workdir: str, command: str = "") -> dict[str, str]:
   """Runs what is not finished; reports on what is.
 
   Args:
@@ -39,8 +35,8 @@ def run(
     InputError: no configs of runs, or a workdir that cannot be written.
     Stopped: SIGINT or SIGTERM; everything is saved.
   """
-  named = _named(configs)
-  chosen = _chosen(named, configs)
+  named = studies.named(configs)
+  chosen = studies.chosen(named, configs)
   folder = folders.writable(workdir)
   failed: dict[str, str] = {}
   for place, (name, config) in enumerate(chosen.items(), 1):
@@ -78,50 +74,9 @@ def run(
   return failed
 
 
-def _named(configs: Any) -> dict[str, ml_collections.ConfigDict]:
-  found = dict(configs.items())
-  each, _ = found.pop("each", None), found.pop("only", None)
-  if not found or not all(
-    isinstance(config, ml_collections.ConfigDict) and "num_steps" in config
-    for config in found.values()
-  ):
-    raise errors.InputError(
-      "sweep needs a config that maps names to the configs of runs, such as "
-      "configs/results.py; for a single run use gmdistill distill."
-    )
-  for name, config in found.items():
-    if pathlib.PurePath(name).name != name or name.startswith("."):
-      raise errors.InputError(
-        f"the run {name!r} cannot name a folder; use letters, digits and -."
-      )
-    if each:
-      try:
-        config.update(each)
-      except (KeyError, TypeError) as error:
-        raise errors.InputError(
-          f"the sweep's each does not fit the run {name}: "
-          f"{' '.join(str(error).split())}"
-        ) from error
-  return found
-
-
-def _chosen(named, configs):
-  only = configs.get("only", "")
-  chosen = {
-    name: config
-    for name, config in named.items()
-    if not only or fnmatch.fnmatchcase(name, only)
-  }
-  if not chosen:
-    raise errors.InputError(
-      f"only={only!r} fits none of the runs: {', '.join(named)}."
-    )
-  return chosen
-
-
-def _finished(folder: epath.Path, config: ml_collections.ConfigDict) -> bool:
+def _finished(folder: epath.Path, config: Any) -> bool:
   """Whether a run of this very config has left its summary."""
   if not (folder / "summary.json").is_file():
     return False
-  workdirs.check(str(folder), config)
+  workdirs.check(str(folder), settings.recipe(config))
   return True

@@ -4,21 +4,21 @@ import hashlib
 import json
 from typing import Any
 
-import ml_collections
 from etils import epath
 
 from gmdistill import errors
+from gmdistill.runs.config import recipe as recipes
 from gmdistill.runs.config import settings
 from gmdistill.system import folders
 
 
-def digest(config: ml_collections.ConfigDict) -> str:
+def digest(config: recipes.Recipe) -> str:
   """Returns a hash of every field of a config."""
   text = json.dumps(config.to_dict(), sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()
 
 
-def check(workdir: str, config: ml_collections.ConfigDict) -> epath.Path:
+def check(workdir: str, config: recipes.Recipe) -> epath.Path:
   """Checks, and writes nothing, that a run of `config` may use `workdir`.
 
   Raises:
@@ -27,11 +27,8 @@ def check(workdir: str, config: ml_collections.ConfigDict) -> epath.Path:
   folder = folders.writable(workdir)
   path = folder / "config.json"
   if path.is_file():
-    ours = json.loads(json.dumps(config.to_dict()))
-    # What was begun before a field was known had its default.
-    known = json.loads(json.dumps(settings.defaults().to_dict()))
-    earlier = _over(known, _earlier(path))
-    differing = folders.differences(earlier, _over(known, ours))
+    earlier = settings.earlier(_earlier(path), str(path))
+    differing = folders.differences(earlier.to_dict(), config.to_dict())
     if differing:
       raise errors.InputError(
         f"workdir {folder} holds a run of another config: "
@@ -76,9 +73,7 @@ def _earlier(path: epath.Path) -> dict[str, Any]:
   return found
 
 
-def claim(
-  folder: epath.Path, config: ml_collections.ConfigDict, command: str
-) -> None:
+def claim(folder: epath.Path, config: recipes.Recipe, command: str) -> None:
   """Makes the folder and writes `config.json` and `environment.json`.
 
   Raises:
@@ -95,14 +90,3 @@ def claim(
       f"workdir {folder} cannot be written ({error.strerror}); free some room "
       "or give another --workdir."
     ) from error
-
-
-def _over(defaults: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-  """Returns nested fields, with defaults where there are none."""
-  both = lambda a, b: isinstance(a, dict) and isinstance(b, dict)  # noqa: E731
-  inner = {
-    name: _over(defaults[name], value)
-    for name, value in own.items()
-    if both(defaults.get(name), value)
-  }
-  return {**defaults, **own, **inner}

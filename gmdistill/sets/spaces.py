@@ -21,7 +21,7 @@ import threadpoolctl
 from etils import epath
 from scipy import sparse
 
-from gmdistill import errors
+from gmdistill import errors, fields
 from gmdistill.data import batches, formats, loading, tokenizing
 from gmdistill.students import (
   blocks,
@@ -47,7 +47,14 @@ class Setup(NamedTuple):
   corpus: batches.Corpus
   space_id: str
   student_name: str
-  labels: str = "true"  # whose labels the training part carries
+  labels: str = "true"  # whose labels the outer loop's rows carry
+  taught: batches.Examples | None = None  # these rows; None: the training part
+  teachers: Any = None  # who taught them, opened: `taught_rows.Teachers`
+
+  @property
+  def rows(self) -> batches.Examples:
+    """The training part as the outer loop sees it."""
+    return self.corpus.train if self.taught is None else self.taught
 
 
 def build(
@@ -197,7 +204,10 @@ def _check_choices(fields: Mapping[str, Any]) -> None:
 
 
 def learn_table(
-  examples: batches.Examples, *, shape: tuple[int, int], window: int = 4
+  examples: batches.Examples,
+  *,
+  shape: tuple[int, int],
+  window: fields.Count = 4,
 ) -> np.ndarray:
   """Learns a table [V, D] (float32) from the real text alone.
 

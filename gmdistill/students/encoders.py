@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gmdistill import fields
 from gmdistill.students import blocks, outputs
 
 POOLINGS = ("first", "mean")
@@ -21,21 +22,35 @@ class Transformer(nn.Module):
 
   Layers are scanned: their parameters carry a leading [layers] axis. Feature:
   `first`, BERT's pooler on the first token; `mean`, the mean over tokens.
+
+  Attributes:
+    num_classes: C.
+    width: D, of the embeddings and of every layer.
+    num_layers: Layers.
+    num_heads: Heads of attention, which share out the width.
+    hidden: Units between the two products of a layer's perceptron.
+    max_positions: The longest row, in tokens.
+    pooling: `first`, or `mean`.
+    activation: One of `blocks.ACTIVATIONS`.
+    epsilon: Of every LayerNorm.
+    remat: What a backward pass computes again instead of keeping it: `none`,
+      `layers`, `elementwise`; see `blocks`.
+    unroll: Layers a scan iteration; more compiles longer, and runs faster.
+    compute: Of the layers' products, `float32` or `bfloat16`; parameters, their
+      gradients, logits and features keep the precision of the parameters.
   """
 
   num_classes: int
-  width: int = 128
-  num_layers: int = 2
-  num_heads: int = 4
-  hidden: int = 512
-  max_positions: int = 128
+  width: fields.Width = 128
+  num_layers: fields.Layers = 2
+  num_heads: fields.Width = 4
+  hidden: fields.Width = 512
+  max_positions: fields.Length = 128
   pooling: str = "first"
   activation: str = "gelu"
   epsilon: float = 1e-12
-  remat: str = "none"  # what a backward pass computes again; see blocks
-  unroll: int = 1  # layers a scan iteration; more compiles longer, runs faster
-  # Of the layers' products, float32 or bfloat16; parameters, their gradients,
-  # logits and features stay in the precision of the parameters.
+  remat: str = "none"
+  unroll: fields.Layers = 1
   compute: str = "float32"
 
   def setup(self) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from gmdistill import errors
+from gmdistill import errors, fields
 
 PyTree = Any
 
@@ -34,8 +34,8 @@ EXPERTS = P(None, STUDENTS)  # leaves [K, S, ...]
 
 def build(
   num_students: int,
-  students: int = 0,
-  data: int = 1,
+  students: fields.FromZero = 0,
+  data: fields.Count = 1,
   devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
   """Returns the mesh that a run is laid out on.

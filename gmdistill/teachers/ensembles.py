@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gmdistill import fields
 from gmdistill.teachers import divergences
 
 Array = jax.Array | np.ndarray
@@ -164,30 +165,23 @@ class Options:
       none) or `entropy`.
     certainty: Each row's share is alpha times the teachers' certainty, which is
       0 where what they say is uniform, and 1 where they name one class.
-    top_k: Classes that are kept; the mass of the others is spread evenly over
-      them. 0: all, exactly.
   """
 
-  alpha: float = 1.0
-  temperature: float = 1.0
-  temperatures: tuple[float, ...] = ()
+  alpha: fields.Share = 1.0
+  temperature: fields.Positive = 1.0
+  temperatures: tuple[fields.Positive, ...] = ()
   join: str = "probabilities"
   weights: str = "equal"
   certainty: bool = False
-  top_k: int = 0
 
   def __post_init__(self) -> None:
     """Checks the fields.
 
     Raises:
-      ValueError: an unknown choice, or a number out of its range.
+      ValueError: an unknown choice.
+      InputError: a number out of its range.
     """
-    object.__setattr__(self, "temperatures", tuple(self.temperatures))
-    lowest = min(self.temperature, *self.temperatures, np.inf)
-    if not 0 <= self.alpha <= 1 or lowest <= 0:
-      raise ValueError(
-        f"alpha={self.alpha} must be 0 to 1, and temperatures above 0."
-      )
+    fields.require(self, "teachers")
     if self.join not in JOINS:
       known = ", ".join(JOINS)
       raise ValueError(f"join={self.join!r} is none of {known}.")
@@ -210,36 +204,25 @@ def soft_labels(
     Labels [N, C], float32; each row sums to 1 where the truth does.
 
   Raises:
-    ValueError: more temperatures than teachers, or too large a `top_k`.
+    ValueError: temperatures that are not one for each of the teachers.
   """
-  count, _, classes = logits_KxNxC.shape
+  count = len(logits_KxNxC)
   temperatures = options.temperatures or (options.temperature,) * count
-  if len(temperatures) != count or not 0 <= options.top_k <= classes:
+  if len(temperatures) != count:
     raise ValueError(
       f"temperatures={options.temperatures} must be one for each of {count} "
-      f"teachers, and top_k={options.top_k} from 0 to {classes}."
+      "teachers."
     )
   weights_KxN = weights(options.weights, logits_KxNxC, truth_NxC)
   joined_NxC = JOINS[options.join](
     logits_KxNxC, weights_KxN, np.asarray(temperatures, np.float32)
   )
   said_NxC = np.asarray(jax.nn.softmax(joined_NxC), np.float32)
-  if 0 < options.top_k < classes:
-    said_NxC = _largest(said_NxC, options.top_k)
   share_Nx1 = np.full((len(truth_NxC), 1), options.alpha, np.float32)
   if options.certainty:
     share_Nx1 *= np.asarray(certainty(joined_NxC))[:, None]
   mixed_NxC = share_Nx1 * said_NxC + (1 - share_Nx1) * truth_NxC
   return mixed_NxC.astype(np.float32)
-
-
-def _largest(said_NxC, top_k):
-  order_NxC = np.argsort(-said_NxC, axis=1, kind="stable")
-  kept_NxC = np.zeros(said_NxC.shape, bool)
-  np.put_along_axis(kept_NxC, order_NxC[:, :top_k], True, axis=1)
-  missing_Nx1 = np.where(kept_NxC, 0.0, said_NxC).sum(axis=1, keepdims=True)
-  rest = said_NxC.shape[1] - top_k
-  return np.where(kept_NxC, said_NxC, missing_Nx1 / rest)
 
 
 def _log_probs(logits):

@@ -11,8 +11,6 @@ few.
 
 import argparse
 import functools
-import pathlib
-import runpy
 
 import jax
 import numpy as np
@@ -20,12 +18,10 @@ import optax
 
 from gmdistill.data import batches
 from gmdistill.evaluation import readings
-from gmdistill.runs.config import assembly
+from gmdistill.runs.config import assembly, settings, shipped
 from gmdistill.selection import coresets
 from gmdistill.teachers import ensembles
 from gmdistill.training import fitting
-
-CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "quickstart.py"
 
 
 @functools.partial(jax.jit, static_argnames="num_steps")
@@ -52,8 +48,8 @@ def main():
   parser.add_argument("--teacher_steps", type=int, default=1200)
   parser.add_argument("--rows", type=int, default=0, help="a class; 0: all")
   options = parser.parse_args()
-  config = runpy.run_path(str(CONFIG))["get_config"]()
-  setup = assembly.setup(config)
+  config = shipped.config_for("quickstart")
+  setup = assembly.setup(settings.recipe(config))
   problem, train = setup.problem, setup.corpus.train
   classes = len(setup.corpus.label_names)
   batch = jax.device_put(batches.as_batch(train, classes))

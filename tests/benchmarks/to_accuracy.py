@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import pathlib
-import runpy
 import subprocess
 import sys
 import tempfile
@@ -25,18 +24,19 @@ import numpy as np
 import record
 
 from gmdistill.runs import first_set
-from gmdistill.runs.config import assembly, row_fields
+from gmdistill.runs.config import assembly, row_fields, settings, shipped
 
 HERE = pathlib.Path(__file__).parent
-CONFIG = HERE.parents[1] / "configs" / "quickstart.py"
 
 
 def write_arrays(config: Any, folder: pathlib.Path) -> list[str]:
   """Writes what the PyTorch run reads; returns its arguments."""
-  setup = assembly.setup(config)
-  stored = assembly.parameterization(config, setup.problem)
-  start = stored.decode(first_set.first_params(setup, config, stored)).batch
-  chosen = row_fields.selection_rows(setup.corpus, config)
+  setup = assembly.setup(settings.recipe(config))
+  stored = assembly.parameterization(settings.recipe(config), setup.problem)
+  start = stored.decode(
+    first_set.first_params(setup, settings.recipe(config), stored)
+  ).batch
+  chosen = row_fields.selection_rows(setup.corpus, settings.recipe(config))
   parts = {"train": setup.corpus.train, "selection": chosen}
   arrays = {
     "table": setup.problem.embeddings,
@@ -120,12 +120,12 @@ def accuracies(log: pathlib.Path) -> Iterator[float]:
 
 def runs(folder: pathlib.Path) -> Iterable[tuple[str, list[str], pathlib.Path]]:
   """Yields a name, a command and its log for each of the runs."""
-  config = runpy.run_path(str(CONFIG))["get_config"]()
+  config = shipped.config_for("quickstart")
   arguments = write_arrays(config, folder)
   os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "programs")
   for name in ("cold", "warm"):
     command = [sys.executable, "-m", "gmdistill", "distill"]
-    command += [f"--config={CONFIG}", f"--workdir={folder / name}"]
+    command += ["--config=quickstart", f"--workdir={folder / name}"]
     yield f"gmdistill, {name}", command, folder / name / "metrics.jsonl"
   command = [sys.executable, str(HERE / "torch_look_ahead.py"), *arguments]
   yield "PyTorch", command, folder / "torch.out"

@@ -78,7 +78,7 @@ def folder(tmp_path, monkeypatch):
 
 def options(folder, **fields):
   fields = {"name": "tiny", "vocab_size": 128, "max_length": 12} | fields
-  return loading.Options(data_dir=str(folder), **fields)
+  return loading.Options(dir=str(folder), **fields)
 
 
 def cache_files(folder):
@@ -562,7 +562,7 @@ def test_loading_imports_no_tensorflow_and_importing_no_tfds(folder):
   program = (
     "import sys; from gmdistill.data import batches, loading; "
     "assert 'tensorflow_datasets' not in sys.modules; "
-    "loading.load(loading.Options(name='tiny', data_dir=sys.argv[1])); "
+    "loading.load(loading.Options(name='tiny', dir=sys.argv[1])); "
     "assert 'tensorflow' not in sys.modules"
   )
   subprocess.run([sys.executable, "-c", program, str(folder)], check=True)

@@ -8,7 +8,7 @@ import tiny_config
 
 from gmdistill import errors, main
 from gmdistill.data import batches, joined, samplers
-from gmdistill.runs.config import checks
+from gmdistill.runs.config import settings
 
 HERE = pathlib.Path(__file__).parents[1]
 CONFIG = f"--config={HERE}/tiny_config.py:polish"
@@ -122,5 +122,5 @@ def test_teachers_label_the_rows_of_a_run(tmp_path, capsys):
 def test_what_is_no_share_of_the_rows_is_refused(share):
   config = tiny_config.get_config()  # four rows a class
   config.joined_rows = share
-  with pytest.raises(errors.InputError, match="must be a share"):
-    checks.require_numbers(config)
+  with pytest.raises(errors.InputError, match="joined_rows=.* must "):
+    settings.recipe(config)

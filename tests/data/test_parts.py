@@ -25,7 +25,7 @@ def folder(tmp_path, monkeypatch):
 
 def load(folder, **fields):
   fields = {"name": "tiny", "vocab_size": 128, "max_length": 12} | fields
-  return loading.load(loading.Options(data_dir=str(folder), **fields))
+  return loading.load(loading.Options(dir=str(folder), **fields))
 
 
 def refusal(folder, **fields):
@@ -294,7 +294,7 @@ def test_a_tokenizer_of_another_language_is_refused(folder, tmp_path):
   with pytest.raises(
     errors.InputError, match="a word that the tokenizer knows"
   ):
-    loading.load(loading.Options(name="tiny", data_dir=str(other)), str(path))
+    loading.load(loading.Options(name="tiny", dir=str(other)), str(path))
 
 
 # Sets in TFDS's own older files.

@@ -20,8 +20,7 @@ from gmdistill.evaluation import (
   protocols,
   readings,
 )
-from gmdistill.runs import tables
-from gmdistill.runs.config import assembly
+from gmdistill.runs.config import assembly, outputs, settings
 from gmdistill.sets import set_files, synthetic
 from gmdistill.training import fitting
 
@@ -403,13 +402,13 @@ def test_what_is_not_finite_is_said_and_not_reported():
 @pytest.mark.parametrize(
   "field, value, words",
   [
-    ("strength", -1.0, "strength=-1.0 must be at least 0"),
-    ("samples", 0, "samples=0 must be at least 1"),
-    ("thin", 0, "thin=0 must be at least 1"),
-    ("burn_in", -1, "burn_in=-1 must be at least 0"),
-    ("step_size", 0.0, "step_size=0.0 above it"),
+    ("strength", -1.0, "strength=-1.0 must be a number, from 0"),
+    ("samples", 0, "samples=0 must be a whole number, from 1"),
+    ("thin", 0, "thin=0 must be a whole number, from 1"),
+    ("burn_in", -1, "burn_in=-1 must be a whole number, from 0"),
+    ("step_size", 0.0, "step_size=0.0 must be a number, above 0"),
     ("prior_std", 0.0, "prior_std=0.0"),
-    ("num_students", 0, "num_students=0 must be at least 1"),
+    ("num_students", 0, "num_students=0 must be a whole number"),
     ("start", "full", "bayes.start=full is none of replay"),
   ],
 )
@@ -417,17 +416,17 @@ def test_a_bad_field_of_bayes_is_refused(field, value, words):
   config = tiny_config.get_config()
   config.bayes[field] = value
   with pytest.raises(errors.InputError, match=words):
-    assembly.protocol(config, "bayes")
+    assembly.protocol(settings.recipe(config), "bayes")
 
 
 def test_evaluate_says_the_calibration_and_leaves_the_rows_of_runs_alone(
   tmp_path, capsys
 ):
   config = tiny_config.get_config()
-  setup = assembly.setup(config)
-  protocol = assembly.protocol(config, "replay")
+  setup = assembly.setup(settings.recipe(config))
+  protocol = assembly.protocol(settings.recipe(config), "replay")
   row, said = (
-    tables.Table(setup, config, calibrated).coreset(
+    outputs.table(setup, settings.recipe(config), calibrated).coreset(
       "replay", protocol, "herding"
     )
     for calibrated in (False, True)
@@ -441,7 +440,7 @@ def test_evaluate_says_the_calibration_and_leaves_the_rows_of_runs_alone(
   assert found == {"replay": {**said, "row": "herding"}}
   capsys.readouterr()
   for wrong, words in {
-    "--config.bayes.thin=0": "config.bayes: thin=0 must be at least 1",
+    "--config.bayes.thin=0": "bayes.thin=0 must be a whole number, from 1",
     "--protocol=bays": "is none of replay, finetune, scratch, bayes",
   }.items():
     assert main.main([*command, "--protocol=bayes", wrong]) == 2

@@ -17,7 +17,6 @@ import tiny_sets
 from gmdistill import errors
 from gmdistill.objectives import bank
 from gmdistill.runs import jobs
-from gmdistill.runs.config import assembly
 
 FIRST = r"is none of ([\w.]+)"  # a list of what is known
 
@@ -53,11 +52,11 @@ CASES = [
   ({"data.max_length": 17}, r"use at most (\d+)", {"data.max_length": "{0}"}),
   ({"data.train_length": 17}, r"use at most (\d+)",
    {"data.train_length": "{0}"}),
-  ({"data.max_length": 3}, r"at least (\d+)", {"data.max_length": "{0}"}),
-  ({"data.vocab_size": 3}, r"at least (\d+)",
+  ({"data.max_length": 3}, r"from (\d+) to", {"data.max_length": "{0}"}),
+  ({"data.vocab_size": 3}, r"from (\d+) to",
    {"data.vocab_size": "{0}", "student.width": 16}),
-  ({"data.train_length": 3}, r"use (\d+) for", {"data.train_length": "{0}"}),
-  ({"data.train_length": 3}, r"or at least (\d+)",
+  ({"data.train_length": 3}, r"number, (\d), or", {"data.train_length": "{0}"}),
+  ({"data.train_length": 3}, r"or from (\d+) to",
    {"data.train_length": "{0}"}),
   ({"data.name": "tinny"}, r"did you mean (\w+)", {"data.name": "{0}"}),
   ({"data.name": "qqqqqq"}, r"prepared there: (\w+)", {"data.name": "{0}"}),
@@ -74,7 +73,7 @@ CASES = [
   ({"selection.apart": 1}, r"use more tokens", {"selection.apart": 8}),
   ({"selection.apart": 1}, r"or (\d) to keep all", {"selection.apart": "{0}"}),
   # Rationales.
-  ({**WHY, "data.rationale_length": 1}, r"at least (\d+)",
+  ({**WHY, "data.rationale_length": 1}, r"from (\d+) to",
    {"data.rationale_length": "{0}"}),
   ({**WHY, "data.max_length": 14}, r"use at most (\d+)",
    {"data.max_length": "{0}"}),
@@ -118,10 +117,10 @@ CASES = [
   ({"real_rows": "x"}, FIRST, {"real_rows": "{0}"}),
   ({"joined_rows": 0.01}, r"use (0\.0), or more than ([\d.]+)",
    {"joined_rows": "{0}"}),
-  ({"num_students": 0}, r"at least (\d)", {"num_students": "{0}"}),
-  ({"seed": 2**32}, r"below 2\*\*32", {"seed": 2**32 - 1}),
+  ({"num_students": 0}, r"from (\d) to", {"num_students": "{0}"}),
+  ({"seed": 2**32}, r"to 2\*\*32 - 1", {"seed": 2**32 - 1}),
   ({"outer.warmup": 1.0}, r"from (0) to below 1", {"outer.warmup": "{0}"}),
-  ({"outer.clip": -1.0}, r"not be below (0)", {"outer.clip": "{0}"}),
+  ({"outer.clip": -1.0}, r"from (0) to", {"outer.clip": "{0}"}),
   ({"label_smoothing": 1.0}, r"from (0) to below 1", {"label_smoothing": 0.1}),
   ({"mesh.data": 3}, r"must divide the (\d+) devices", {"mesh.data": "{0}"}),
   ({"mesh.students": 2}, r"use mesh.students=(\d)", {"mesh.students": "{0}"}),
@@ -131,7 +130,7 @@ CASES = [
   ({"protocols": ()}, r"use one or more of (\w+)", {"protocols": ("{0}",)}),
   ({"protocols": ("bayes",), "bayes.start": "x"}, FIRST,
    {"bayes.start": "{0}"}),
-  ({"replay.rates": ()}, r"one or more learning rates",
+  ({"replay.rates": ()}, r"one or more numbers",
    {"replay.rates": (0.1,)}),
   ({"protocols": ("finetune",), "kd.teaching": "peer"}, r"use one of (\w+)",
    {"kd.loss": "{0}"}),
@@ -139,7 +138,7 @@ CASES = [
    {"kd.teaching": "{0}", "kd.loss": ""}),
   ({"kd.loss": "x"}, FIRST, {"kd.loss": "{0}"}),
   ({"kd.loss": "reverse_kl", "kd.join": "x"}, FIRST, {"kd.join": "{0}"}),
-  ({"kd.loss": "reverse_kl", "kd.weight": 2.0}, r"must be (0) to 1",
+  ({"kd.loss": "reverse_kl", "kd.weight": 2.0}, r"from (0) to 1",
    {"kd.weight": "{0}"}),
 ]  # fmt: skip
 
@@ -172,7 +171,6 @@ def config_with(fields, folder):
 
 def ready(config):
   """Does what a run does before it writes anything."""
-  assembly.reported_protocols(config)
   jobs.prepare(config)
 
 
@@ -206,7 +204,7 @@ def test_what_a_refusal_says_to_do_helps(folder, wrong, advice, mend):
 
 BANKS = [
   ({"ages": (3, 0)}, r"such as (\(.*\))\.$", {"ages": "{0}"}),
-  ({"num_trajectories": 0}, r"at least (\d)", {"num_trajectories": "{0}"}),
+  ({"num_trajectories": 0}, r"from (\d) to", {"num_trajectories": "{0}"}),
   ({"rows": "x"}, FIRST, {"rows": "{0}"}),
   ({"precision": "x"}, FIRST, {"precision": "{0}"}),
   ({"noise": 1.0}, r"such as ([\d.]+)\.$", {"clip": "{0}"}),

@@ -16,10 +16,11 @@ import pytest
 from conftest import make_problem, make_real, make_synthetic
 
 import gmdistill
+from gmdistill import fields as field_table
 from gmdistill import main
 from gmdistill.data import sources
 from gmdistill.objectives import contract
-from gmdistill.runs.config import settings
+from gmdistill.runs.config import recipe, settings, shipped
 from gmdistill.sets import synthetic
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -115,6 +116,9 @@ def test_every_file_that_is_named_exists():
     if "/" in name and not (ROOT / name).is_file()
   ]
   missing = {path for path in paths if not (ROOT / path).is_file()}
+  # What was measured says the config's name of its day, which still works.
+  known = {*shipped.names(), *shipped.RENAMED}
+  missing -= {f"configs/{name}.py" for name in known}
   assert paths and not missing
 
 
@@ -123,14 +127,12 @@ def test_a_link_of_the_readme_leads_somewhere():
   assert links and all((ROOT / link).is_file() for link in links)
 
 
-def test_every_field_has_a_meaning_and_no_other_has():
-  said = tomllib.loads(generate.MEANINGS.read_text())
-  leaves = {path for path, _ in generate.defaults()}
-  assert set(generate.meanings()) == leaves
-  assert all(generate.meanings().values())
-  assert set(said["groups"]) <= {f.split(".")[0] for f in leaves if "." in f}
+def test_the_page_of_fields_has_every_field_and_no_other_group():
   page = generate.fields()
+  leaves = [path for path, *_ in field_table.table(recipe.Recipe)]
   assert all(f"\n`{path}` = `" in page for path in leaves)
+  about = tomllib.loads(generate.GROUPS.read_text())["groups"]
+  assert set(about) <= {path.split(".")[0] for path in leaves if "." in path}
 
 
 def test_every_module_has_a_place_in_the_api():

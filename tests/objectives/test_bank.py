@@ -23,7 +23,7 @@ from gmdistill.objectives import (
   trajectories,
 )
 from gmdistill.runs import distill, first_set, jobs, workdirs
-from gmdistill.runs.config import assembly, schedule
+from gmdistill.runs.config import assembly, schedule, settings
 from gmdistill.sets import set_files
 from gmdistill.students import roles
 from gmdistill.system import devices
@@ -40,7 +40,7 @@ FIELDS = dict(
 
 @pytest.fixture(scope="module")
 def setup():
-  return assembly.setup(tiny_config.get_config())
+  return assembly.setup(settings.recipe(tiny_config.get_config()))
 
 
 @pytest.fixture(scope="module")
@@ -218,11 +218,13 @@ def test_a_run_reads_the_bank(tmp_path, built, objective):
 
 def test_matching_a_bank_reads_no_training_row(built, setup):
   config = config_of(built)
-  (stage,) = schedule.stages(config)
+  (stage,) = schedule.stages(settings.recipe(config))
   assert stage.objective.num_batches == 0
   without = setup._replace(corpus=setup.corpus._replace(train=None))
   mesh = devices.build(config.num_students)
-  real = jobs.real_data(without, config, stage.objective, mesh)(0, 2)
+  real = jobs.real_data(
+    without, settings.recipe(config), stage.objective, mesh
+  )(0, 2)
   assert real.batches is None
   head = real.expert.targets["head"]["kernel"]
   assert head.shape[:3] == (2, 2, 4)  # outer steps, students, classes
@@ -236,9 +238,11 @@ def test_matching_a_bank_equals_matching_its_rows(built, setup):
   )
   config = config_of(built)
   problem = setup.problem
-  parameterization = assembly.parameterization(config, setup.problem)
+  parameterization = assembly.parameterization(
+    settings.recipe(config), setup.problem
+  )
   syn = parameterization.decode(
-    first_set.first_params(setup, config, parameterization)
+    first_set.first_params(setup, settings.recipe(config), parameterization)
   )
   ours, _ = jax.jit(gradient_matching.expert_matching().loss)(
     problem, syn, (), contract.Real(None, expert), jax.random.key(0)
@@ -395,7 +399,7 @@ def test_a_class_with_too_few_rows_is_refused(tmp_path, setup):
   [
     ("ages", (3, 1), "rising order"),
     ("ages", (), "rising order"),
-    ("num_trajectories", 0, "at least 1"),
+    ("num_trajectories", 0, "whole number, from 1"),
     ("precision", "int8", "float32, bfloat16"),
     ("rows", "herding", "random, k_centers"),
     ("matched", "tail", "head, last_K, all"),

@@ -16,7 +16,7 @@ from scipy import stats
 from gmdistill import errors
 from gmdistill.data import samplers
 from gmdistill.objectives import bank, bank_building, distances, privacy
-from gmdistill.runs.config import assembly
+from gmdistill.runs.config import assembly, settings
 from gmdistill.system import checkpoints
 
 
@@ -96,7 +96,7 @@ def test_epsilon_is_that_of_the_gaussian_mechanism(noise):
 @pytest.fixture(scope="module")
 def pretrained():
   """A setup whose table and first weights come from elsewhere."""
-  setup = assembly.setup(tiny_config.get_config())
+  setup = assembly.setup(settings.recipe(tiny_config.get_config()))
   initial = setup.problem.init(jax.random.key(5))
   del initial["head"]
   problem = setup.problem.replace(initial=initial)
@@ -190,7 +190,7 @@ def test_the_noise_is_nobodys_to_take_out(tmp_path, pretrained, monkeypatch):
 
 
 def test_what_noise_does_not_hide_is_refused(tmp_path, pretrained):
-  setup = assembly.setup(tiny_config.get_config())
+  setup = assembly.setup(settings.recipe(tiny_config.get_config()))
   with pytest.raises(errors.InputError, match="student.pretrained"):
     bank_building.build(tmp_path / "bank", setup, OPTIONS)
   assert not (tmp_path / "bank").exists()

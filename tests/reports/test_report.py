@@ -106,7 +106,7 @@ def make_run(workdir, summary=None, seed=0, **fields):
       "gmdistill": "0.1.0",
       "devices": ["cpu:0"],
       "git_commit": None,
-      "command": "gmdistill distill --config=configs/sst2.py",
+      "command": "gmdistill distill --config=sst2",
     },
     "summary.json": summary or make_summary(seed=seed),
     "analysis.json": make_analysis(),
@@ -487,7 +487,7 @@ def test_the_page_holds_the_ledger_and_the_command(workdir, tmp_path):
   page = page_of([workdir], tmp_path)
   for text in ("2.0 KiB", "512.0 times smaller", "5 min 12 s", "3.0 GiB"):
     assert text in page
-  assert "gmdistill distill --config=configs/sst2.py" in page
+  assert "gmdistill distill --config=sst2" in page
 
 
 def test_a_summary_without_numbers_still_makes_a_page(workdir, tmp_path):

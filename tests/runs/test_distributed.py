@@ -201,13 +201,13 @@ def test_a_signal_after_the_last_step_stops_both_with_everything_saved(
   code = """
 import os, signal, sys
 from gmdistill import finish, main
-finish.finish = lambda **_: os.kill(os.getpid(), signal.SIGTERM)
+finish.finish = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
 sys.exit(main.main(sys.argv))
 """
   slow = """
 import sys, time
 from gmdistill import finish, main
-finish.finish = lambda **_: time.sleep(300)
+finish.finish = lambda *_: time.sleep(300)
 sys.exit(main.main(sys.argv))
 """
   workdir = tmp_path / "run"

@@ -10,7 +10,7 @@ import tiny_config
 
 from gmdistill import errors, main
 from gmdistill.runs import distill, jobs
-from gmdistill.runs.config import remedies
+from gmdistill.runs.config import remedies, settings
 from gmdistill.system import costs, devices
 
 CONFIG = "--config=tests/tiny_config.py"
@@ -85,7 +85,7 @@ backend_config={"known_trip_count":{"n":"7"}}
 
 
 def test_a_stage_costs_what_its_program_says():
-  matching, ahead = jobs.costs(job())
+  matching, ahead = (cost for _, cost in jobs.programs(job()))
   assert matching.pool > 0 and ahead.pool == 0  # only matching keeps students
   for cost in (matching, ahead):
     assert 0 < cost.temporary < cost.needed < cost.room
@@ -107,7 +107,10 @@ def test_a_run_that_does_not_fit_is_refused_before_it_starts(
 def test_class_chunks_are_a_remedy_of_gradient_matching_alone():
   config = tiny_config.get_config()
   mesh = devices.build(1, devices=jax.devices()[:1])
-  named = [text.partition("=")[0] for text in remedies.remedies(config, mesh)]
+  named = [
+    text.partition("=")[0]
+    for text in remedies.remedies(settings.recipe(config), mesh)
+  ]
   assert named[:5] == [
     "student.remat",
     "student.compute",
@@ -117,10 +120,13 @@ def test_class_chunks_are_a_remedy_of_gradient_matching_alone():
   ]
   config.gradient_matching.class_chunk = 1
   assert "gradient_matching.class_chunk=1" not in remedies.remedies(
-    config, mesh
+    settings.recipe(config), mesh
   )
   config.objective = "look_ahead"
-  assert not any("matching" in text for text in remedies.remedies(config, mesh))
+  assert not any(
+    "matching" in text
+    for text in remedies.remedies(settings.recipe(config), mesh)
+  )
 
 
 def test_a_remedy_makes_the_step_smaller():
@@ -128,13 +134,21 @@ def test_a_remedy_makes_the_step_smaller():
   config.objective = "look_ahead"
   config.update(replay_steps=6, num_students=8)
   mesh = devices.build(1, devices=jax.devices()[:1])
-  assert "look_ahead.last_steps=2" in remedies.remedies(config, mesh)
+  assert "look_ahead.last_steps=2" in remedies.remedies(
+    settings.recipe(config), mesh
+  )
   for few in (1, 2):
     config.look_ahead.last_steps = few
-    assert "look_ahead.last_steps=2" not in remedies.remedies(config, mesh)
+    assert "look_ahead.last_steps=2" not in remedies.remedies(
+      settings.recipe(config), mesh
+    )
   # Two devices share each student's batch: four students have two such groups.
   groups = types.SimpleNamespace(shape={"students": 2, "data": 2}, size=4)
-  said = [x for x in remedies.remedies(config, groups) if "num_students" in x]
+  said = [
+    x
+    for x in remedies.remedies(settings.recipe(config), groups)
+    if "num_students" in x
+  ]
   assert said == ["num_students=2, one on each group of devices"]
 
 

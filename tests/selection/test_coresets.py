@@ -11,8 +11,8 @@ from conftest import make_examples, make_problem
 
 from gmdistill import errors
 from gmdistill.data import batches, samplers
-from gmdistill.runs import tables
-from gmdistill.runs.config import assembly
+from gmdistill.evaluation import baselines
+from gmdistill.runs.config import assembly, outputs, settings
 from gmdistill.selection import coresets
 from gmdistill.selection import features as student_features
 
@@ -139,14 +139,15 @@ def test_representatives_spread_over_a_class_and_are_refreshed():
 def test_a_cached_row_is_of_its_own_steps(name, monkeypatch):
   config = tiny_config.get_config()
   config.bayes.start = "replay"
-  setup, kept = assembly.setup(config), []
+  setup, kept = assembly.setup(settings.recipe(config)), []
 
-  def cached(self, decides, measured):
-    kept.append(json.dumps(decides))
+  def cached(self, decides, protocol, measured):
+    kept.append(json.dumps([decides, protocol.identity]))
 
-  monkeypatch.setattr(tables.Table, "_cached", cached)
+  monkeypatch.setattr(baselines.Table, "_cached", cached)
   for changes in ({}, {"step_schedule": "linear"}, {"replay_steps": 3}):
     config.update(changes)
-    protocol = assembly.protocol(config, name)
-    tables.Table(setup, config).coreset(name, protocol, "herding")
+    protocol = assembly.protocol(settings.recipe(config), name)
+    table = outputs.table(setup, settings.recipe(config))
+    table.coreset(name, protocol, "herding")
   assert len(set(kept)) == 3

@@ -16,7 +16,7 @@ from gmdistill import errors, main
 from gmdistill.data import loading, sources
 from gmdistill.objectives import bank, bank_building
 from gmdistill.runs import distill, finish
-from gmdistill.runs.config import assembly
+from gmdistill.runs.config import assembly, settings
 from gmdistill.sets import set_files, synthetic
 from gmdistill.system import checkpoints, folders, interrupts, logs, paths
 
@@ -116,7 +116,7 @@ def test_a_bank_in_a_bucket_is_finished_where_a_mark_is_missing(remote, root):
   options = bank.Options(
     num_trajectories=1, ages=(0, 1), rows_per_class=4, batch_rows_per_class=4
   )
-  setup = assembly.setup(config)
+  setup = assembly.setup(settings.recipe(config))
   folder = bank_building.build(f"{remote}/bank", setup, options)
   before = bank.Bank(folder, setup).expert(0, 1, ("params", "targets"))
   entry = bank.entry_path(folder / "entries", 0, 1)
@@ -132,7 +132,9 @@ def test_a_bank_in_a_bucket_is_finished_where_a_mark_is_missing(remote, root):
 def test_a_private_bank_is_kept_off_a_bucket(remote):
   options = bank.Options(clip=1.0, noise=1.0, rows_per_class=4)
   with pytest.raises(errors.InputError, match="key of its noise"):
-    bank_building.build(f"{remote}/private", assembly.setup(small()), options)
+    bank_building.build(
+      f"{remote}/private", assembly.setup(settings.recipe(small())), options
+    )
 
 
 def test_a_data_set_in_a_bucket_is_read_as_one_on_a_disk(
@@ -142,7 +144,7 @@ def test_a_data_set_in_a_bucket_is_read_as_one_on_a_disk(
   test_data.build(tmp_path / "tfds")
   shutil.copytree(tmp_path / "tfds", root / "bucket" / "tfds")
   load = lambda folder: loading.load(  # noqa: E731
-    loading.Options(name="tiny", data_dir=folder, max_length=8, vocab_size=64)
+    loading.Options(name="tiny", dir=folder, max_length=8, vocab_size=64)
   )
   here, there = load(str(tmp_path / "tfds")), load(f"{remote}/tfds")
   assert there.fingerprint == here.fingerprint

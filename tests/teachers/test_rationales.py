@@ -294,13 +294,15 @@ def test_slots_stand_after_the_first_token_and_rows_end_in_padding():
 
 def test_slots_are_not_counted_as_text():
   config = tiny_chains()
-  corpus = assembly.setup(config).corpus
+  setup = assembly.setup(settings.recipe(config))
+  corpus = setup.corpus
   # start, a digit and four words, between [CLS] and [SEP]
   rows = row_splits.long_rows(corpus.train, 8, "min_tokens", corpus.label_names)
   assert (rows.tokens.steps.max(axis=1) == 3).all()
   # All rows share their slots, and few share seven tokens of text.
   config.selection.apart = 7
-  assert len(row_fields.training_rows(corpus, config).labels) > 1000
+  kept = row_fields.training_rows(setup, settings.recipe(config))
+  assert len(kept.labels) > 1000
 
 
 def test_rationales_go_where_their_rows_go():
@@ -556,11 +558,14 @@ def tiny_chains():
 
 def test_a_bank_of_another_share_is_another_bank():
   config = tiny_chains()
-  first = teacher_fields.labels_id(config)
+  first = teacher_fields.labels_id(settings.recipe(config))
   config.rationales.label_share = 0.9
-  assert teacher_fields.labels_id(config) not in (first, "true")
+  assert teacher_fields.labels_id(settings.recipe(config)) not in (
+    first,
+    "true",
+  )
   config.data.rationale_key = ""
-  assert teacher_fields.labels_id(config) == "true"
+  assert teacher_fields.labels_id(settings.recipe(config)) == "true"
 
 
 def test_a_taught_student_keeps_its_slots_and_its_second_head(tmp_path, capsys):
@@ -574,7 +579,10 @@ def test_a_taught_student_keeps_its_slots_and_its_second_head(tmp_path, capsys):
   assert head["dense.weight"].shape == (16, 16)
   teacher = trained.load(str(tmp_path))
   config = tiny_chains()
-  setup, read = assembly.setup(config), settings.data_options(config)
+  setup, read = (
+    assembly.setup(settings.recipe(config)),
+    settings.recipe(config).data,
+  )
   corpus = setup.corpus
   said = trained.logits(teacher, corpus, read)
   batch = batches.as_batch(batches.take(corpus.train, [3]), 10)
@@ -601,10 +609,10 @@ def test_a_taught_student_keeps_its_slots_and_its_second_head(tmp_path, capsys):
     ("data.rationale_key=length", "'length', which is no text"),
     ("data.group_key=text", "'text', which is no integer"),
     ("data.text_keys=rationale", "must not read what it is to say"),
-    ("data.rationale_length=1", "must be at least 2"),
+    ("data.rationale_length=1", "must be a whole number, from 2"),
     ("data.rationale_length=8", "use at most 8"),
-    ("rationales.label_share=1.5", "label_share=1.5 must be from 0 to 1"),
-    ("rationales.curriculum=-0.1", "curriculum=-0.1 must be from 0 to 1"),
+    ("rationales.label_share=1.5", "label_share=1.5 must be a number, from 0"),
+    ("rationales.curriculum=-0.1", "curriculum=-0.1 must be a number, from 0"),
     ("rationales.weights=loud", "is none of uniform, rare"),
     ("sequence_length=8", "use 9 or more"),
     ("student.kind=bilstm", "has no slots"),

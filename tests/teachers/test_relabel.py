@@ -165,7 +165,10 @@ def test_lines_that_are_no_texts_are_refused(tmp_path, line, said):
   path = tmp_path / "texts.jsonl"
   path.write_text(line)
   config = tiny_config.get_config()
-  setup, read = assembly.setup(config), settings.data_options(config)
+  setup, read = (
+    assembly.setup(settings.recipe(config)),
+    settings.recipe(config).data,
+  )
   with pytest.raises(errors.InputError, match=said):
     relabelling.of_texts(setup, path, read)
 
@@ -173,7 +176,10 @@ def test_lines_that_are_no_texts_are_refused(tmp_path, line, said):
 def test_a_line_ends_where_the_file_says_so(tmp_path):
   path = tmp_path / "texts.jsonl"
   config = tiny_config.get_config()
-  setup, read = assembly.setup(config), settings.data_options(config)
+  setup, read = (
+    assembly.setup(settings.recipe(config)),
+    settings.recipe(config).data,
+  )
   # A mark of the byte order in front, as some editors write it.
   path.write_text('\ufeff{"text": "one\u2028two"}\r\n{"text": "three"}\n')
   assert len(relabelling.of_texts(setup, path, read).syn.batch.labels) == 2
@@ -319,7 +325,9 @@ def test_rows_that_had_ended_go_on_with_their_own_tokens(source, tmp_path):
   set_files.save(tmp_path / "set", syn.replace(batch=batch), card)
   config = tiny_config.get_config("polish")
   config.start, config.sequence_length = str(tmp_path / "set"), 12
-  found = first_set.starting_set(assembly.setup(config), config).batch
+  found = first_set.starting_set(
+    assembly.setup(settings.recipe(config)), settings.recipe(config)
+  ).batch
   assert found.mask.all()
   own = np.asarray(syn.batch.inputs)
   np.testing.assert_array_equal(found.inputs[0], own[0, np.arange(12) % 5])

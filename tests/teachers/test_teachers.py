@@ -52,14 +52,14 @@ def test_a_teacher_says_in_order_what_its_network_does(
     folder = taught(tmp_path / "mean", "--config.student.pooling=mean")
   teacher = trained.load(str(folder))
   config = tiny_config.get_config()
-  corpus = assembly.setup(config).corpus
-  said = trained.logits(teacher, corpus, settings.data_options(config))
+  corpus = assembly.setup(settings.recipe(config)).corpus
+  said = trained.logits(teacher, corpus, settings.recipe(config).data)
   assert said.shape == (len(corpus.train.labels), 4)
   rows = np.array([0, 7, 311])
   batch = batches.as_batch(batches.take(corpus.train, rows), 4)
   direct = teacher.problem.apply(teacher.params, jax.device_put(batch)).logits
   np.testing.assert_allclose(said[rows], direct, atol=1e-5)
-  again = trained.logits(teacher, corpus, settings.data_options(config))
+  again = trained.logits(teacher, corpus, settings.recipe(config).data)
   np.testing.assert_array_equal(said, again)  # from the cache
 
 
@@ -85,16 +85,14 @@ def test_two_equal_teachers_are_one(folder):
   np.testing.assert_allclose(labels_drawn(two), labels_drawn(one), atol=1e-6)
 
 
-def test_kept_classes_share_out_the_mass_of_the_others():
+def test_labels_are_the_teachers_softened_and_mixed_with_the_truth():
   logits = np.log([[[0.5, 0.3, 0.15, 0.05]]])
   truth = np.eye(4)[[3]]
 
   def labels(**fields):
     return ensembles.soft_labels(logits, truth, ensembles.Options(**fields))
 
-  kept = labels(top_k=2)
-  np.testing.assert_allclose(kept, [[0.5, 0.3, 0.1, 0.1]], atol=1e-6)
-  whole = labels(top_k=4)
+  whole = labels()
   np.testing.assert_allclose(whole, [[0.5, 0.3, 0.15, 0.05]], atol=1e-6)
   half = labels(alpha=0.5)
   np.testing.assert_allclose(half, [[0.25, 0.15, 0.075, 0.525]], atol=1e-6)
@@ -105,15 +103,14 @@ def test_kept_classes_share_out_the_mass_of_the_others():
 @pytest.mark.parametrize(
   "fields, said",
   [
-    ({"alpha": 2.0}, "alpha=2.0 must be 0 to 1"),
-    ({"top_k": 9}, "top_k=9 from 0 to 4"),
+    ({"alpha": 2.0}, "alpha=2.0 must be a number, from 0 to 1"),
     ({"join": "losses"}, "join='losses' is none of probabilities"),
     ({"temperatures": (1.0, 2.0)}, "one for each of 1 teachers"),
     ({"weights": "votes"}, "weights='votes' is none of equal"),
   ],
 )
 def test_choices_that_mean_nothing_are_refused(folder, fields, said):
-  with pytest.raises(errors.InputError, match=f"config.teachers: .*{said}"):
+  with pytest.raises(errors.InputError, match=f"teachers.*{said}"):
     jobs.prepare(with_teacher(folder, **fields))
 
 
@@ -121,7 +118,7 @@ def test_choices_that_mean_nothing_are_refused(folder, fields, said):
   "fields, said",
   [
     ({"loss": "kl"}, "config.kd: loss='kl' is none of forward_kl"),
-    ({"loss": "taid", "weight": 2.0}, "kd.weight=2.0 .* must be 0 to 1"),
+    ({"loss": "taid", "weight": 2.0}, "kd.weight=2.0 must be a number, from 0"),
     ({"loss": "taid", "schedule": "steep"}, "kind='steep' is none of constant"),
     ({"features": "l1"}, "kind='l1' is none of cosine, mse"),
     ({"features": "mse"}, "kd.features=mse is learned with a student"),
@@ -139,10 +136,10 @@ def test_a_changing_teacher_needs_a_loss():
   config = tiny_config.get_config()
   config.kd.teaching = "peer"
   with pytest.raises(errors.InputError, match="does not say what they lose"):
-    assembly.protocol(config, "scratch")
+    assembly.protocol(settings.recipe(config), "scratch")
   config.kd.update(loss="forward_kl", teaching="parent")
   with pytest.raises(errors.InputError, match="none, moving_average, peer"):
-    assembly.protocol(config, "scratch")
+    assembly.protocol(settings.recipe(config), "scratch")
 
 
 def test_a_directory_without_a_head_is_no_teacher():
@@ -177,8 +174,8 @@ def test_a_teacher_of_other_classes_is_refused_by_name(folder):
 def test_cached_labels_of_other_data_are_refused(folder, monkeypatch, tmp_path):
   monkeypatch.setenv("GMDISTILL_CACHE", str(tmp_path))
   config = tiny_config.get_config()
-  corpus = assembly.setup(config).corpus
-  teacher, options = trained.load(str(folder)), settings.data_options(config)
+  corpus = assembly.setup(settings.recipe(config)).corpus
+  teacher, options = trained.load(str(folder)), settings.recipe(config).data
   said = trained.logits(teacher, corpus, options)
   (path,) = (tmp_path / "teachers").iterdir()
   np.savez(path, logits=said, data=np.array("another"))
@@ -215,9 +212,8 @@ def test_a_bank_is_of_its_teachers_labels(folder, tmp_path):
       config.teachers.dirs = (str(folder),)
     if name == "kd":
       config.kd.update(loss="reverse_kl", temperature=2.0)
-    setup = assembly.setup(config)._replace(
-      labels=teacher_fields.labels_id(config)
-    )
+    recipe = settings.recipe(config)
+    setup = teacher_fields.with_teachers(assembly.setup(recipe), recipe)
     entry = bank.Bank(tmp_path / name, setup)
     sample = entry.sampler(("targets",), seed=0, max_age=9, span=1)
     targets[name] = np.concatenate(
@@ -272,8 +268,8 @@ def test_a_teacher_of_pairs_by_token_types_is_refused(folder, tmp_path):
   shutil.copytree(folder, theirs)
   (theirs / "tokenizer_config.json").write_text("{}")
   config = tiny_config.get_config()
-  names = assembly.setup(config).corpus.label_names
-  read = settings.data_options(config)
+  names = assembly.setup(settings.recipe(config)).corpus.label_names
+  read = settings.recipe(config).data
   trained.require_reads(trained.load(str(folder)), names, read, True)
   teacher = trained.load(str(theirs))
   trained.require_reads(teacher, names, read, False)

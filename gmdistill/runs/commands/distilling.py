@@ -11,7 +11,7 @@ from gmdistill.runs import distill as distillation
 from gmdistill.runs import jobs
 from gmdistill.runs import sweep as sweeps
 from gmdistill.runs.commands import shared
-from gmdistill.runs.config import assembly, checks, teacher_fields
+from gmdistill.runs.config import assembly, checks, settings, teacher_fields
 from gmdistill.runs.config import remedies as plans
 from gmdistill.sets import set_files
 from gmdistill.system import paths, processes
@@ -21,9 +21,7 @@ def distill(flags: Any, rest: list[str], command: str) -> None:
   """The main job: ends with the results table and the report."""
   shared.nothing_else(rest)
   if flags.config is None or not flags.workdir:
-    raise errors.InputError(
-      "distill needs --config=configs/NAME.py and --workdir=DIR."
-    )
+    raise errors.InputError("distill needs --config=NAME and --workdir=DIR.")
   distillation.run(flags.config, flags.workdir, command)
   folder = str(paths.path(flags.workdir)).rstrip("/")
   if processes.is_first():
@@ -38,17 +36,18 @@ def plan(flags: Any, rest: list[str], command: str) -> None:
   del command
   shared.nothing_else(rest)
   if flags.config is None:
-    raise errors.InputError("plan needs --config=configs/NAME.py.")
-  job = jobs.prepare(flags.config)
+    raise errors.InputError("plan needs --config=NAME.")
+  config = settings.recipe(flags.config)
+  job = jobs.prepare(config)
   shapes = jax.eval_shape(job.problem.init, jax.random.key(0))
   best = jax.jit(job.parameterization.decode)(job.params)
   fields = {
     "parameters": sum(x.size for x in jax.tree.leaves(shapes)),
-    "set_bytes": set_files.num_bytes(best, flags.config.stored_as),
+    "set_bytes": set_files.num_bytes(best, config.stored_as),
   }
-  names = flags.config.objective.split(",")
-  remedies = plans.remedies(flags.config, job.mesh)
-  for name, cost in zip(names, jobs.costs(job), strict=True):
+  names = config.objective.split(",")
+  remedies = plans.remedies(config, job.mesh)
+  for name, (_, cost) in zip(names, jobs.programs(job), strict=True):
     print(f"{name.strip()}, on a mesh of {dict(job.mesh.shape)}:")
     print(plans.text(cost, **fields))
     if cost.needed > cost.room:
@@ -59,9 +58,7 @@ def sweep(flags: Any, rest: list[str], command: str) -> None:
   """Runs every run of a config of configs; reports on all of them."""
   shared.nothing_else(rest)
   if flags.config is None or not flags.workdir:
-    raise errors.InputError(
-      "sweep needs --config=configs/results.py and --workdir=DIR."
-    )
+    raise errors.InputError("sweep needs --config=results and --workdir=DIR.")
   failed = sweeps.run(flags.config, flags.workdir, command)
   if failed:
     raise errors.InputError(
@@ -75,15 +72,12 @@ def bank(flags: Any, rest: list[str], command: str) -> None:
   del command
   shared.nothing_else(rest)
   if flags.config is None or not flags.workdir:
-    raise errors.InputError(
-      "bank needs --config=configs/NAME.py and --workdir=DIR."
-    )
-  checks.require_not_apart(flags.config)
-  checks.require_no_rows(flags.config, "a bank draws its own")
-  options = assembly.bank_options(flags.config)
-  setup = teacher_fields.with_taught_rows(
-    assembly.setup(flags.config), flags.config
-  )
+    raise errors.InputError("bank needs --config=NAME and --workdir=DIR.")
+  config = settings.recipe(flags.config)
+  checks.require_not_apart(config)
+  checks.require_no_rows(config, "a bank draws its own")
+  options = assembly.bank_options(config)
+  setup = teacher_fields.for_a_bank(assembly.setup(config), config)
   assembly.require_matched(setup, options.matched, "bank")
   folder = bank_building.build(flags.workdir, setup, options)
   print(

@@ -4,12 +4,12 @@ import contextlib
 import json
 from typing import Any
 
-import ml_collections
 from etils import epath
 
 from gmdistill import errors
 from gmdistill.data import batches
-from gmdistill.runs.config import checks, settings, teacher_fields
+from gmdistill.runs.config import recipe as recipes
+from gmdistill.runs.config import settings
 from gmdistill.sets import set_files, spaces, synthetic
 from gmdistill.students import hugging_face
 from gmdistill.system import folders, logs, paths
@@ -52,7 +52,7 @@ def save_student(
 
 
 def fitting_set(
-  setup: spaces.Setup, folder: epath.Path, config: ml_collections.ConfigDict
+  setup: spaces.Setup, folder: epath.Path, config: recipes.Recipe
 ) -> tuple[synthetic.SyntheticSet, dict[str, Any]]:
   """Reads a set and its card; refuses what the student cannot train on."""
   syn, card = set_files.load(folder, setup.space_id)
@@ -82,9 +82,9 @@ def _say_stale(card, folder, config):
   before: dict[str, set[str]] = {}
   for one in card.get("teachers", []):
     before.setdefault(one["name"], set()).add(one["id"])
-  sources = {*teacher_fields.teacher_names(config)}
+  sources = {*config.teachers.dirs}
   with contextlib.suppress(errors.InputError):  # a set may stand alone
-    sources |= {*teacher_fields.teacher_names(_config_beside(folder))}
+    sources |= {*_config_beside(folder).teachers.dirs}
   for source in sorted(sources):
     path = paths.absolute(source)
     known = before.get(path.name) if path.is_dir() else None
@@ -103,20 +103,23 @@ def _config_beside(folder):
     raise errors.InputError(
       f"there is no {path}; give the --config that the set was made with."
     )
-  config = settings.defaults()
   try:
-    config.update(json.loads(path.read_text()))
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    values = json.loads(path.read_text())
+    if not isinstance(values, dict):
+      raise ValueError("no fields")
+    return settings.earlier(values, str(path))
+  except settings.Removed:
+    raise
+  except (OSError, ValueError) as error:
     raise errors.InputError(
-      f"{path} is damaged, or no run's config; give the --config that the "
-      "set was made with."
+      f"{path} is damaged, or no run's config ({error}); give the --config "
+      "that the set was made with."
     ) from error
-  return config
 
 
 def config_and_set(
   flags: Any, needs_set: bool = True
-) -> tuple[ml_collections.ConfigDict, epath.Path]:
+) -> tuple[recipes.Recipe, epath.Path]:
   """Returns the config and the set's folder; a set knows its run's config."""
   if needs_set and not flags.set:
     raise errors.InputError("this verb needs --set=DIR, a run's set/ folder.")
@@ -124,10 +127,10 @@ def config_and_set(
   if needs_set:
     set_files.load(folder)  # a damaged set is refused before anything is read
   if flags.config is not None:
-    config = flags.config
+    config = settings.recipe(flags.config)
   elif not flags.set:
     raise errors.InputError(
-      "this verb needs --config=configs/NAME.py, or the --set=DIR of a run, "
+      "this verb needs --config=NAME, or the --set=DIR of a run, "
       "whose config is taken."
     )
   else:
@@ -137,8 +140,7 @@ def config_and_set(
   unnamed = flags.config is None or not config.student.space
   own = needs_set or flags.config is None
   if own and unnamed and not config.student.pretrained and space.is_dir():
-    config.student.space = str(space)
-  checks.require_numbers(config)
+    config = recipes.changed(config, student__space=str(space))
   return config, folder
 
 

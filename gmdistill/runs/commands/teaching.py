@@ -5,20 +5,24 @@ from typing import Any
 
 from gmdistill import errors
 from gmdistill.data import batches
-from gmdistill.evaluation import measuring
-from gmdistill.runs import cards, distill, tables
+from gmdistill.evaluation import baselines, measuring
+from gmdistill.runs import distill
 from gmdistill.runs.commands import shared
 from gmdistill.runs.config import (
   assembly,
+  outputs,
+  recipe,
   row_fields,
   settings,
   teacher_fields,
 )
 from gmdistill.selection import coresets
-from gmdistill.sets import set_files, spaces, synthetic
+from gmdistill.sets import cards, set_files, spaces, synthetic
 from gmdistill.students import hugging_face
 from gmdistill.system import folders, paths
 from gmdistill.teachers import relabelling, trained
+
+TEXTS = "texts"  # what the rows of a file are, as a card says it
 
 
 def teach(flags: Any, rest: list[str], command: str) -> None:
@@ -26,20 +30,18 @@ def teach(flags: Any, rest: list[str], command: str) -> None:
   del command
   shared.nothing_else(rest)
   if flags.config is None or not flags.workdir:
-    raise errors.InputError(
-      "teach needs --config=configs/NAME.py and --workdir=DIR."
-    )
-  config = flags.config
+    raise errors.InputError("teach needs --config=NAME and --workdir=DIR.")
+  config = settings.recipe(flags.config)
   folder = shared.student_folder(flags.workdir, "teacher")
   setup = assembly.setup(config)
   hugging_face.check_exportable(setup.problem.student)
-  train = teacher_fields.taught(setup.corpus, config)
+  train = teacher_fields.with_teachers(setup, config).rows
   whole = batches.as_batch(train, len(setup.corpus.label_names))
   row_fields.say_remarks(setup.corpus, config)
-  tables.say_what_full_trains(config, setup.corpus, "teacher")
-  params, seconds, accuracy = tables.Table(setup, config).student(
-    assembly.protocol(config, "full"),
-    measuring.stacked(synthetic.SyntheticSet(whole)),
+  protocol = assembly.protocol(config, "full")
+  baselines.say_what_it_trains(protocol, len(train.labels), "teacher")
+  params, seconds, accuracy = outputs.table(setup, config).student(
+    protocol, measuring.stacked(synthetic.SyntheticSet(whole))
   )
   shared.save_student(folder, setup, params)
   print(
@@ -52,28 +54,8 @@ def teach(flags: Any, rest: list[str], command: str) -> None:
 def relabel(flags: Any, rest: list[str], command: str) -> None:
   """Has one or several teachers label a set, a baseline's rows or texts."""
   shared.nothing_else(rest)
-  if not flags.teacher or not flags.workdir:
-    raise errors.InputError(
-      "relabel needs --teacher=DIR (one or several) and --workdir=DIR."
-    )
-  texts = flags.set.endswith(".jsonl")
-  is_set = flags.row == cards.DISTILLED and not texts
-  if texts and not paths.path(flags.set).is_file():
-    raise errors.InputError(f"there is no file {flags.set}.")
-  if texts and flags.row != cards.DISTILLED:
-    raise errors.InputError(
-      f"--row={flags.row} and --set={flags.set} are two things to label; give "
-      "one of them."
-    )
-  if not is_set and flags.config is None:
-    raise errors.InputError(
-      "relabel needs --config=configs/NAME.py for a baseline's rows or texts: "
-      "it says which embeddings are theirs."
-    )
-  if flags.row not in (cards.DISTILLED, *coresets.CORESETS):
-    raise errors.InputError(
-      f"--row={flags.row} is none of distilled, {', '.join(coresets.CORESETS)}."
-    )
+  whose = _whose(flags)
+  is_set = whose == cards.DISTILLED
   config, source = shared.config_and_set(flags, needs_set=is_set)
   folder = shared.student_folder(flags.workdir, "set")
   setup = assembly.setup(config)
@@ -81,35 +63,20 @@ def relabel(flags: Any, rest: list[str], command: str) -> None:
   named = [trained.load(name) for name in flags.teacher]
   for teacher in named:
     trained.require_labels(teacher, setup.corpus.label_names)
-  read = settings.data_options(config)
-  whose = "texts" if texts else flags.row
-  card = cards.first_card(setup, config, command, whose)
-  if texts:
-    rows = relabelling.of_texts(setup, source, read)
+  card = outputs.first_card(setup, config, command, whose)
+  if whose == TEXTS:
+    rows = relabelling.of_texts(setup, source, config.data)
+    del card["data_per_class"]
   elif is_set:
-    syn, card = set_files.load(source, setup.space_id)
-    card = {**card, "made_from": card.get("provenance")}
-    set_files.require_classes(syn, card, source, setup.corpus.label_names)
-    rows = relabelling.of_set(setup, syn)
+    rows, card = _of_set(setup, source)
   else:
-    chosen = coresets.choose(
-      flags.row,
-      setup.problem,
-      setup.corpus.train,
-      per_class=config.data_per_class,
-      pool=config.coreset_pool,
-      # As the table's, but random rows, of which it takes as many as students.
-      seed=config.seed if flags.row == "random" else coresets.CORESET_SEED,
-    )
-    rows = relabelling.of_coreset(setup, chosen, read)
+    rows = _of_coreset(setup, config, whose)
   labelled = relabelling.label(
     rows,
     named,
     teacher_fields.label_options(config),
     features=bool(config.kd.features),
   )
-  if texts:
-    del card["data_per_class"]
   card = {
     **card,
     "sequence_length": labelled.batch.mask.shape[1],
@@ -118,17 +85,73 @@ def relabel(flags: Any, rest: list[str], command: str) -> None:
     "results": {},
   }
   folder.mkdir(parents=True, exist_ok=True)
-  cards.write_set(folder, labelled, card, setup, config)
+  outputs.write_set(folder, labelled, card, setup, config)
   # Who reads the set by this config is told when a teacher has changed.
-  config.teachers.dirs = tuple(flags.teacher)
+  config = recipe.changed(config, teachers__dirs=tuple(flags.teacher))
   folders.write_json(folder / "config.json", config.to_dict())
+  _say_labelled(folder, config, len(labelled.batch), named)
+
+
+def _whose(flags: Any) -> str:
+  """Returns what is labelled: distilled, a coreset's name, or texts.
+
+  Raises:
+    InputError: too little is given, or two things.
+  """
+  if not flags.teacher or not flags.workdir:
+    raise errors.InputError(
+      "relabel needs --teacher=DIR (one or several) and --workdir=DIR."
+    )
+  texts = flags.set.endswith(".jsonl")
+  if texts and not paths.path(flags.set).is_file():
+    raise errors.InputError(f"there is no file {flags.set}.")
+  if texts and flags.row != cards.DISTILLED:
+    raise errors.InputError(
+      f"--row={flags.row} and --set={flags.set} are two things to label; give "
+      "one of them."
+    )
+  if flags.config is None and (texts or flags.row != cards.DISTILLED):
+    raise errors.InputError(
+      "relabel needs --config=NAME for a baseline's rows or texts: it says "
+      "which embeddings are theirs."
+    )
+  if flags.row not in (cards.DISTILLED, *coresets.CORESETS):
+    raise errors.InputError(
+      f"--row={flags.row} is none of distilled, {', '.join(coresets.CORESETS)}."
+    )
+  return TEXTS if texts else flags.row
+
+
+def _of_set(setup, source):
+  """Returns the rows of a distilled set, and its card."""
+  syn, card = set_files.load(source, setup.space_id)
+  set_files.require_classes(syn, card, source, setup.corpus.label_names)
+  card = {**card, "made_from": card.get("provenance")}
+  return relabelling.of_set(setup, syn), card
+
+
+def _of_coreset(setup, config, method):
+  """Returns the rows of a baseline."""
+  chosen = coresets.choose(
+    method,
+    setup.problem,
+    setup.corpus.train,
+    per_class=config.data_per_class,
+    pool=config.coreset_pool,
+    # As the table's, but random rows, of which it takes as many as students.
+    seed=config.seed if method == "random" else coresets.CORESET_SEED,
+  )
+  return relabelling.of_coreset(setup, chosen, config.data)
+
+
+def _say_labelled(folder, config, count, named):
   did = "labelled"
   if not config.teachers.alpha:
     did = "keep their labels (teachers.alpha=0) and have logits"
   learned = bool(teacher_fields.learned_field(config))
   protocol = "finetune" if config.student.pretrained else "scratch"
   print(
-    f"{len(labelled.batch)} examples {did} by "
+    f"{count} examples {did} by "
     f"{', '.join(teacher.name for teacher in named)}; next: gmdistill evaluate "
     f"--set={shlex.quote(str(folder / 'set'))}"
     + f" --protocol={protocol}"
@@ -163,9 +186,13 @@ def update(flags: Any, rest: list[str], command: str) -> None:
       "gives it no new ones; gmdistill relabel does, or a --config with "
       "labels=unrestricted."
     )
-  config.teachers.dirs = tuple(flags.teacher)
-  config.start = str(folder)
+  steps = config.num_steps
   if flags.config is None:
-    # The set is most of the way there.
-    config.num_steps = max(config.num_steps // 2, 1)
+    steps = max(steps // 2, 1)  # the set is most of the way there
+  config = recipe.changed(
+    config,
+    teachers__dirs=tuple(flags.teacher),
+    start=str(folder),
+    num_steps=steps,
+  )
   distill.run(config, flags.workdir, command)

@@ -6,10 +6,10 @@ from typing import Any
 from gmdistill import errors
 from gmdistill.evaluation import measuring
 from gmdistill.reports import markdown
-from gmdistill.runs import cards, tables
 from gmdistill.runs.commands import shared
-from gmdistill.runs.config import assembly
+from gmdistill.runs.config import assembly, outputs
 from gmdistill.selection import coresets
+from gmdistill.sets import cards
 from gmdistill.students import hugging_face
 from gmdistill.system import folders, logs
 
@@ -34,7 +34,7 @@ def train(flags: Any, rest: list[str], command: str) -> None:
   setup = assembly.setup(config)
   syn, _ = shared.fitting_set(setup, folder, config)
   hugging_face.check_exportable(setup.problem.student)
-  params, seconds, accuracy = tables.Table(setup, config).student(
+  params, seconds, accuracy = outputs.table(setup, config).student(
     assembly.protocol(config, name), measuring.stacked(syn)
   )
   path = shared.save_student(student, setup, params)
@@ -60,7 +60,7 @@ def evaluate(flags: Any, rest: list[str], command: str) -> None:
   target = folders.writable(flags.workdir) if flags.workdir else None
   setup = assembly.setup(config)
   names = [flags.protocol] if flags.protocol else list(config.protocols)
-  table = tables.Table(setup, config, calibrated=True)
+  table = outputs.table(setup, config, calibrated=True)
   sets, row = None, flags.row
   if flags.row == cards.DISTILLED:
     syn, card = shared.fitting_set(setup, folder, config)
@@ -71,7 +71,7 @@ def evaluate(flags: Any, rest: list[str], command: str) -> None:
     if sets is not None:
       found[name] = table.measure(protocol, sets, f"{name}: {row}").row()
     elif flags.row == "full":
-      found[name] = table.full()
+      found[name] = table.full(assembly.protocol(config, "full"))
     elif flags.row in coresets.CORESETS:
       found[name] = table.coreset(name, protocol, flags.row)
     else:

@@ -1,14 +1,10 @@
-"""What a config's fields mean: fields into objects.
-
-Below this file nobody sees a ConfigDict.
-"""
+"""What a recipe's fields mean: fields into objects."""
 
 import dataclasses
 import functools
 from collections.abc import Callable
 
 import jax
-import ml_collections
 
 from gmdistill import errors
 from gmdistill.data import batches, joined, samplers, splits
@@ -18,8 +14,10 @@ from gmdistill.runs.config import (
   checks,
   row_fields,
   schedule,
-  settings,
   teacher_fields,
+)
+from gmdistill.runs.config import (
+  recipe as recipes,
 )
 from gmdistill.selection import coresets
 from gmdistill.sets import set_files, spaces, synthetic, wrappers
@@ -27,18 +25,17 @@ from gmdistill.students import problems, roles
 from gmdistill.teachers import criteria, divergences
 
 
-def setup(config: ml_collections.ConfigDict) -> spaces.Setup:
+def setup(config: recipes.Recipe) -> spaces.Setup:
   """Loads the data and the student that a config names."""
-  checks.require_numbers(config)
   if config.stored_as not in set_files.PRECISIONS:
     raise errors.InputError(
       f"stored_as={config.stored_as} is none of "
       f"{', '.join(set_files.PRECISIONS)}."
     )
   built = spaces.build(
-    config.student.to_dict(),
-    config.table.to_dict(),
-    settings.data_options(config),
+    dataclasses.asdict(config.student),
+    dataclasses.asdict(config.table),
+    config.data,
   )
   own = dataclasses.replace(
     built.problem, criterion=teacher_fields.criterion(config)
@@ -48,7 +45,7 @@ def setup(config: ml_collections.ConfigDict) -> spaces.Setup:
     built.corpus.train, config.data_per_class, built.corpus.label_names
   )
   positions = built.problem.student.max_positions
-  if not 0 < config.sequence_length <= positions:
+  if config.sequence_length > positions:
     raise errors.InputError(
       f"sequence_length={config.sequence_length}, but the student has "
       f"{positions} positions; use 1 to {positions}."
@@ -56,15 +53,16 @@ def setup(config: ml_collections.ConfigDict) -> spaces.Setup:
   width = built.problem.embeddings.shape[1]
   rows = len(built.corpus.label_names) * config.data_per_class
   most = min(rows * config.sequence_length, width)
-  if not 0 <= config.rank <= most:
+  if config.rank > most:
     raise errors.InputError(
       f"rank={config.rank} of the embeddings must be 1 to {most} (positions "
       "and width of the set), or 0 for full."
     )
   for field in ("shallow_weight", "features"):
-    if config.kd[field] and not hasattr(built.problem.student, "num_layers"):
+    value = getattr(config.kd, field)
+    if value and not hasattr(built.problem.student, "num_layers"):
       raise errors.InputError(
-        f"kd.{field}={config.kd[field]} is about layers, which a student of "
+        f"kd.{field}={value} is about layers, which a student of "
         f"kind={config.student.kind} has not; use student.kind=transformer."
       )
   classes = len(built.corpus.label_names)
@@ -73,9 +71,10 @@ def setup(config: ml_collections.ConfigDict) -> spaces.Setup:
       f"kd.loss=bild compares differences of logits, and {classes} classes "
       "have one alone; use another kd.loss."
     )
-  for objective in ("gradient_matching", "step_matching"):
-    if objective in config.objective:
-      require_matched(built, config[objective].matched, objective)
+  for name in schedule.names(config.objective):
+    options = schedule.options(config, name)
+    if hasattr(options, "matched"):
+      require_matched(built, options.matched, name)
   return built
 
 
@@ -93,16 +92,16 @@ def require_matched(setup: spaces.Setup, matched: str, field: str) -> None:
   errors.named(field, lambda: jax.eval_shape(tensors, jax.random.key(0)))
 
 
-def bank_options(config: ml_collections.ConfigDict) -> bank.Options:
+def bank_options(config: recipes.Recipe) -> bank.Options:
   """Returns what `gmdistill bank` builds for a config."""
-  fields = config.bank.to_dict()
+  fields = dataclasses.asdict(config.bank)
   fields.pop("dir")
   return bank.Options(**fields)
 
 
 def experts(
   setup: spaces.Setup,
-  config: ml_collections.ConfigDict,
+  config: recipes.Recipe,
   objective: contract.Objective,
 ) -> Callable[[int], contract.Expert]:
   """Returns `sample(step)` of the bank's states, as an objective reads them.
@@ -117,26 +116,24 @@ def experts(
       "--config.bank.dir=DIR."
     )
   checks.require_not_apart(config)
-  labels = teacher_fields.labels_id(config)
-  opened = bank.Bank(config.bank.dir, setup._replace(labels=labels))
+  opened = bank.Bank(config.bank.dir, setup)
   if "targets" in objective.reads:
     opened.require(config.gradient_matching.matched)
   if "later" in objective.reads:
     opened.require_float32()
-  fields = config.experts.to_dict()
-  share = fields.pop("curriculum")
-  if not 0 <= share <= 1:
-    raise errors.InputError(
-      f"experts.curriculum={share} must be a fraction of the steps, 0 to 1."
-    )
-  draws = round(share * config.num_steps * config.num_students)
+  chosen = config.experts
+  draws = round(chosen.curriculum * config.num_steps * config.num_students)
   return opened.sampler(
-    objective.reads, seed=config.seed, curriculum=draws, **fields
+    objective.reads,
+    seed=config.seed,
+    max_age=chosen.max_age,
+    span=chosen.span,
+    curriculum=draws,
   )
 
 
 def sampler(
-  setup: spaces.Setup, config: ml_collections.ConfigDict, each: int
+  setup: spaces.Setup, config: recipes.Recipe, each: int
 ) -> samplers.Sampler:
   """Returns the outer loop's real batches, `each` of them an outer step.
 
@@ -144,7 +141,7 @@ def sampler(
     InputError: an unknown way to choose them, or too few rows.
   """
   names = setup.corpus.label_names
-  rows = row_fields.training_rows(setup.corpus, config)
+  rows = row_fields.training_rows(setup, config)
   examples = splits.long_rows(rows, config.min_tokens, "min_tokens", names)
   num_classes = len(names)
   if config.real_rows == "random":
@@ -174,7 +171,7 @@ def sampler(
   return joined.sampler(
     drawn,
     rows,
-    teacher_fields.of_joined_rows(setup.corpus, config),
+    teacher_fields.of_joined_rows(setup, config),
     share=config.joined_rows,
     label_names=names,
     seed=config.seed,
@@ -182,7 +179,7 @@ def sampler(
 
 
 def parameterization(
-  config: ml_collections.ConfigDict, problem: problems.Problem
+  config: recipes.Recipe, problem: problems.Problem
 ) -> synthetic.Parameterization:
   """Returns how the config's synthetic set is stored, for these students."""
   base = (
@@ -199,24 +196,21 @@ def parameterization(
   if config.data.rationale_key and config.rationales.learned:
     stored = wrappers.with_rationales(stored)
   # Step sizes that no objective reads are chosen like any learning rate.
-  brings = any(name in config.objective for name in schedule.STEPPING)
+  brings = any(
+    schedule.OBJECTIVES[name].steps for name in schedule.names(config.objective)
+  )
   num_steps = config.replay_steps if brings else 0
   if config.examples_per_step and not brings:
     raise errors.InputError(
       f"examples_per_step={config.examples_per_step} is of the set's own "
       f"steps, and objective={config.objective} gives it none; use 0, or one "
-      f"of {', '.join(schedule.STEPPING)}."
+      f"of {', '.join(schedule.stepping())}."
     )
   shares = None
   if config.normalised_steps:
     shapes = jax.eval_shape(problem.init, jax.random.key(0))
     shares = roles.even_shares(shapes)
   per_class, per_step = config.data_per_class, config.examples_per_step
-  if not 0 <= per_step <= per_class:
-    raise errors.InputError(
-      f"examples_per_step={per_step} must be 1 to data_per_class={per_class}, "
-      "or 0 for all."
-    )
   if num_steps and 0 < per_step * num_steps < per_class:
     raise errors.InputError(
       f"examples_per_step={per_step} in replay_steps={num_steps} steps leaves "
@@ -250,15 +244,13 @@ def _attention(problem, batch):
 
 
 def reported_protocols(
-  config: ml_collections.ConfigDict,
+  config: recipes.Recipe,
 ) -> dict[str, protocols.Protocol]:
   """Returns the protocols that the config reports, in its order."""
   return {name: protocol(config, name) for name in config.protocols}
 
 
-def protocol(
-  config: ml_collections.ConfigDict, name: str
-) -> protocols.Protocol:
+def protocol(config: recipes.Recipe, name: str) -> protocols.Protocol:
   """Returns one protocol.
 
   Raises:
@@ -276,7 +268,7 @@ def protocol(
         num_steps=max(config.replay_steps, 1),
         normalised=config.normalised_steps,
         schedule=config.step_schedule,
-        **config.replay.to_dict(),
+        **dataclasses.asdict(config.replay),
       ),
     )
   if name in ("finetune", "scratch", "full"):
@@ -290,7 +282,7 @@ def protocol(
     return errors.named(
       "kd",
       lambda: protocols.fine_tuning(
-        **config[name].to_dict(),
+        **dataclasses.asdict(getattr(config, name)),
         teaching=kd.teaching,
         decay=kd.decay,
         curriculum=config.rationales.curriculum,
@@ -298,7 +290,7 @@ def protocol(
       ),
     )
   if name == "bayes":
-    fields = config.bayes.to_dict()
+    fields = dataclasses.asdict(config.bayes)
     start = fields.pop("start")
     if start not in ("replay", "finetune", "scratch"):
       raise errors.InputError(

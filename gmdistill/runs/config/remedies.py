@@ -1,13 +1,13 @@
 """What makes a run smaller, and its plan in words."""
 
-from typing import Any
-
 import jax
 
+from gmdistill.runs.config import recipe as recipes
+from gmdistill.runs.config import schedule
 from gmdistill.system import costs, units
 
 
-def remedies(config: Any, mesh: jax.sharding.Mesh) -> list[str]:
+def remedies(config: recipes.Recipe, mesh: jax.sharding.Mesh) -> list[str]:
   """Returns what would make the outer step of a config smaller, best first."""
   found = []
   if config.student.kind == "transformer" and config.student.remat != "layers":
@@ -22,13 +22,14 @@ def remedies(config: Any, mesh: jax.sharding.Mesh) -> list[str]:
   if config.num_students > places:
     where = "each device" if places == mesh.size else "each group of devices"
     found.append(f"num_students={places}, one on {where}")
-  matching = "gradient_matching" in config.objective
+  objectives = schedule.names(config.objective)
+  matching = "gradient_matching" in objectives
   if matching and config.gradient_matching.class_chunk != 1:
     found.append("gradient_matching.class_chunk=1")
   if matching and config.gradient_matching.matched != "head":
     found.append("gradient_matching.matched=head")
   # With examples in turn, the last two steps would learn theirs alone.
-  ahead = "look_ahead" in config.objective and not config.examples_per_step
+  ahead = "look_ahead" in objectives and not config.examples_per_step
   kept = config.look_ahead.last_steps or config.replay_steps
   if ahead and min(kept, config.replay_steps) > 2:
     found.append("look_ahead.last_steps=2")

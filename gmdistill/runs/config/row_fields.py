@@ -1,16 +1,16 @@
 """Which of a corpus's rows a run draws from, and which it chooses on."""
 
-import ml_collections
 import numpy as np
 
 from gmdistill import errors
 from gmdistill.data import batches, formats, overlap, remarks, splits
-from gmdistill.runs.config import teacher_fields
+from gmdistill.runs.config import recipe as recipes
+from gmdistill.sets import spaces
 from gmdistill.system import logs
 
 
 def training_rows(
-  corpus: batches.Corpus, config: ml_collections.ConfigDict
+  setup: spaces.Setup, config: recipes.Recipe
 ) -> batches.Examples:
   """Returns the rows that the outer loop may draw, of any length.
 
@@ -21,9 +21,9 @@ def training_rows(
   Raises:
     InputError: none is apart.
   """
-  train, apart = teacher_fields.taught(corpus, config), config.selection.apart
+  train, apart = setup.rows, config.selection.apart
   if apart:
-    chosen_on = formats.without_slots(selection_rows(corpus, config))
+    chosen_on = formats.without_slots(selection_rows(setup.corpus, config))
     shared = overlap.sharing(formats.without_slots(train), chosen_on, apart)
     train = batches.take(train, np.flatnonzero(~shared))
     if not len(train.labels):
@@ -39,7 +39,7 @@ def training_rows(
 
 
 def selection_rows(
-  corpus: batches.Corpus, config: ml_collections.ConfigDict
+  corpus: batches.Corpus, config: recipes.Recipe
 ) -> batches.Examples:
   """Returns the rows on which iterations and learning rates are chosen.
 
@@ -57,9 +57,7 @@ def selection_rows(
   return batches.take(found, order[: options.rows])
 
 
-def say_remarks(
-  corpus: batches.Corpus, config: ml_collections.ConfigDict
-) -> None:
+def say_remarks(corpus: batches.Corpus, config: recipes.Recipe) -> None:
   """Says what of the data no student could learn, and no choice rest on."""
   for line in remarks.of_corpus(corpus, selection_rows(corpus, config)):
     logs.say(line)

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import ml_collections
 import optax
 
 from gmdistill import errors
@@ -21,6 +19,7 @@ from gmdistill.objectives import (
   step_matching,
   trajectories,
 )
+from gmdistill.runs.config import recipe as recipes
 from gmdistill.training import mixed_mode
 
 
@@ -35,7 +34,7 @@ class Stage:
   last: int
 
 
-def stages(config: ml_collections.ConfigDict) -> list[Stage]:
+def stages(config: recipes.Recipe) -> list[Stage]:
   """Returns the config's stages in order.
 
   Raises:
@@ -45,57 +44,33 @@ def stages(config: ml_collections.ConfigDict) -> list[Stage]:
     raise errors.InputError(
       f"rule={config.rule} is none of {', '.join(mixed_mode.RULES)}."
     )
-  names = [name.strip() for name in config.objective.split(",")]
-  shares = tuple(config.stage_fractions) or (1 / len(names),) * len(names)
-  if len(shares) != len(names) or not math.isclose(sum(shares), 1.0):
+  texts = [text.strip() for text in config.objective.split(",")]
+  shares = config.stage_fractions or (1 / len(texts),) * len(texts)
+  if len(shares) != len(texts) or not math.isclose(sum(shares), 1.0):
     raise errors.InputError(
-      f"stage_fractions={shares} must be {len(names)} numbers that sum to 1, "
+      f"stage_fractions={shares} must be {len(texts)} numbers that sum to 1, "
       f"one for each of objective={config.objective}."
     )
   found, first = [], 0
-  for i, name in enumerate(names):
+  for i, text in enumerate(texts):
     last = round(config.num_steps * sum(shares[: i + 1]))
     if last <= first:
       raise errors.InputError(
         f"stage_fractions={shares} of num_steps={config.num_steps} leave no "
-        f"step to {name}; give each stage at least one."
+        f"step to {text}; give each stage at least one."
       )
     schedule = _schedule(config.outer, max(last - first, 1))
     optimizer = _optimizer(config.outer, schedule)
-    objective = _sum(config, name)
+    objective = _sum(config, text)
     found.append(Stage(objective, optimizer, schedule, first, last))
     first = last
   return found
 
 
-def at_rate(
-  stage: Stage,
-  outer: ml_collections.ConfigDict,
-  rate: float | Callable[[Any], Any],
-) -> Stage:
-  """Returns the stage with another learning rate, or another schedule."""
-  if callable(rate):
-    schedule = rate
-  else:
-    num_steps = max(stage.last - stage.first, 1)
-    schedule = _schedule(outer, num_steps, rate)
-  optimizer = _optimizer(outer, schedule)
-  return dataclasses.replace(stage, optimizer=optimizer, schedule=schedule)
-
-
 def _sum(config, text: str) -> contract.Objective:
   """Returns one objective, or the sum that `a+0.1*b` names."""
-  parts = []
-  for term in text.split("+"):
-    weight, _, name = term.rpartition("*")
-    try:
-      factor = float(weight or 1)
-    except ValueError as error:
-      raise errors.InputError(
-        f"objective={text}: the weight {weight} is no number; write a+0.1*b."
-      ) from error
-    parts.append((factor, _objective(config, name.strip())))
-  if all(term.endswith("token_distance") for term in text.split("+")):
+  parts = [(factor, _objective(config, name)) for factor, name in _terms(text)]
+  if not any(OBJECTIVES[name].learns for name in names(text)):
     raise errors.InputError(
       f"objective={text} learns nothing of the data; use it as a term, such as "
       "look_ahead+0.1*token_distance."
@@ -104,24 +79,21 @@ def _sum(config, text: str) -> contract.Objective:
 
 
 def _objective(config, name: str) -> contract.Objective:
-  if name not in OBJECTIVES:
-    raise errors.InputError(
-      f"objective={name} is none of {', '.join(OBJECTIVES)}."
-    )
-  if name in STEPPING and not config.replay_steps:
+  if OBJECTIVES[name].steps and not config.replay_steps:
     raise errors.InputError(
       f"objective={name} takes the steps that the set brings; use "
       "replay_steps=1 or more."
     )
-  field, build = OBJECTIVES[name]
-  fields = config.to_dict()[field]
-  return errors.named(field, lambda: build(config, fields))
+  entry = OBJECTIVES[name]
+  fields = dataclasses.asdict(options(config, name)) if entry.field else {}
+  field = entry.field or "objective"
+  return errors.named(field, lambda: entry.make(config, fields))
 
 
 def _gradient_matching(config, fields):
   if config.bank.dir:
     return gradient_matching.expert_matching(rule=config.rule, **fields)
-  own = config.trajectory.to_dict()
+  own = dataclasses.asdict(config.trajectory)
   optimizer = optax.adamw(own.pop("learning_rate"))
   along = errors.named(
     "trajectory", lambda: trajectories.trajectory(optimizer, **own)
@@ -130,12 +102,14 @@ def _gradient_matching(config, fields):
 
 
 def _finetune_ahead(config, fields):
-  protocol = config.finetune.to_dict()
-  own = ("num_steps", "warmup", "weight_decay", "batch_size")
+  protocol = config.finetune
   return finetune_ahead.finetune_ahead(
-    rate=protocol["rates"][0],
+    rate=protocol.rates[0],
+    num_steps=protocol.num_steps,
+    warmup=protocol.warmup,
+    weight_decay=protocol.weight_decay,
+    batch_size=protocol.batch_size,
     rule=config.rule,
-    **{name: protocol[name] for name in own if name in protocol},
     **fields,
   )
 
@@ -145,60 +119,109 @@ def _trajectory_matching(config, fields):
   return displacements.trajectory_matching(rule=config.rule, **own)
 
 
-# By name: the field of a config that it reads, and what makes it of the two.
-OBJECTIVES: dict[str, tuple[str, Callable[..., contract.Objective]]] = {
-  "gradient_matching": ("gradient_matching", _gradient_matching),
-  "look_ahead": (
+class Entry(NamedTuple):
+  """An objective as a config names it.
+
+  `field` has its own fields, if any; `make(recipe, fields)` makes it of them.
+  One that `steps` takes the steps that the set brings, and most learn their
+  sizes; one that `learns` asks something of the data.
+  """
+
+  field: str
+  make: Callable[[recipes.Recipe, dict[str, Any]], contract.Objective]
+  steps: bool = False
+  learns: bool = True
+
+
+OBJECTIVES: dict[str, Entry] = {
+  "gradient_matching": Entry("gradient_matching", _gradient_matching),
+  "look_ahead": Entry(
     "look_ahead",
     lambda config, fields: look_ahead.look_ahead(rule=config.rule, **fields),
+    steps=True,
   ),
-  "finetune_ahead": ("finetune_ahead", _finetune_ahead),
-  "step_matching": (
+  "finetune_ahead": Entry("finetune_ahead", _finetune_ahead),
+  "step_matching": Entry(
     "step_matching",
     lambda config, fields: step_matching.step_matching(
       config.replay_steps, rule=config.rule, **fields
     ),
+    steps=True,
   ),
-  "trajectory_matching": ("displacement", _trajectory_matching),
-  "task_vector_matching": (
+  "trajectory_matching": Entry(
+    "displacement", _trajectory_matching, steps=True
+  ),
+  "task_vector_matching": Entry(
     "displacement",
     lambda config, fields: displacements.task_vector_matching(
       rule=config.rule, **fields
     ),
+    steps=True,
   ),
-  "distribution_matching": (
-    "objective",
-    lambda *_: first_order.distribution_matching(),
+  "distribution_matching": Entry(
+    "", lambda *_: first_order.distribution_matching()
   ),
-  "token_distance": ("objective", lambda *_: first_order.token_distance()),
+  "token_distance": Entry(
+    "", lambda *_: first_order.token_distance(), learns=False
+  ),
 }
 
-# These take the steps that the set brings, and most learn their sizes.
-STEPPING = (
-  "look_ahead",
-  "step_matching",
-  "trajectory_matching",
-  "task_vector_matching",
-)
+
+def stepping() -> list[str]:
+  """Returns the objectives that take the steps that the set brings."""
+  return [name for name, entry in OBJECTIVES.items() if entry.steps]
 
 
-def _schedule(outer, num_steps: int, rate: float | None = None):
-  rate = outer.learning_rate if rate is None else rate
+def names(text: str) -> list[str]:
+  """Returns the objectives in `config.objective`: stages of weighted sums.
+
+  Raises:
+    InputError: an unknown one, or a weight that is no number.
+  """
+  return [name for stage in text.split(",") for _, name in _terms(stage)]
+
+
+def options(config: recipes.Recipe, name: str) -> Any:
+  """Returns the fields of an objective; None: it has none of its own."""
+  field = OBJECTIVES[name].field
+  return getattr(config, field) if field else None
+
+
+def _terms(text: str) -> list[tuple[float, str]]:
+  """Returns the weight and the name of each term of `a+0.1*b`."""
+  found = []
+  for term in text.split("+"):
+    weight, _, name = term.rpartition("*")
+    try:
+      factor = float(weight or 1)
+    except ValueError as error:
+      raise errors.InputError(
+        f"objective={text}: the weight {weight} is no number; write a+0.1*b."
+      ) from error
+    if not math.isfinite(factor):
+      raise errors.InputError(
+        f"objective={text}: the weight {weight} must be finite."
+      )
+    if name.strip() not in OBJECTIVES:
+      raise errors.InputError(
+        f"objective={name.strip()} is none of {', '.join(OBJECTIVES)}."
+      )
+    found.append((factor, name.strip()))
+  return found
+
+
+def _schedule(outer, num_steps: int):
   return optax.warmup_cosine_decay_schedule(
     0.0,
-    rate,
+    outer.learning_rate,
     max(1, min(round(outer.warmup * num_steps), num_steps - 1)),
     max(2, num_steps),
-    0.05 * rate,
+    0.05 * outer.learning_rate,
   )
 
 
 def _optimizer(outer, schedule):
-  clips = []
-  if outer.norm_clip:
-    clips.append(clip_by_norm_average(outer.norm_clip))
-  if outer.clip:
-    clips.append(optax.clip_by_global_norm(outer.clip))
+  clips = [optax.clip_by_global_norm(outer.clip)] if outer.clip else []
   return optax.chain(
     *clips,
     optax.adam(schedule),
@@ -210,40 +233,6 @@ def _optimizer(outer, schedule):
       tensor_shares=outer.step_size_scale,
     ),
   )
-
-
-class NormAverage(NamedTuple):
-  """The state of `clip_by_norm_average`."""
-
-  average: jax.Array  # of the norm; 0 before the first step
-
-
-def clip_by_norm_average(
-  factor: float, decay: float = 0.95
-) -> optax.GradientTransformation:
-  """Shortens a gradient longer than `factor` times the usual one.
-
-  The usual norm is the moving average of the norms as clipped, so that one
-  jump of the unrolled loop moves neither the set nor what counts as usual.
-  """
-
-  def init(params):
-    del params
-    return NormAverage(jnp.float32(0.0))
-
-  def update(updates, state, params=None):
-    del params
-    norm = optax.tree.norm(updates)
-    first = state.average == 0
-    clipped = jnp.where(first, norm, jnp.minimum(norm, factor * state.average))
-    average = decay * state.average + (1 - decay) * clipped
-    shorter = clipped / jnp.maximum(norm, 1e-12)
-    return (
-      jax.tree.map(lambda x: x * shorter, updates),
-      NormAverage(jnp.where(first, norm, average)),
-    )
-
-  return optax.GradientTransformation(init, update)
 
 
 def _scaled(**scales: float) -> optax.GradientTransformation:

@@ -8,13 +8,11 @@ import hashlib
 import json
 from typing import Any
 
-import jax
-import ml_collections
 import numpy as np
 
 from gmdistill import errors
-from gmdistill.data import batches, joined, tokenizing
-from gmdistill.runs.config import settings
+from gmdistill.data import joined
+from gmdistill.runs.config import recipe as recipes
 from gmdistill.sets import spaces
 from gmdistill.students import tasks
 from gmdistill.teachers import (
@@ -22,44 +20,34 @@ from gmdistill.teachers import (
   divergences,
   ensembles,
   rationales,
-  trained,
+  taught_rows,
 )
 
 
-def taught(
-  corpus: batches.Corpus, config: ml_collections.ConfigDict
-) -> batches.Examples:
-  """Returns the training part with its teachers' labels mixed in.
+def with_teachers(setup: spaces.Setup, config: recipes.Recipe) -> spaces.Setup:
+  """Returns the setup with its teachers, opened, and the rows that they taught.
 
   Where students lose to their teachers (`kd.loss`), with their logits too.
   Without teachers, or where `teachers.alpha` is 0 and nothing is lost to them,
-  as it is.
+  rows are as they are.
 
   Raises:
     InputError: a teacher that cannot be read, or knows other classes.
   """
   if not asks_teachers(config):
-    return corpus.train
-  names, options = teacher_names(config), label_options(config)
-  read = settings.data_options(config)
-  said_KxNxC = np.stack(
-    [trained.logits(trained.load(name), corpus, read) for name in names]
+    return setup._replace(labels=labels_id(config))
+  teachers = taught_rows.opened(
+    config.teachers.dirs, label_options(config), bool(config.kd.loss)
   )
-  found = corpus.train
-  if options.alpha:
-    truth_NxC = np.eye(len(corpus.label_names))[corpus.train.labels]
-    soft_NxC = errors.named(
-      "teachers", lambda: ensembles.soft_labels(said_KxNxC, truth_NxC, options)
-    )
-    found = found._replace(soft=soft_NxC)
-  if config.kd.loss:
-    told = batches.TeacherTargets(np.moveaxis(said_KxNxC, 0, 1))
-    found = found._replace(teachers=told)
-  return found
+  return setup._replace(
+    labels=labels_id(config, teachers),
+    taught=taught_rows.taught(setup.corpus, teachers, config.data),
+    teachers=teachers,
+  )
 
 
 def of_joined_rows(
-  corpus: batches.Corpus, config: ml_collections.ConfigDict
+  setup: spaces.Setup, config: recipes.Recipe
 ) -> joined.Labeller:
   """Returns what the teachers say of rows made of two.
 
@@ -68,46 +56,20 @@ def of_joined_rows(
       that are pairs of texts, or have rationales.
   """
   field = f"joined_rows={config.joined_rows}"
-  if not asks_teachers(config):
+  if setup.teachers is None:
     raise errors.InputError(
       f"{field}: none but a teacher knows the label of two rows in one; give "
       "teachers.dirs, and teachers.alpha above 0."
     )
-  if len(corpus.text_keys) > 1 or config.data.rationale_key:
+  if len(setup.corpus.text_keys) > 1 or config.data.rationale_key:
     raise errors.InputError(
       f"{field} is of rows of one text, without rationales; use 0.0."
     )
-  named = [trained.load(name) for name in teacher_names(config)]
-  for teacher in named:
-    trained.require_labels(teacher, corpus.label_names)
-    length = corpus.train.token_ids.shape[1]
-    trained.require_length(teacher, length, "the rows' length")
-    own = tokenizing.Tokenizer.from_file(teacher.tokenizer_file)
-    if teacher.slots or own.fingerprint != corpus.tokenizer.fingerprint:
-      raise errors.InputError(
-        f"{field}: the teacher {teacher.name} does not read the student's "
-        "tokens; use one of the student's tokenizer, without rationales."
-      )
-  options = label_options(config)
-  apply = jax.jit(lambda problem, *args: problem.apply(*args).logits)
-
-  def label(ids, mask, truth_BxC):
-    batch = batches.Batch(ids, mask, truth_BxC)
-    said_KxBxC = np.stack(
-      [np.asarray(apply(x.problem, x.params, batch)) for x in named]
-    )
-    labels_BxC = truth_BxC
-    if options.alpha:
-      labels_BxC = ensembles.soft_labels(said_KxBxC, truth_BxC, options)
-    return labels_BxC, np.moveaxis(said_KxBxC, 0, 1)
-
-  return label
+  return taught_rows.of_joined_rows(setup.corpus, setup.teachers, field)
 
 
-def with_taught_rows(
-  setup: spaces.Setup, config: ml_collections.ConfigDict
-) -> spaces.Setup:
-  """Returns the setup with its teachers' labels in the training part.
+def for_a_bank(setup: spaces.Setup, config: recipes.Recipe) -> spaces.Setup:
+  """Returns the setup whose training part is what a bank is built of.
 
   Raises:
     InputError: a teacher that cannot be read; labels or weights in a private
@@ -126,13 +88,11 @@ def with_taught_rows(
       f"bank.noise={config.bank.noise} hides a row's own gradient, and "
       "rationales.weights=rare weighs it by what all rows say; use uniform."
     )
-  train = taught(setup.corpus, config)
-  return setup._replace(
-    corpus=setup.corpus._replace(train=train), labels=labels_id(config)
-  )
+  setup = with_teachers(setup, config)
+  return setup._replace(corpus=setup.corpus._replace(train=setup.rows))
 
 
-def require_no_params(config: ml_collections.ConfigDict) -> None:
+def require_no_params(config: recipes.Recipe) -> None:
   """Checks that what real rows are lost by has no parameters of its own.
 
   Raises:
@@ -145,7 +105,7 @@ def require_no_params(config: ml_collections.ConfigDict) -> None:
     )
 
 
-def learned_field(config: ml_collections.ConfigDict) -> str:
+def learned_field(config: recipes.Recipe) -> str:
   """Returns the field by which a criterion learns beside its student, if any.
 
   An optimiser trains both: the protocol `replay` has none.
@@ -156,15 +116,16 @@ def learned_field(config: ml_collections.ConfigDict) -> str:
   return f"kd.features={kd.features}" if kd.features else ""
 
 
-def labels_id(config: ml_collections.ConfigDict) -> str:
+def labels_id(
+  config: recipes.Recipe, teachers: taught_rows.Teachers | None = None
+) -> str:
   """Returns what the outer loop's rows say: `true`, or a hash of what else."""
   told: list[Any] = []
-  if asks_teachers(config):
-    ids = [one["id"] for one in trained.names_and_ids(teacher_names(config))]
-    options = dataclasses.asdict(label_options(config))
-    told += [ids, options]
+  if teachers is not None:
+    ids = [one.id for one in teachers.opened]
+    told += [ids, dataclasses.asdict(teachers.options)]
   if told or config.kd.shallow_weight:
-    told.append(config.kd.to_dict())
+    told.append(dataclasses.asdict(config.kd))
   if config.data.rationale_key:
     told += rationale_facts(config)
   if not told:
@@ -173,42 +134,27 @@ def labels_id(config: ml_collections.ConfigDict) -> str:
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def asks_teachers(config: ml_collections.ConfigDict) -> bool:
+def asks_teachers(config: recipes.Recipe) -> bool:
   """Whether teachers have a say in the outer loop's rows."""
-  return bool(teacher_names(config)) and bool(
+  return bool(config.teachers.dirs) and bool(
     config.teachers.alpha or config.kd.loss
   )
 
 
-def teacher_names(config: ml_collections.ConfigDict) -> list[str]:
-  """Returns the teachers' directories or hub ids."""
-  names = config.teachers.dirs
-  return [names] if isinstance(names, str) and names else list(names)
-
-
-def label_options(config: ml_collections.ConfigDict) -> ensembles.Options:
+def label_options(config: recipes.Recipe) -> ensembles.Options:
   """Returns how the teachers' labels are joined and mixed with the truth."""
-  fields = config.teachers.to_dict()
+  fields = dataclasses.asdict(config.teachers)
   fields.pop("dirs")
-  return errors.named("teachers", lambda: ensembles.Options(**fields))
+  return ensembles.Options(**fields)
 
 
-def criterion(config: ml_collections.ConfigDict) -> tasks.Criterion | None:
+def criterion(config: recipes.Recipe) -> tasks.Criterion | None:
   """Returns what the config's students lose beside their labels, if anything.
 
   Raises:
     InputError: an unknown name, or a number out of its range.
   """
   kd = config.kd
-  if (
-    not 0 <= min(kd.weight, kd.weight_end) <= max(kd.weight, kd.weight_end) <= 1
-    or min(kd.temperature, kd.temperature_end) <= 0
-  ):
-    raise errors.InputError(
-      f"kd.weight={kd.weight} and kd.weight_end={kd.weight_end} must be 0 to "
-      f"1, kd.temperature={kd.temperature} and kd.temperature_end="
-      f"{kd.temperature_end} above 0."
-    )
 
   def parts():
     over = lambda a, b: divergences.schedule(kd.schedule, a, b, 1)  # noqa: E731
@@ -230,7 +176,7 @@ def criterion(config: ml_collections.ConfigDict) -> tasks.Criterion | None:
 
 
 def with_rationales(
-  built: spaces.Setup, config: ml_collections.ConfigDict
+  built: spaces.Setup, config: recipes.Recipe
 ) -> spaces.Setup:
   """Returns the setup in which rationales count as the config says.
 
@@ -239,11 +185,6 @@ def with_rationales(
       too short for the slots.
   """
   options = config.rationales
-  for field in ("label_share", "curriculum"):
-    if not 0 <= options[field] <= 1:
-      raise errors.InputError(
-        f"rationales.{field}={options[field]} must be from 0 to 1."
-      )
   train = built.corpus.train
   tokens = train.tokens
   if tokens is None or tokens.steps is None:
@@ -267,7 +208,7 @@ def with_rationales(
   )
 
 
-def rationale_facts(config: ml_collections.ConfigDict) -> list[Any]:
+def rationale_facts(config: recipes.Recipe) -> list[Any]:
   """Returns what decides a student's training beside data and protocol.
 
   Nothing where there are no rationales: what was kept before stays valid.
@@ -275,8 +216,5 @@ def rationale_facts(config: ml_collections.ConfigDict) -> list[Any]:
   groups = [config.data.group_key] if config.data.group_key else []
   if not config.data.rationale_key:
     return groups
-  fields = config.rationales.to_dict()
-  return [
-    *groups,
-    [fields[name] for name in ("label_share", "weights", "curriculum")],
-  ]
+  told = config.rationales
+  return [*groups, [told.label_share, told.weights, told.curriculum]]

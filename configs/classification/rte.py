@@ -1,17 +1,15 @@
 """RTE, a pair of sentences, one learned example per class, replayed in three SGD steps.
 
-gmdistill distill --config=configs/rte.py --workdir=runs/rte
+gmdistill distill --config=rte --workdir=runs/rte
 
 Hardware: any; two CPU cores are enough. Time and numbers: not measured.
 `:tiny` runs the same recipe on the embedded corpus, in seconds on a CPU.
 """
 
-import ml_collections
-
 from gmdistill.runs.config import settings
 
 
-def get_config(mode: str = "") -> ml_collections.ConfigDict:
+def get_config():
   config = settings.defaults()
   config.data.name = "glue/rte"
   config.data.max_length = 128
@@ -34,8 +32,4 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
   config.protocols = ("replay",)
   config.replay.update(rates=(0.03, 0.3), head_scales=(0.3, 3.0))
   config.full.update(num_steps=400, num_students=1)
-  if mode == "tiny":
-    return settings.tiny(config)
-  if mode:
-    raise ValueError(f"mode {mode!r} is none of '', 'tiny'.")
   return config

@@ -1,6 +1,6 @@
 """The results table: SST-2 and AG News at 1, 5, 10 and 20 examples a class.
 
-gmdistill sweep --config=configs/results.py --workdir=runs/results
+gmdistill sweep --config=results --workdir=runs/results
 
 Three distillation seeds each, protocol replay; 24 runs, resumable, for a GPU: with
 five of them side by side on an H200 (docs/guides/speed.md says how), the 700 outer steps of one
@@ -13,36 +13,24 @@ heads, where the config has 20); the others are not measured.
 `:tiny` sweeps two runs of the embedded corpus, in seconds.
 """
 
-import pathlib
-import runpy
-
-import ml_collections
+from gmdistill.runs.config import shipped, studies
 
 BUDGETS = (1, 5, 10, 20)
 SEEDS = (0, 1, 2)
 
 
-def get_config(mode: str = "") -> ml_collections.ConfigDict:
-  if mode not in ("", "tiny"):
-    raise ValueError(f"mode {mode!r} is none of '', 'tiny'.")
-  runs = ml_collections.ConfigDict()
-  if not mode:
-    runs.only = ""
-    runs.each = dict(
-      data=dict(dir=""),
-      student=dict(
-        pretrained="sentence-transformers/all-MiniLM-L6-v2", unroll=1
-      ),
-    )
+TINY = ("sst2-1-0", "ag_news-1-0")
+
+
+def get_config():
+  runs = {}
   for name in ("sst2", "ag_news"):
-    path = pathlib.Path(__file__).with_name(f"{name}.py")
-    single = runpy.run_path(str(path))["get_config"]
-    for budget in BUDGETS if not mode else BUDGETS[:1]:
-      for seed in SEEDS if not mode else SEEDS[:1]:
-        config = single(mode)
+    for budget in BUDGETS:
+      for seed in SEEDS:
+        config = shipped.config_for(name)
         config.data_per_class = budget
         config.seed = seed
-        if budget == 1 and not mode:
+        if budget == 1:
           config.num_students = 4
           config.num_steps = 700
           config.eval_every = config.checkpoint_every = 70
@@ -51,10 +39,14 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
           config.students_at_once = 5
           if name == "sst2":
             config.selection.apart = 8  # its rows are phrases of sentences
-        if budget > 1:  # five steps, each on a fifth of the set
+        else:  # five steps, each on a fifth of the set
           config.replay_steps = 5
           config.examples_per_step = budget // 5
           config.num_steps = 4000
           config.eval_every = config.checkpoint_every = 200
         runs[f"{name}-{budget}-{seed}"] = config
-  return runs
+  return studies.study(
+    runs,
+    data=dict(dir=""),
+    student=dict(pretrained="sentence-transformers/all-MiniLM-L6-v2", unroll=1),
+  )

@@ -1,9 +1,9 @@
 """Knowledge distillation joined to dataset distillation, or not.
 
-gmdistill teach --config=configs/sst2_kd.py --workdir=teachers/sst2
-gmdistill sweep --config=configs/corners.py --workdir=runs/corners --config.only='sst2-*' "--config.each.teachers.dirs=('teachers/sst2',)"
-gmdistill teach --config=configs/ag_news.py --workdir=teachers/ag_news
-gmdistill sweep --config=configs/corners.py --workdir=runs/corners --config.only='ag_news-*' "--config.each.teachers.dirs=('teachers/ag_news',)"
+gmdistill teach --config=sst2:kd --workdir=teachers/sst2
+gmdistill sweep --config=corners --workdir=runs/corners --config.only='sst2-*' "--config.each.teachers.dirs=('teachers/sst2',)"
+gmdistill teach --config=ag_news --workdir=teachers/ag_news
+gmdistill sweep --config=corners --workdir=runs/corners --config.only='ag_news-*' "--config.each.teachers.dirs=('teachers/ag_news',)"
 
 The teacher is the whole encoder, fine-tuned; the student its first three layers
 (`sst2-three-1-hard-0`) or the whole encoder itself (`sst2-whole-...`). `hard` runs
@@ -22,10 +22,8 @@ twenty 88.1 % and 89.2 %. The whole encoder: 82.3 % and 82.7 %; 82.7 % and 83.1
 """
 
 import itertools
-import pathlib
-import runpy
 
-import ml_collections
+from gmdistill.runs.config import shipped, studies
 
 BUDGETS = (1, 5, 20)
 SEEDS = (0, 1, 2)
@@ -33,37 +31,33 @@ LAYERS = {"three": 3, "whole": 0}
 LABELS = {"hard": 0.0, "taught": 0.9}  # the teachers' share
 
 
-def get_config(mode: str = "") -> ml_collections.ConfigDict:
-  runs = ml_collections.ConfigDict()
-  if not mode:
-    runs.only = ""
-    runs.each = dict(
-      data=dict(dir=""),
-      student=dict(pretrained="sentence-transformers/all-MiniLM-L6-v2"),
-      teachers=dict(dirs=("teachers/sst2",)),
-    )
-  for data in ("sst2", "ag_news") if not mode else ("sst2",):
-    path = pathlib.Path(__file__).with_name(f"{data}.py")
-    single = runpy.run_path(str(path))["get_config"]
+TINY = ("sst2-three-1-hard-0", "sst2-three-1-taught-0")
+
+
+def get_config():
+  runs = {}
+  for data in ("sst2", "ag_news"):
     for (student, layers), budget, seed, (labels, alpha) in itertools.product(
       LAYERS.items(), BUDGETS, SEEDS, LABELS.items()
     ):
-      if mode and (student, budget, seed) != ("three", 1, 0):
-        continue
-      config = single(mode)
+      config = shipped.config_for(data)
       config.data_per_class = budget
       config.seed = seed
       config.teachers.alpha = alpha
       if budget > 1:  # five steps, each on a fifth of the set
         config.replay_steps = 5
         config.examples_per_step = budget // 5
-      if not mode:
-        config.student.num_layers = layers
-        config.student.unroll = layers or 6
-        config.num_steps = 400
-        config.eval_every = config.checkpoint_every = 100
-        config.selection.update(num_students=2, rows=400)
-        config.replay.num_students = 10
-        config.full.num_steps = 800
+      config.student.num_layers = layers
+      config.student.unroll = layers or 6
+      config.num_steps = 400
+      config.eval_every = config.checkpoint_every = 100
+      config.selection.update(num_students=2, rows=400)
+      config.replay.num_students = 10
+      config.full.num_steps = 800
       runs[f"{data}-{student}-{budget}-{labels}-{seed}"] = config
-  return runs
+  return studies.study(
+    runs,
+    data=dict(dir=""),
+    student=dict(pretrained="sentence-transformers/all-MiniLM-L6-v2"),
+    teachers=dict(dirs=("teachers/sst2",)),
+  )

@@ -1,24 +1,47 @@
 """Rows of the results table: measured, and cached where no set decides."""
 
+import dataclasses
 import functools
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from gmdistill import errors
 from gmdistill.data import batches as row_batches
 from gmdistill.evaluation import calibration, measuring, protocols, readings
-from gmdistill.runs.config import assembly, row_fields, teacher_fields
 from gmdistill.selection import coresets
 from gmdistill.sets import spaces, synthetic
 from gmdistill.system import folders, logs, paths, processes
 
-_VERSION = 4  # Raise it when the same options come to mean other baselines.
+_VERSION = 5  # Raise it when the same options come to mean other baselines.
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What the rows of one table have in common.
+
+  Attributes:
+    data_per_class: Examples a class of a coreset.
+    coreset_pool: Real rows a class that it is chosen from.
+    seed: Of the one student of `student`.
+    students_at_once: Students that are evaluated in one chunk.
+    group_key: By which accuracies are told too; for the lines that say them.
+    loss: What students lose to their teachers, which rows without any have not.
+    calibrated: Whether rows say `calibration` too; they are cached apart.
+  """
+
+  data_per_class: int
+  coreset_pool: int
+  seed: int = 0
+  students_at_once: int = 1
+  group_key: str = ""
+  loss: str = ""
+  calibrated: bool = False
 
 
 class Table:
@@ -27,21 +50,29 @@ class Table:
   def __init__(
     self,
     setup: spaces.Setup,
-    config: ml_collections.ConfigDict,
-    calibrated: bool = False,
+    selection: row_batches.Examples,
+    options: Options,
+    identity: Any = None,
   ):
     """Cuts the splits into length buckets.
 
-    `calibrated` rows say `evaluate.calibration` too, and are cached apart.
+    Args:
+      setup: The problem, and the data that are reported.
+      selection: The rows on which learning rates are chosen.
+      options: What the rows have in common.
+      identity: What else decides a row, beside all that is measured with: it
+        names what was kept.
     """
-    self._setup, self._config = setup, config
-    self._calibrated = calibrated
+    self._setup, self._options = setup, options
+    self._identity = [len(selection.labels), identity]
     self._num_classes = len(setup.corpus.label_names)
     self._trainers: dict[str, measuring.Trainer] = {}
     self._untaught: set[str] = set()
-    cut = lambda part: readings.length_buckets(part, self._num_classes)  # noqa: E731
+    cut = functools.partial(
+      readings.length_buckets, num_classes=self._num_classes
+    )
     self._splits = measuring.Splits(
-      cut(row_fields.selection_rows(setup.corpus, config)),
+      cut(selection),
       cut(setup.corpus.reported),
       {
         name: cut(part)
@@ -58,13 +89,15 @@ class Table:
   ) -> measuring.Measurement:
     """Measures one row, and says its accuracy; by group too if there are."""
     at_once = min(
-      at_once or self._config.students_at_once, protocol.num_students
+      at_once or self._options.students_at_once, protocol.num_students
+    )
+    look = (
+      calibration.calibration
+      if self._options.calibrated
+      else measuring.accuracy
     )
     found = measuring.measure(
-      self._trainer(protocol, at_once),
-      sets,
-      self._splits,
-      look=calibration.calibration if self._calibrated else measuring.accuracy,
+      self._trainer(protocol, at_once), sets, self._splits, look=look
     )
     if not np.isfinite(found.accuracies).all():
       raise errors.NotFinite(f"{label}: {measuring.DIVERGED}")
@@ -77,13 +110,13 @@ class Table:
   def _say_groups(self, label, by_group):
     if by_group:
       each = [f"{name}: {100 * x:.1f}" for name, x in by_group.items()]
-      logs.say(f"{label}, by {self._config.data.group_key}: {', '.join(each)}")
+      logs.say(f"{label}, by {self._options.group_key}: {', '.join(each)}")
 
   def student(
     self, protocol: protocols.Protocol, sets: synthetic.SyntheticSet
   ) -> tuple[Any, float, float]:
     """Returns one trained student, the seconds it took, and its accuracy."""
-    key, select_key = jax.random.split(jax.random.key(self._config.seed))
+    key, select_key = jax.random.split(jax.random.key(self._options.seed))
     trainer = self._trainer(protocol, 1)
     rate = measuring.best_rate(
       trainer, sets, self._splits.selection, key=select_key
@@ -112,52 +145,38 @@ class Table:
   def coreset(
     self, name: str, protocol: protocols.Protocol, method: str
   ) -> dict[str, Any]:
-    """Returns the row of a coreset under a protocol, cached."""
+    """Returns the row of a coreset under a protocol of that name, cached."""
     self._say_untaught(method)
-    config = self._config
-    decides = [
-      method,
-      config.data_per_class,
-      config.coreset_pool,
-      name,
-      config[name].to_dict(),
-      config.replay_steps if protocol.replays else 0,
-    ]
-    if protocol.fresh and self._setup.problem.initial is not None:
-      decides.append("fresh")
-    if protocol.replays:
-      decides += [config.normalised_steps, config.step_schedule]
-    if name == "bayes":
-      decides.append(config[config.bayes.start].to_dict())
+    options = self._options
 
     def measured():
       # A random coreset is drawn afresh for every student.
       draws = protocol.num_students if method == "random" else 1
-      rows = [
-        coresets.choose(
-          method,
-          self._setup.problem,
-          self._setup.corpus.train,
-          per_class=config.data_per_class,
-          pool=config.coreset_pool,
-          seed=seed,
-        )
-        for seed in range(coresets.CORESET_SEED, coresets.CORESET_SEED + draws)
-      ]
-      batches = [
-        row_batches.as_batch(
-          row_batches.take(self._setup.corpus.train, r), self._num_classes
-        )
-        for r in rows
-      ]
+      first = coresets.CORESET_SEED
+      chosen = [self._coreset(method, first + i) for i in range(draws)]
       sets = synthetic.SyntheticSet(
-        jax.tree.map(lambda *xs: jnp.stack(xs), *batches)
+        jax.tree.map(lambda *xs: jnp.stack(xs), *chosen)
       )
       return self.measure(protocol, sets, f"{name}: {method}").row()
 
-    return self._cached(decides, measured)
+    decides = [method, options.data_per_class, options.coreset_pool]
+    return self._cached(decides, protocol, measured)
 
-  def full(self) -> dict[str, Any]:
+  def _coreset(self, method, seed):
+    train = self._setup.corpus.train
+    rows = coresets.choose(
+      method,
+      self._setup.problem,
+      train,
+      per_class=self._options.data_per_class,
+      pool=self._options.coreset_pool,
+      seed=seed,
+    )
+    return row_batches.as_batch(
+      row_batches.take(train, rows), self._num_classes
+    )
+
+  def full(self, protocol: protocols.Protocol) -> dict[str, Any]:
     """Returns the row of students trained on the whole training part.
 
     With the `seconds` of one, and the kind of `device` that took them.
@@ -165,20 +184,19 @@ class Table:
     self._say_untaught("full")
 
     def measured():
-      protocol = assembly.protocol(self._config, "full")
-      corpus = self._setup.corpus
-      say_what_full_trains(self._config, corpus, "full")
-      batch = row_batches.as_batch(corpus.train, self._num_classes)
+      train = self._setup.corpus.train
+      say_what_it_trains(protocol, len(train.labels), "full")
+      batch = row_batches.as_batch(train, self._num_classes)
       sets = measuring.stacked(synthetic.SyntheticSet(batch))
       found = self.measure(protocol, sets, "full", at_once=1)
       device = jax.devices()[0].device_kind
       return {**found.row(), "seconds": found.seconds, "device": device}
 
-    return self._cached(["full", self._config.full.to_dict()], measured)
+    return self._cached(["full"], protocol, measured)
 
   def _say_untaught(self, row):
     """Says once of a row that it has no teacher whom students could ask."""
-    loss = self._config.kd.loss
+    loss = self._options.loss
     if loss and row not in self._untaught:
       self._untaught.add(row)
       logs.say(
@@ -190,22 +208,26 @@ class Table:
   def _weights(self) -> str:
     return self._setup.problem.weights_id
 
-  def _cached(self, decides: list[Any], measured: Any) -> dict[str, Any]:
+  def _cached(
+    self,
+    decides: list[Any],
+    protocol: protocols.Protocol,
+    measured: Callable[[], dict[str, Any]],
+  ) -> dict[str, Any]:
+    if protocol.identity is None:
+      return measured()
     setup = self._setup
-    if self._calibrated:
-      decides = [*decides, "calibrated"]
     identity = [
-      *teacher_fields.rationale_facts(self._config),
       _VERSION,
       setup.corpus.fingerprint,
       setup.space_id,
       repr(setup.problem.student),
       self._weights,
-      [self._config.selection.rows, self._config.selection.min_tokens],
+      self._options.calibrated,
+      self._identity,
       decides,
+      [protocol.identity, protocol.rates, protocol.num_students],
     ]
-    if setup.problem.criterion is not None:
-      identity.append(self._config.kd.to_dict())
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:20]
     path = paths.cache_folder() / "baselines" / f"{digest}.json"
     try:
@@ -222,12 +244,12 @@ class Table:
     return row
 
 
-def say_what_full_trains(
-  config: ml_collections.ConfigDict, corpus: row_batches.Corpus, label: str
+def say_what_it_trains(
+  protocol: protocols.Protocol, num_rows: int, label: str
 ) -> None:
   """Says how much is ahead: a training is one program, which says nothing."""
-  steps, size = config.full.num_steps, config.full.batch_size
+  told = protocol.identity or {"num_steps": "some", "batch_size": "some rows"}
   logs.say(
-    f"{label}: training on all {len(corpus.train.labels)} rows, {steps} steps "
-    f"of {size} a student; the next line comes when they are done"
+    f"{label}: training on all {num_rows} rows, {told['num_steps']} steps of "
+    f"{told['batch_size']} a student; the next line comes when they are done"
   )

@@ -1,27 +1,24 @@
 """What each part of the method is worth, on SST-2 with three layers.
 
-gmdistill sweep --config=configs/ablations.py --workdir=runs/ablations --config.only='replay-*'
-gmdistill bank --config=configs/sst2_finetune.py --workdir=banks/three --config.student.num_layers=3 --config.student.unroll=3
-gmdistill sweep --config=configs/ablations.py --workdir=runs/ablations --config.only='finetune-*' --config.each.bank.dir=banks/three
-gmdistill sweep --config=configs/ablations.py --workdir=runs/ablations --config.only='steps-*'
-gmdistill sweep --config=configs/ablations.py --workdir=runs/ablations --config.only='real-*'
+gmdistill sweep --config=ablations --workdir=runs/ablations --config.only='replay-*'
+gmdistill bank --config=sst2:finetune --workdir=banks/three --config.student.num_layers=3 --config.student.unroll=3
+gmdistill sweep --config=ablations --workdir=runs/ablations --config.only='finetune-*' --config.each.bank.dir=banks/three
+gmdistill sweep --config=ablations --workdir=runs/ablations --config.only='steps-*'
+gmdistill sweep --config=ablations --workdir=runs/ablations --config.only='real-*'
 
 The encoder's first three layers, 300 outer steps (`steps-` runs: 100): far from the
 best accuracy, and the same for every line of a kind. The `replay-` runs are of
-configs/sst2.py, one example a class; the `finetune-` runs of
-configs/sst2_finetune.py, five a class, gradient matching alone against a bank, whose
+sst2, one example a class; the `finetune-` runs of
+sst2:finetune, five a class, gradient matching alone against a bank, whose
 rows have any length; the `real-` runs the same without a bank, on rows of at least
-`min_tokens`; the `steps-` runs of configs/sst2_step_matching.py in small.
+`min_tokens`; the `steps-` runs of sst2:steps in small.
 `--config.each.student.pretrained=DIR` and `--config.each.data.dir=DIR` name
 local copies. Two CPU cores: about two hours for the first two sweeps; of the third,
 about seven minutes of one core a run. docs/results has what was measured.
 `:tiny` sweeps the first two of each kind on the embedded corpus, in seconds.
 """
 
-import pathlib
-import runpy
-
-import ml_collections
+from gmdistill.runs.config import shipped, studies
 
 
 def _compared(objective: str) -> dict[str, dict[str, str]]:
@@ -90,33 +87,35 @@ WITHOUT_BANK = {
 }
 KINDS = {
   "replay": ("sst2", LOOK_AHEAD),
-  "finetune": ("sst2_finetune", MATCHING),
-  "real": ("sst2_finetune", WITHOUT_BANK),
-  "steps": ("sst2_step_matching", STEP_MATCHING),
+  "finetune": ("sst2:finetune", MATCHING),
+  "real": ("sst2:finetune", WITHOUT_BANK),
+  "steps": ("sst2:steps", STEP_MATCHING),
 }
 
 
-def get_config(mode: str = "") -> ml_collections.ConfigDict:
-  runs = ml_collections.ConfigDict()
-  if not mode:
-    runs.only = ""
-    runs.each = dict(
-      data=dict(dir=""),
-      student=dict(pretrained="sentence-transformers/all-MiniLM-L6-v2"),
-      bank=dict(dir=""),
-      seed=0,
-    )
+TINY = [
+  f"{kind}-{variant}"
+  for kind, (_, variants) in KINDS.items()
+  for variant in list(variants)[:2]
+]
+
+
+def get_config():
+  runs = {}
   for kind, (name, variants) in KINDS.items():
-    path = pathlib.Path(__file__).with_name(f"{name}.py")
-    single = runpy.run_path(str(path))["get_config"]
-    for variant, changes in list(variants.items())[: 2 if mode else None]:
-      config = single(mode)
-      if not mode:
-        config.student.num_layers = config.student.unroll = 3
-        config.num_steps = 300
-        config.eval_every = config.checkpoint_every = 100
-        config.replay.num_students = 10
-        config.update_from_flattened_dict(OF_KIND.get(kind, {}))
+    for variant, changes in variants.items():
+      config = shipped.config_for(name)
+      config.student.num_layers = config.student.unroll = 3
+      config.num_steps = 300
+      config.eval_every = config.checkpoint_every = 100
+      config.replay.num_students = 10
+      config.update_from_flattened_dict(OF_KIND.get(kind, {}))
       config.update_from_flattened_dict(changes)
       runs[f"{kind}-{variant}"] = config
-  return runs
+  return studies.study(
+    runs,
+    data=dict(dir=""),
+    student=dict(pretrained="sentence-transformers/all-MiniLM-L6-v2"),
+    bank=dict(dir=""),
+    seed=0,
+  )

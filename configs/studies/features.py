@@ -1,0 +1,59 @@
+"""What no other config asks for, one field at a time, beside the quickstart.
+
+gmdistill sweep --config=features --workdir=runs/features --config.only='set-*'
+gmdistill bank --config=quickstart --workdir=banks/quickstart
+gmdistill sweep --config=features --workdir=runs/features --config.only='bank-*' --config.each.bank.dir=banks/quickstart
+
+The embedded corpus, 150 outer steps a run; two CPU cores: about two minutes a run.
+`set-` runs change how the set is stored, learned or fed; `bank-` runs read the
+expert bank. Numbers: not measured.
+`:tiny` runs one that has most of them at once, and those of other objectives, in
+seconds each; without `--config.each.bank.dir` give `--config.only='set-*'`.
+"""
+
+from gmdistill.runs.config import shipped, studies
+
+OF_THE_SET = {
+  "base": {},
+  "slow_labels": {"outer.label_scale": 0.1},
+  "low_rank": {"rank": 8},
+  "bfloat16": {"stored_as": "bfloat16"},
+  "int8": {"stored_as": "int8"},
+  "representatives": {"real_rows": "representatives", "refresh": 5},
+  "last_steps": {"look_ahead.last_steps": 2},
+  "near_tokens": {"objective": "look_ahead+0.1*token_distance"},
+  "distributions": {"objective": "distribution_matching"},
+}
+TOGETHER = {
+  name: value
+  for changes in OF_THE_SET.values()
+  for name, value in changes.items()
+} | {"objective": "look_ahead+0.1*token_distance"}
+OF_A_BANK = {
+  "start": {"look_ahead.start": "bank", "experts.curriculum": 0.5},
+  "trajectory": {"objective": "trajectory_matching", "experts.span": 1},
+  "task_vector": {
+    "objective": "task_vector_matching",
+    "displacement.constant_memory": False,
+    "displacement.distance_kind": "l2",
+  },
+}
+TINY = (
+  "set-together",
+  "set-distributions",
+  "bank-start",
+  "bank-trajectory",
+  "bank-task_vector",
+)
+
+
+def get_config():
+  kinds = {"set": {**OF_THE_SET, "together": TOGETHER}, "bank": OF_A_BANK}
+  runs = {}
+  for kind, variants in kinds.items():
+    for variant, changes in variants.items():
+      config = shipped.config_for("quickstart")
+      config.num_steps = 150
+      config.update_from_flattened_dict(changes)
+      runs[f"{kind}-{variant}"] = config
+  return studies.study(runs, bank=dict(dir=""))

@@ -1,0 +1,70 @@
+"""What a recipe says of what a run leaves: its table, its card, its set."""
+
+import dataclasses
+from typing import Any
+
+from etils import epath
+
+from gmdistill.evaluation import baselines
+from gmdistill.runs.config import recipe as recipes
+from gmdistill.runs.config import row_fields, teacher_fields
+from gmdistill.sets import cards, set_files, spaces, synthetic
+
+
+def table(
+  setup: spaces.Setup, config: recipes.Recipe, calibrated: bool = False
+) -> baselines.Table:
+  """Returns the table of results that a recipe's sets stand in.
+
+  `calibrated` rows say `evaluation.calibration` too, and are cached apart.
+  """
+  chosen = config.selection
+  identity: list[Any] = [
+    teacher_fields.rationale_facts(config),
+    [chosen.rows, chosen.min_tokens],
+  ]
+  if setup.problem.criterion is not None:
+    identity.append(dataclasses.asdict(config.kd))
+  options = baselines.Options(
+    data_per_class=config.data_per_class,
+    coreset_pool=config.coreset_pool,
+    seed=config.seed,
+    students_at_once=config.students_at_once,
+    group_key=config.data.group_key,
+    loss=config.kd.loss,
+    calibrated=calibrated,
+  )
+  rows = row_fields.selection_rows(setup.corpus, config)
+  return baselines.Table(setup, rows, options, identity)
+
+
+def first_card(
+  setup: spaces.Setup,
+  config: recipes.Recipe,
+  command: str,
+  rows: str = cards.DISTILLED,
+) -> dict[str, Any]:
+  """Returns what a set's card says before anything is measured."""
+  return cards.first_card(
+    setup,
+    task=config.data.name,
+    data_per_class=config.data_per_class,
+    sequence_length=config.sequence_length,
+    command=command,
+    rows=rows,
+  )
+
+
+def write_set(
+  folder: epath.Path,
+  syn: synthetic.SyntheticSet,
+  card: dict[str, Any],
+  setup: spaces.Setup,
+  config: recipes.Recipe,
+) -> None:
+  """Writes `set/`, and the `space/` that it lives in where none is known."""
+  set_files.save(folder / "set", syn, card, config.stored_as)
+  if not config.student.pretrained:
+    spaces.write(
+      folder / "space", setup.problem.embeddings, setup.corpus.tokenizer
+    )
