@@ -11,11 +11,10 @@ import safetensors.numpy
 from etils import epath
 
 from gmdistill import errors
+from gmdistill.students import weight_files
 from gmdistill.system import paths
 
-WHOLE = "model.safetensors"
-
-INDEX = "model.safetensors.index.json"
+WHOLE, INDEX = weight_files.WHOLE, weight_files.INDEX
 
 
 class Tensors(Mapping[str, np.ndarray]):
@@ -30,32 +29,15 @@ class Tensors(Mapping[str, np.ndarray]):
     """
     self._folder = folder
     self._files: dict[str, Any] = {}  # what is open, by its name
-    if (folder / WHOLE).is_file():
-      self._file_of = dict.fromkeys(self._open(WHOLE).keys(), WHOLE)
-    elif (folder / INDEX).is_file():
-      self._file_of = self._index()
-    else:
+    shards = weight_files.names(folder)
+    if not shards:
       raise errors.InputError(
         f"{folder} has neither {WHOLE} nor {INDEX}; save the model again with "
         "save_pretrained, which writes safetensors."
       )
-
-  def _index(self) -> dict[str, str]:
-    path = self._folder / INDEX
-    try:
-      names = json.loads(path.read_text())["weight_map"]
-      shards = sorted(set(names.values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-      raise errors.InputError(
-        f"{path} is not an index of shards; copy or download it again."
-      ) from error
-    for shard in shards:
-      if "/" in shard or not (self._folder / shard).is_file():
-        raise errors.InputError(
-          f"{self._folder} has no {shard}, which its {INDEX} names; copy or "
-          "download the model whole."
-        )
-    return dict(names)
+    self._file_of = {
+      name: shard for shard in shards for name in self._open(shard).keys()
+    }
 
   def _open(self, shard: str) -> Any:
     if shard not in self._files:
