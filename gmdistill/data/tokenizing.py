@@ -6,6 +6,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -55,6 +56,10 @@ class Tokenizer:
     self.tokens = [""] * (max(vocabulary.values()) + 1)  # [V], by id
     for token, index in vocabulary.items():
       self.tokens[index] = token
+    self._complete(vocabulary, padding)
+
+  def _complete(self, vocabulary: dict[str, int], padding: Any) -> None:
+    """Sees to what students need of a tokenizer beside its tokens."""
     names = [padding["pad_token"]] if padding else SPECIAL_TOKENS["pad"]
     known = [name for name in names if name in vocabulary]
     if not known:
@@ -64,6 +69,10 @@ class Tokenizer:
     self.pad_id = int(vocabulary[known[0]])
     if not self.frame(pair=False):
       self._tokenizer.post_processor = _framing(vocabulary)
+
+  def _encoder(self) -> tokenizers.Tokenizer:
+    """Returns a copy, whose settings are the caller's."""
+    return tokenizers.Tokenizer.from_str(self.to_json())
 
   @classmethod
   def from_file(cls, path: str | os.PathLike[str]) -> "Tokenizer":
@@ -116,7 +125,7 @@ class Tokenizer:
     Returns:
       Token ids [N, length] int32 and mask [N, length] bool.
     """
-    encoder = tokenizers.Tokenizer.from_str(self.to_json())
+    encoder = self._encoder()
     encoder.enable_truncation(length, strategy="longest_first")
     encoder.enable_padding(
       length=length, pad_id=self.pad_id, pad_token=self.tokens[self.pad_id]

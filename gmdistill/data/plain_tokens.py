@@ -1,0 +1,139 @@
+"""Tokenizers as they stand: of decoders, whose rows need no frame.
+
+Most are byte-level BPE: every text has tokens, and comes back from them. Many
+have no padding token, and put a beginning token before a text or nothing.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tokenizers
+from etils import epath
+
+from gmdistill import errors
+from gmdistill.data import tokenizing
+
+FILE, CONFIG = "tokenizer.json", "tokenizer_config.json"
+
+NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
+
+
+class PlainTokenizer(tokenizing.Tokenizer):
+  """Texts to ids and back, with nothing added that the tokenizer does not.
+
+  A control token's name in a text, such as `<|im_end|>`, is text like any
+  other: nobody who writes a row ends a turn by it. `ids` with `control=True`
+  reads it as the token.
+  """
+
+  def __init__(
+    self,
+    tokenizer: tokenizers.Tokenizer,
+    special: Mapping[str, str] | None = None,
+  ):
+    """Copies `tokenizer`.
+
+    Args:
+      tokenizer: Of the library.
+      special: Names of tokens by what they do (`NAMES`).
+    """
+    self.special = dict(special or {})  # before what the padding is asked of
+    super().__init__(tokenizer)
+    control = self._tokenizer.get_added_tokens_decoder().values()
+    self.control_tokens = tuple(x.content for x in control if x.special)
+
+  @classmethod
+  def of_folder(cls, folder: epath.Path) -> "PlainTokenizer":
+    """Reads the tokenizer of a Hugging Face directory.
+
+    Raises:
+      errors.InputError: it has none, or one of its files is damaged.
+    """
+    if not (folder / FILE).is_file():
+      raise errors.InputError(
+        f"{folder} has no {FILE}; save a slow tokenizer with use_fast=True."
+      )
+    try:
+      read = tokenizers.Tokenizer.from_str((folder / FILE).read_text())
+    except Exception as error:  # The library raises nothing narrower.
+      raise errors.InputError(
+        f"{folder / FILE} is not a tokenizer.json of the tokenizers library"
+      ) from error
+    fields = read_config(folder)
+    return cls(read, {x: fields[x] for x in NAMES if fields.get(x)})
+
+  def _complete(self, vocabulary: dict[str, int], padding: Any) -> None:
+    """Pads by a token that it has: what is padded is masked, and not read."""
+    names = [(padding or {}).get("pad_token")]
+    names += [self.special.get(name) for name in ("pad_token", "eos_token")]
+    known = [vocabulary[name] for name in names if name in vocabulary]
+    self.pad_id = int(known[0]) if known else 0
+
+  def _encoder(self) -> tokenizers.Tokenizer:
+    encoder = super()._encoder()
+    encoder.encode_special_tokens = True  # as text
+    return encoder
+
+  def special_id(self, name: str) -> int:
+    """Returns the id of the token that is `bos`, `eos`, `pad` or `unk`.
+
+    Raises:
+      errors.InputError: the tokenizer has none.
+    """
+    token = self.special.get(f"{name}_token", "")
+    if token not in self.tokens:
+      raise errors.InputError(
+        f"The tokenizer has no {name} token; name one as {name}_token in its "
+        f"{CONFIG}"
+      )
+    return self.tokens.index(token)
+
+  def ids(self, text: str, *, control: bool = False) -> list[int]:
+    """Returns the ids of a text, without those that begin and end a row.
+
+    `control`: whether a control token's name in it is that token.
+    """
+    self._tokenizer.encode_special_tokens = not control
+    encoded = self._tokenizer.encode(text, add_special_tokens=False)
+    return list(encoded.ids)
+
+  def decode(self, ids: Sequence[int], *, control: bool = True) -> str:
+    """Returns the text of ids; `control`: with the names of control tokens."""
+    text: str = self._tokenizer.decode(
+      [int(i) for i in ids], skip_special_tokens=not control
+    )
+    return text
+
+  def require_rows(self, count: int, folder: epath.PathLike) -> None:
+    """Checks that a table has a row for every id; it may have more.
+
+    Raises:
+      errors.InputError: it has fewer than there are ids.
+    """
+    if self.vocab_size > count:
+      raise errors.InputError(
+        f"{folder}: the tokenizer has ids up to {self.vocab_size - 1}, but the "
+        f"model's table has {count} rows; they are not of one model."
+      )
+
+
+def read_config(folder: epath.Path) -> dict[str, Any]:
+  """Returns `tokenizer_config.json`, tokens by name; {} where there is none.
+
+  Raises:
+    errors.InputError: it is damaged.
+  """
+  path = folder / CONFIG
+  if not path.is_file():
+    return {}
+  try:
+    fields = dict(json.loads(path.read_text()))
+  except (OSError, ValueError, TypeError, RecursionError) as error:
+    raise errors.InputError(
+      f"{path} is damaged ({type(error).__name__}); copy or download it again."
+    ) from error
+  for name in NAMES:
+    if isinstance(fields.get(name), dict):  # an added token, with its settings
+      fields[name] = fields[name].get("content")
+  return fields
