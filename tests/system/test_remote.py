@@ -8,8 +8,8 @@ import bucket
 import jax
 import numpy as np
 import pytest
-import test_data
 import tiny_config
+import tiny_sets
 from conftest import make_synthetic
 
 from gmdistill import errors, main
@@ -141,7 +141,11 @@ def test_a_data_set_in_a_bucket_is_read_as_one_on_a_disk(
   remote, root, tmp_path, monkeypatch
 ):
   monkeypatch.setenv("GMDISTILL_CACHE", str(tmp_path / "cache"))
-  test_data.build(tmp_path / "tfds")
+  rows = {
+    split: tiny_sets.rows_of([0, 1, 2] * 30, start)
+    for split, start in (("train", 0), ("test", 100))
+  }
+  tiny_sets.build(tmp_path / "tfds", rows, tiny_sets.names(3))
   shutil.copytree(tmp_path / "tfds", root / "bucket" / "tfds")
   load = lambda folder: loading.load(  # noqa: E731
     loading.Options(name="tiny", dir=folder, max_length=8, vocab_size=64)
