@@ -14,7 +14,7 @@
 # # Reading a finished run
 #
 # A run leaves everything in its workdir: the config, the metrics, the results
-# table, the distilled set. `finished.load_run` reads it back without JAX, so
+# table, the distilled set. `load_run` reads it back without JAX, so
 # this notebook needs no accelerator. It opens `runs/quickstart`, or the
 # workdir that the environment variable `GMDISTILL_RUN` names; where there is no
 # finished run, `load_run` says which command makes one.
@@ -22,14 +22,13 @@
 # %%
 # %matplotlib inline
 import os
-import pathlib
 
 import numpy as np
 
-from gmdistill.reports import figures, finished, page, tables
+import gmdistill as gd
 
 workdir = os.environ.get("GMDISTILL_RUN", "runs/quickstart")
-run = page.load_run(workdir)
+run = gd.load_run(workdir)
 print(run.environment.get("command"))
 run.missing  # What the workdir does not hold.
 
@@ -41,11 +40,11 @@ run.config
 #
 # Accuracy in % on the reported split, which the run touched once, at its end.
 # *recovery* is the share of the accuracy that training on the full data gives.
-# `results_table` returns one dict a row: the place to start your own analysis.
+# A table is a list of dicts, one a row: the place to start your own analysis.
 
 # %%
-rows = tables.results_table(run)
-print(tables.as_text(rows))
+rows = run.table()
+rows
 
 # %%
 measured = {
@@ -61,13 +60,11 @@ for protocol, name in measured:
 # %% [markdown]
 # ## Figures
 #
-# `figures.make_all` makes all that the workdir's files allow. Each is also a
-# function of its own (`figures.loss_figure`, `figures.projection_figure`, ...)
-# and a plain `matplotlib.figure.Figure`, so it can be changed before it is
-# saved.
+# `run.figures()` makes all that the workdir's files allow, by title. Each is a
+# plain `matplotlib.figure.Figure`, so it can be changed before it is saved.
 
 # %%
-for title, figure in figures.make_all(run).items():
+for title, figure in run.figures().items():
   figure.suptitle(title, fontsize=10)
   display(figure)  # noqa: F821
 
@@ -77,7 +74,7 @@ for title, figure in figures.make_all(run).items():
 # %%
 for key in run.metrics:
   if key.startswith("outer/"):
-    steps, values = finished.series(run, key)
+    steps, values = run.series(key)
     print(f"{key:22} {len(steps):4} values, the last {values[-1]:.4g}")
 
 # %% [markdown]
@@ -102,7 +99,7 @@ for example in run.analysis.get("examples", [])[:4]:
 # ## What it cost
 
 # %%
-for name, value in tables.ledger(run).items():
+for name, value in run.costs().items():
   print(f"{name:28} {value}")
 
 # %% [markdown]
@@ -110,4 +107,4 @@ for name, value in tables.ledger(run).items():
 # `gmdistill report --workdir=...`, or
 
 # %%
-page.write([run], pathlib.Path(workdir) / "report.html")
+run.report()

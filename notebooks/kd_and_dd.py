@@ -30,8 +30,8 @@ import tempfile
 import matplotlib.pyplot as plt
 import numpy as np
 
+import gmdistill as gd
 from gmdistill import main
-from gmdistill.reports import page, tables
 
 steps = int(os.environ.get("GMDISTILL_STEPS", "150"))
 students = int(os.environ.get("GMDISTILL_STUDENTS", "5"))
@@ -101,7 +101,7 @@ gmdistill(
 
 # %%
 def distilled(name: str) -> dict[str, tuple[float, float]]:
-  rows = tables.results_table(page.load_run(work / name))
+  rows = gd.load_run(work / name).table()
   return {row["row"]: (row["mean"], row["std"]) for row in rows}
 
 
@@ -130,7 +130,7 @@ figure.tight_layout()
 # A label's entropy says how unsure it is, in nats: a one-hot label has none.
 
 # %%
-soft = page.load_run(work / "soft").tensors["labels"]
-hard = page.load_run(work / "hard").tensors["labels"]
-print("learned with the true labels\n", np.round(np.asarray(hard)[:3], 2))
-print("learned with the teacher's\n", np.round(np.asarray(soft)[:3], 2))
+for name in ("hard", "soft"):
+  examples = gd.load_set(work / name)
+  print(f"{name}: {examples}")
+  print(np.round(next(examples.batches())["labels"][:3], 2))

@@ -409,22 +409,21 @@ for c, label in enumerate(["cooking", "weather"]):
 # %% [markdown]
 # ## 8. The same in the package
 #
-# `gmdistill` keeps real and synthetic data in one type, `batches.Batch`, and
+# `gmdistill` keeps real and synthetic data in one type, `gd.Batch`, and
 # asks a student for two functions, `init` and `loss`. So our toy fits in as it
-# is; in earnest this is `problems.Problem` around a transformer.
+# is; in earnest this is `gd.Problem` around a transformer.
 
 # %%
-from gmdistill.data import batches
-from gmdistill.objectives import contract, gradient_matching, trajectories
-from gmdistill.sets import synthetic as synthetic_sets
-from gmdistill.training import mixed_mode
+import gmdistill as gd
+
+RULES = ("mixed", "reverse", "linearize")
 
 
 class ToyProblem:
   def init(self, key: jax.Array) -> dict:
     return init_student(key)
 
-  def loss(self, params: dict, batch: batches.Batch) -> jax.Array:
+  def loss(self, params: dict, batch: gd.Batch) -> jax.Array:
     inputs = batch.inputs
     if jnp.issubdtype(inputs.dtype, jnp.integer):
       inputs = table_VxD[inputs]
@@ -432,22 +431,20 @@ class ToyProblem:
 
 
 # %% [markdown]
-# First the engine. `mixed_mode.grad` stands in for `jax.grad` in the inner
+# First the engine. `gd.grad` stands in for `jax.grad` in the inner
 # loss. Its rules differ in how the second derivative is computed: `reverse` is
 # what JAX did above, the other two run forward over the first gradient and
 # save memory or work in large students. The numbers are the same.
 
 # %%
 expected = jax.grad(outer_loss)(start_MxLxD, student)
-for rule in mixed_mode.RULES:
-  found = jax.grad(outer_loss)(
-    start_MxLxD, student, mixed_mode.grad(loss, rule)
-  )
+for rule in RULES:
+  found = jax.grad(outer_loss)(start_MxLxD, student, gd.grad(loss, rule))
   np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-14)
   print(f"{rule:9} differs by {abs(found - expected).max():.1e}")
 
 # %% [markdown]
-# Then the whole objective, `gradient_matching.gradient_matching`. It adds to
+# Then the whole objective, `gd.gradient_matching`. It adds to
 # the comparison class by class one of the sums over classes; a weight of 0
 # leaves just ours. The trajectory is section 6: one training step between two
 # matches, a new student after 25. Of the two real batches that it reads, the
@@ -455,29 +452,27 @@ for rule in mixed_mode.RULES:
 
 # %%
 problem = ToyProblem()
-along = trajectories.trajectory(
-  optax.sgd(RATE), max_age=STEPS_A_STUDENT, steps_between=1
-)
-batch = batches.Batch(ids_BxL, mask_BxL, labels_BxC)
-both = contract.Real(jax.tree.map(lambda x: jnp.stack([x, x]), batch))
+along = gd.trajectory(optax.sgd(RATE), max_age=STEPS_A_STUDENT, steps_between=1)
+batch = gd.Batch(ids_BxL, mask_BxL, labels_BxC)
+both = gd.Real(jax.tree.map(lambda x: jnp.stack([x, x]), batch))
 
 
 def package_gradient(rule: str) -> tuple:
-  objective = gradient_matching.gradient_matching(
+  objective = gd.gradient_matching(
     along, distance_kind="neuron_cosine", sum_weight=0.0, rule=rule
   )
   key = jax.random.key(1)  # the student's of section 2
   state = objective.init(problem, key, jnp.float32(0))
 
   def package_loss(synthetic_MxLxD: jax.Array) -> tuple:
-    made = batches.Batch(synthetic_MxLxD, synthetic_mask, synthetic_labels)
-    made = synthetic_sets.SyntheticSet(made)
+    made = gd.Batch(synthetic_MxLxD, synthetic_mask, synthetic_labels)
+    made = gd.SyntheticSet(made)
     return objective.loss(problem, made, state, both, key)
 
   return jax.jit(jax.grad(package_loss, has_aux=True))(start_MxLxD)
 
 
-for rule in mixed_mode.RULES:
+for rule in RULES:
   found, (older, metrics) = package_gradient(rule)
   np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-14)
   print(f"{rule:9} differs by {abs(found - expected).max():.1e}")

@@ -2,7 +2,9 @@
 
 import html
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 from etils import epath
 
 from gmdistill.reports import finished, tables
@@ -40,6 +42,20 @@ class FinishedRun(finished.Run):
   def costs(self) -> dict[str, str]:
     """Returns what the set costs and saves, in words."""
     return tables.ledger(self)
+
+  def series(self, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the steps at which a metric was logged, and its values.
+
+    Raises:
+      InputError: the run logged none of that name.
+    """
+    return finished.series(self, metric)
+
+  def figures(self) -> dict[str, Any]:
+    """Returns every figure that its files allow, of matplotlib, by title."""
+    from gmdistill.reports import figures  # matplotlib is slow to import
+
+    return figures.make_all(self)
 
   def report(self) -> epath.Path:
     """Writes `report.html` into the workdir; returns its path."""
