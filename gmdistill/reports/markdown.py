@@ -67,7 +67,7 @@ def rows(runs: Sequence[finished.Run]) -> str:
   body = []
   for row in found:
     learned = row["row"] == "distilled"
-    told = TRAIN_ON.get(row["row"], row["row"])
+    told = TRAIN_ON.get(str(row["row"])) or str(row["row"])
     body.append(
       [
         _bold(learned, row["row"]),
