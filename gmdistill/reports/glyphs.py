@@ -43,7 +43,12 @@ def _in_usual(character: str) -> bool:
 @functools.cache
 def _font_with(character: str) -> str:
   """Returns the family of the first installed font that has a character."""
-  for entry in sorted(font_manager.fontManager.ttflist, key=lambda x: x.name):
+  # Of thousands of fonts, the family that has every script is tried first.
+  fonts = sorted(
+    font_manager.fontManager.ttflist,
+    key=lambda x: (not x.name.startswith("Noto"), x.name),
+  )
+  for entry in fonts:
     if entry.name.startswith(_NO_LETTERS):
       continue
     try:
