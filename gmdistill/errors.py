@@ -1,7 +1,8 @@
 """The exceptions that end a command without a traceback."""
 
-from collections.abc import Callable
-from typing import Any
+import difflib
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
 
 
 class InputError(ValueError):
@@ -13,6 +14,10 @@ class InputError(ValueError):
 
 class Busy(InputError):
   """Another process is working in the folder."""
+
+
+class NotOneOf(InputError):
+  """A value is none of those that are known, by the name its maker gives it."""
 
 
 class RefusedByAll(InputError):
@@ -41,7 +46,29 @@ def named(field: str, build: Callable[[], Any]) -> Any:
   """Turns a library's refusal of a value into a line that names the field."""
   try:
     return build()
+  except NotOneOf as error:  # in the maker's words
+    raise InputError(f"config.{field}: {error}") from error
   except InputError:
     raise  # which names its own
   except ValueError as error:
     raise InputError(f"config.{field}: {error}") from error
+
+
+def choice(field: str, value: str, known: Iterable[str]) -> str:
+  """Returns the value, one of those that are known.
+
+  Raises:
+    NotOneOf: it is none of them; names them all, and the nearest first.
+  """
+  known = tuple(known)
+  if value not in known:
+    not_one_of(f"{field}={value or repr(value)}", value, known)
+  return value
+
+
+def not_one_of(what: str, value: str, known: Iterable[str]) -> NoReturn:
+  """Refuses a value, in the words that all such refusals have."""
+  known = tuple(known)
+  near = difflib.get_close_matches(str(value), known, n=1)
+  meant = f"; did you mean {near[0]}?" if near else "."
+  raise NotOneOf(f"{what} is none of {', '.join(known)}{meant}")

@@ -37,7 +37,10 @@ def with_slots(
   """
   ids_NxL, mask_NxL = examples.token_ids, examples.mask
   blanks_NxR = np.full((len(ids_NxL), slots), mask_id, ids_NxL.dtype)
-  join = lambda x, middle: np.concatenate([x[:, :1], middle, x[:, 1:]], axis=1)  # noqa: E731
+
+  def join(x, middle):
+    return np.concatenate([x[:, :1], middle, x[:, 1:]], axis=1)
+
   return examples._replace(
     token_ids=join(ids_NxL, blanks_NxR),
     mask=join(mask_NxL, np.ones(blanks_NxR.shape, bool)),

@@ -6,14 +6,10 @@ tokenizes everything, and keeps the arrays in the user's cache folder.
 
 import dataclasses
 import hashlib
-import io
 import json
-import zipfile
-import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from etils import epath
 
 from gmdistill import errors, fields
 from gmdistill.data import (
@@ -24,7 +20,7 @@ from gmdistill.data import (
   tokenizing,
   vocabularies,
 )
-from gmdistill.system import paths
+from gmdistill.system import cache, json_files, paths
 
 if TYPE_CHECKING:
   from gmdistill.data import sources
@@ -115,11 +111,10 @@ def load(options: Options, tokenizer_file: str = "") -> batches.Corpus:
   # Not at the top: TensorFlow Datasets takes its time to import.
   from gmdistill.data import sources
 
-  cache = paths.cache_folder()
   source = sources.open_source(
     options.name,
     data_dir=options.dir,
-    embedded_dir=cache / "tfds",
+    embedded_dir=paths.cache_folder() / "tfds",
     text_keys=options.text_keys,
     label_key=options.label_key,
     rationale_key=options.rationale_key,
@@ -128,22 +123,21 @@ def load(options: Options, tokenizer_file: str = "") -> batches.Corpus:
   given = None
   if tokenizer_file:
     given = tokenizing.Tokenizer.from_file(tokenizer_file)
-  key = _cache_key(options, given, source)
   slug = options.name.replace("/", "-").replace(":", "-")
-  path = cache / "corpora" / f"{slug}-{key[:20]}.npz"
-  corpus = _from_cache(path)
+  entry = cache.entry("corpora", _decisive(options, given, source), slug)
+  corpus = _of_arrays(cache.read_arrays(entry))
   if corpus is None:
     corpus = _build(options, given, source)
-    _to_cache(path, corpus)
+    cache.write_arrays(entry, _as_arrays(corpus))
   return corpus
 
 
-def _cache_key(
+def _decisive(
   options: Options,
   given: tokenizing.Tokenizer | None,
   source: "sources.Source",
-) -> str:
-  """Returns a hash of everything that decides the arrays of a corpus."""
+) -> dict[str, Any]:
+  """Returns everything that decides the arrays of a corpus."""
   from gmdistill.data import sources
 
   trained = [
@@ -175,8 +169,7 @@ def _cache_key(
     decisive["rationale"] = [options.rationale_key, options.slots]
   if options.group_key:
     decisive["groups"] = options.group_key
-  text = json.dumps(decisive, sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()
+  return decisive
 
 
 def _build(
@@ -257,8 +250,8 @@ def _stored(examples: batches.Examples) -> dict[str, np.ndarray]:
   }
 
 
-def _to_cache(path: epath.Path, corpus: batches.Corpus) -> None:
-  """Writes a corpus in one file, which appears complete or not at all."""
+def _as_arrays(corpus: batches.Corpus) -> dict[str, np.ndarray]:
+  """Returns a corpus as arrays by name, which `_of_arrays` reads."""
   facts = _facts(corpus) | {"fingerprint": corpus.fingerprint}
   arrays = {
     "facts": np.array(json.dumps(facts)),
@@ -267,38 +260,32 @@ def _to_cache(path: epath.Path, corpus: batches.Corpus) -> None:
   for part in _PARTS:
     for field, array in _stored(getattr(corpus, part)).items():
       arrays[f"{part}/{field}"] = array
-  paths.save_arrays(path, arrays)
+  return arrays
 
 
-def _from_cache(path: epath.Path) -> batches.Corpus | None:
-  """Reads a corpus, or returns None where there is none, or a damaged one."""
-  try:
-    content = io.BytesIO(path.read_bytes())
-    with zipfile.ZipFile(content) as archive:
-      if archive.testzip():  # Checksums first: numpy parses before it checks.
-        return None
-    content.seek(0)
-    with np.load(content) as arrays:
-      facts = json.loads(str(arrays["facts"]))
-      facts["label_names"] = tuple(facts["label_names"])
-      facts["text_keys"] = tuple(facts["text_keys"])
-      facts["notes"] = tuple(facts["notes"])
-      tokenizer = tokenizing.Tokenizer.from_json(str(arrays["tokenizer"]))
-      examples = {
-        part: batches.Examples(
-          **batches.of_named(
-            {
-              name.removeprefix(f"{part}/"): arrays[name]
-              for name in arrays
-              if name.startswith(f"{part}/")
-            }
-          )
-        )
-        for part in _PARTS
-      }
-      corpus = batches.Corpus(**(facts | examples), tokenizer=tokenizer)
-  except (OSError, EOFError, ValueError, KeyError, TypeError):
+def _of_arrays(arrays: dict[str, np.ndarray] | None) -> batches.Corpus | None:
+  """Returns the corpus, or None where the arrays are not a whole one's."""
+  if arrays is None:
     return None
-  except (zipfile.BadZipFile, zlib.error):
+  try:
+    facts = json_files.parse(str(arrays["facts"]))
+    facts["label_names"] = tuple(facts["label_names"])
+    facts["text_keys"] = tuple(facts["text_keys"])
+    facts["notes"] = tuple(facts["notes"])
+    tokenizer = tokenizing.Tokenizer.from_json(str(arrays["tokenizer"]))
+    examples = {
+      part: batches.Examples(
+        **batches.of_named(
+          {
+            name.removeprefix(f"{part}/"): array
+            for name, array in arrays.items()
+            if name.startswith(f"{part}/")
+          }
+        )
+      )
+      for part in _PARTS
+    }
+    corpus = batches.Corpus(**(facts | examples), tokenizer=tokenizer)
+  except (ValueError, KeyError, TypeError):
     return None
   return corpus if _fingerprint(corpus) == corpus.fingerprint else None

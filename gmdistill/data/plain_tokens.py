@@ -4,7 +4,6 @@ Most are byte-level BPE: every text has tokens, and comes back from them. Many
 have no padding token, and put a beginning token before a text or nothing.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from etils import epath
 
 from gmdistill import errors
 from gmdistill.data import tokenizing
+from gmdistill.system import json_files
 
 FILE, CONFIG = "tokenizer.json", "tokenizer_config.json"
 
@@ -127,12 +127,7 @@ def read_config(folder: epath.Path) -> dict[str, Any]:
   path = folder / CONFIG
   if not path.is_file():
     return {}
-  try:
-    fields = dict(json.loads(path.read_text()))
-  except (OSError, ValueError, TypeError, RecursionError) as error:
-    raise errors.InputError(
-      f"{path} is damaged ({type(error).__name__}); copy or download it again."
-    ) from error
+  fields = json_files.read(path, "copy or download it again.")
   for name in NAMES:
     if isinstance(fields.get(name), dict):  # an added token, with its settings
       fields[name] = fields[name].get("content")

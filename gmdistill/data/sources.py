@@ -54,7 +54,10 @@ class Rows(NamedTuple):
 
   def take(self, chosen: np.ndarray) -> "Rows":
     """Returns the chosen rows, in the order chosen."""
-    pick = lambda texts: [texts[row] for row in chosen]  # noqa: E731
+
+    def pick(texts):
+      return [texts[row] for row in chosen]
+
     return self._replace(
       texts=pick(self.texts),
       labels=self.labels[chosen],

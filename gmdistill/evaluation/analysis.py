@@ -29,7 +29,10 @@ def principal_components(
   _, scale, directions = np.linalg.svd(spread, full_matrices=False)
   directions = directions[:, : real.shape[1]]
   share = (scale**2 / max(float((scale**2).sum()), 1e-12))[:2]
-  project = lambda x: (x - mean) @ directions[:2].T  # noqa: E731
+
+  def project(x):
+    return (x - mean) @ directions[:2].T
+
   return project(real), project(synthetic), [float(x) for x in share]
 
 
@@ -66,10 +69,6 @@ def analysis(
     features.features(setup.problem, params, real),
     np.asarray(outputs.features),
   )
-  points = lambda xy, labels: [  # noqa: E731
-    [round(float(x), 5), round(float(y), 5), int(c)]
-    for (x, y), c in zip(xy, labels, strict=True)
-  ]
   return {
     "examples": nearest_text.examples(
       best.batch,
@@ -79,8 +78,16 @@ def analysis(
     ),
     "projection": {
       "method": method,
-      "real": points(real_xy, real.labels),
-      "synthetic": points(synthetic_xy, classes),
+      "real": _points(real_xy, real.labels),
+      "synthetic": _points(synthetic_xy, classes),
       "explained": explained,
     },
   }
+
+
+def _points(xy, labels):
+  """Returns [x, y, class] of each row, short enough to be printed."""
+  return [
+    [round(float(x), 5), round(float(y), 5), int(c)]
+    for (x, y), c in zip(xy, labels, strict=True)
+  ]

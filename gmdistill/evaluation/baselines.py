@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +14,7 @@ from gmdistill.data import batches as row_batches
 from gmdistill.evaluation import calibration, measuring, protocols, readings
 from gmdistill.selection import coresets
 from gmdistill.sets import spaces, synthetic
-from gmdistill.system import folders, logs, paths, processes
+from gmdistill.system import cache, logs, processes
 
 _VERSION = 5  # Raise it when the same options come to mean other baselines.
 
@@ -228,19 +226,13 @@ class Table:
       decides,
       [protocol.identity, protocol.rates, protocol.num_students],
     ]
-    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:20]
-    path = paths.cache_folder() / "baselines" / f"{digest}.json"
-    try:
-      row = json.loads(path.read_text()) if path.is_file() else None
-    except ValueError:  # damaged: measured again
-      row = None
+    entry = cache.entry("baselines", identity)
     # Measuring takes all processes, whatever each of them has in its cache.
-    row = processes.of_first(row)
+    row = processes.of_first(cache.read_facts(entry))
     if row is None:
       row = measured()
       if processes.is_first():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folders.write_json(path, row)
+        cache.write_facts(entry, row)
     return row
 
 

@@ -33,22 +33,22 @@ def calibration(
   if not np.isfinite(logits_SxNxC).all():
     raise errors.NotFinite(measuring.DIVERGED)
   right_SxN = logits_SxNxC.argmax(axis=-1) == labels_N
-  found = {
+  looks = {
     "accuracy": right_SxN.mean(axis=1),
     **_calibration(chosen_SxNxC, chosen_N, logits_SxNxC, labels_N),
   }
   for name, reading in protocol.readings:
-    found[name] = read(splits.reported, reading)[0].mean(axis=1)
-  return jax.tree.map(np.asarray, found)
+    looks[name] = read(splits.reported, reading)[0].mean(axis=1)
+  return jax.tree.map(np.asarray, looks)
 
 
 @jax.jit
 def _calibration(chosen_SxNxC, chosen_N, logits_SxNxC, labels_N):
+  def error(logits_NxC):
+    return expected_calibration_error(jax.nn.softmax(logits_NxC), labels_N)
+
   def one(chosen_NxC, logits_NxC):
     temperature = fit_temperature(chosen_NxC, chosen_N)
-    error = lambda z: expected_calibration_error(  # noqa: E731
-      jax.nn.softmax(z), labels_N
-    )
     return {
       "ece": error(logits_NxC),
       "temperature": temperature,
@@ -111,7 +111,9 @@ def fit_temperature(
 
   ends = (jnp.log(posterior.LOWEST), jnp.log(posterior.HIGHEST))
   low, high = jax.lax.fori_loop(0, 40, halve, ends)
-  found = 0.5 * (low + high)
+  log_best = 0.5 * (low + high)
   # Rounding alone could make a flat likelihood worse.
-  best = jnp.where(value(found) <= value(jnp.zeros_like(found)), found, 0.0)
+  best = jnp.where(
+    value(log_best) <= value(jnp.zeros_like(log_best)), log_best, 0.0
+  )
   return jnp.exp(best)

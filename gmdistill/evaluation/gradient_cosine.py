@@ -11,6 +11,7 @@ from gmdistill.evaluation import measuring
 from gmdistill.objectives import contract, distances
 from gmdistill.sets import spaces, synthetic
 from gmdistill.students import problems
+from gmdistill.training import fitting
 
 
 def gradient_cosines(
@@ -64,19 +65,18 @@ def gradient_cosines(
   @jax.jit
   def step(problem, params, state, real):
     grads = jax.grad(problem.loss)(params, real)
-    updates, state = optimizer.update(grads, state, params)
-    return optax.apply_updates(params, updates), state
+    return fitting.update(optimizer, grads, state, params)
 
-  found = []
+  compared = []
   for student in range(num_students):
     params = problem.init(jax.random.key(student))
     state = optimizer.init(params)
     for t in range(num_steps):
       real = sampler(student * num_steps + t)
       if t % every == 0:
-        found.append(compare(problem, params, syn.batch, real))
+        compared.append(compare(problem, params, syn.batch, real))
       params, state = step(problem, params, state, real)
-  cosines, by_layer = jax.tree.map(lambda *xs: np.stack(xs), *found)
+  cosines, by_layer = jax.tree.map(lambda *xs: np.stack(xs), *compared)
   return cosines.mean(axis=0), {k: float(v.mean()) for k, v in by_layer.items()}
 
 

@@ -59,6 +59,14 @@ class Measurement(NamedTuple):
     }
 
 
+class Cohort(NamedTuple):
+  """Students that are trained alike."""
+
+  key: jax.Array  # which decides every one of them
+  rate: protocols.Rate
+  num_students: int
+
+
 class Trainer:
   """Trains students in chunks: so many at once on every device, in one
   program, compiled once a shape."""
@@ -149,15 +157,8 @@ def measure(
   """
   report_key, select_key = jax.random.split(jax.random.key(seed))
   best = best_rate(trainer, sets, splits.selection, key=select_key)
-  return _measure_at(
-    trainer,
-    sets,
-    splits,
-    key=report_key,
-    rate=best,
-    num_students=trainer.protocol.num_students,
-    look=look,
-  )
+  cohort = Cohort(report_key, best, trainer.protocol.num_students)
+  return _measure_cohort(trainer, sets, splits, cohort, look)
 
 
 def best_rate(
@@ -182,15 +183,11 @@ def best_rate(
     return protocol.rates[0]
   tried = min(protocol.num_students, TRIED_STUDENTS)
   splits = Splits(selection, selection)
-  scores = [
-    chosen_by(
-      _measure_at(
-        trainer, sets, splits, key=key, rate=rate, num_students=tried
-      ).accuracies
-    )
+  seen = [
+    _measure_cohort(trainer, sets, splits, Cohort(key, rate, tried), accuracy)
     for rate in protocol.rates
   ]
-  return protocol.rates[int(np.argmax(scores))]
+  return protocol.rates[int(np.argmax([chosen_by(x.accuracies) for x in seen]))]
 
 
 def chosen_by(accuracies: np.ndarray) -> float:
@@ -198,28 +195,31 @@ def chosen_by(accuracies: np.ndarray) -> float:
   return float(np.nan_to_num(accuracies, nan=0.0).mean())
 
 
-def _measure_at(
-  trainer, sets, splits, *, key, rate, num_students, look=accuracy
-):
-  """Returns the `Measurement` of students of `key`, trained in chunks."""
-  chunk = trainer.chunk
-  keys = jax.random.split(key, -(-num_students // chunk) * chunk)
-  seconds, found = [], []
+def _measure_cohort(trainer, sets, splits, cohort, look):
+  """Returns the `Measurement` of a cohort's students, trained in chunks."""
+  chunk, num_students = trainer.chunk, cohort.num_students
+  keys = jax.random.split(cohort.key, -(-num_students // chunk) * chunk)
+  seconds, looks = [], []
   by_group: dict[str, list[np.ndarray]] = {name: [] for name in splits.groups}
   for first in range(0, len(keys), chunk):
-    students, spent = trainer(sets, keys[first : first + chunk], rate, first)
+    students, spent = trainer(
+      sets, keys[first : first + chunk], cohort.rate, first
+    )
     seconds.append(spent / trainer.at_once)  # on one device
-    found.append(look(trainer, students, splits))
+    looks.append(look(trainer, students, splits))
     for name, buckets in splits.groups.items():
       by_group[name].append(_accuracies(trainer, students, buckets))
-  whole = lambda each: np.concatenate(each)[:num_students]  # noqa: E731
-  seen = {name: whole([x[name] for x in found]) for name in found[0]}
+
+  def of_all(chunks):
+    return np.concatenate(chunks)[:num_students]
+
+  seen = {name: of_all([x[name] for x in looks]) for name in looks[0]}
   return Measurement(
     seen.pop("accuracy"),
-    rate,
+    cohort.rate,
     float(np.median(seconds)),
     seen,
-    {name: float(whole(own).mean()) for name, own in by_group.items()},
+    {name: float(of_all(chunks).mean()) for name, chunks in by_group.items()},
   )
 
 

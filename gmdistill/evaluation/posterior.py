@@ -12,15 +12,13 @@ import jax.flatten_util
 import jax.numpy as jnp
 import optax
 
-from gmdistill import fields
+from gmdistill import fields, trees
 from gmdistill.data import batches
 from gmdistill.students import problems
 from gmdistill.teachers import ensembles
 from gmdistill.training import fitting
 
 Array = batches.Array
-
-Params = Any
 
 LEVEL = 0.9  # of the intervals that are reported
 
@@ -53,12 +51,12 @@ def dirichlet_loss(
 
 
 def energy(
-  loss: Callable[[Params, Any], jax.Array],
-  centre: Params,
+  loss: Callable[[trees.Params, Any], jax.Array],
+  centre: trees.Params,
   *,
   num_rows: int,
   prior_std: float,
-) -> Callable[[Params, Any], jax.Array]:
+) -> Callable[[trees.Params, Any], jax.Array]:
   """Returns U(theta, rows), whose mean over minibatches is -log posterior.
 
   U = N loss(theta, rows) + |theta - centre|^2 / (2 prior_std^2), but for a
@@ -72,7 +70,7 @@ def energy(
     prior_std: Of every parameter.
   """
 
-  def value(params: Params, rows: Any) -> jax.Array:
+  def value(params: trees.Params, rows: Any) -> jax.Array:
     squares = jax.tree.map(lambda p, c: jnp.square(p - c).sum(), params, centre)
     distance = sum(jax.tree.leaves(squares))
     return num_rows * loss(params, rows) + 0.5 * distance / prior_std**2
@@ -101,17 +99,17 @@ def sgld(
     key: Decides the noise of every step.
   """
 
-  def init(params: Params) -> LangevinState:
+  def init(params: trees.Params) -> LangevinState:
     del params
     return LangevinState(jnp.zeros((), jnp.int32), key)
 
   def update(grads, state, params=None):
     del params
     eps = step_size(state.step) if callable(step_size) else step_size
-    own = jax.random.fold_in(state.key, state.step)
+    step_key = jax.random.fold_in(state.key, state.step)
     # One draw for all leaves: a draw each is most of the program to compile.
     flat, unravel = jax.flatten_util.ravel_pytree(grads)
-    drawn = unravel(jax.random.normal(own, flat.shape, flat.dtype))
+    drawn = unravel(jax.random.normal(step_key, flat.shape, flat.dtype))
 
     def move(grad, normal):
       return -0.5 * eps * grad + noise * jnp.sqrt(eps) * normal
@@ -141,13 +139,13 @@ class Chain(NamedTuple):
 
 
 def posterior_samples(
-  energy: Callable[[Params, Any], jax.Array],
-  params: Params,
+  energy: Callable[[trees.Params, Any], jax.Array],
+  params: trees.Params,
   examples: Any,
   chain: Chain,
   *,
   key: jax.Array,
-) -> Params:
+) -> trees.Params:
   """Returns parameters [samples, ...] along one chain of `sgld`.
 
   A pure function: `jax.vmap` it over keys and starts for several chains.
@@ -170,8 +168,8 @@ def posterior_samples(
   def step(t, carry):
     params, state = carry
     taken = jax.tree.map(lambda x: x[rows_TxB[t]], examples)
-    updates, state = optimizer.update(jax.grad(energy)(params, taken), state)
-    return optax.apply_updates(params, updates), state
+    grads = jax.grad(energy)(params, taken)
+    return fitting.update(optimizer, grads, state, params)
 
   def sample(carry, first_and_stop):
     # One loop of any length, so that the step is compiled once.
@@ -204,7 +202,7 @@ def predictive(probs_SxNxC: Array, level: float = LEVEL) -> Predictive:
 
 
 def posterior_logits(
-  problem: problems.Problem, samples: Params, batch: batches.Batch
+  problem: problems.Problem, samples: trees.Params, batch: batches.Batch
 ) -> jax.Array:
   """Returns log mean_s p_s [B, C]: logits of the samples' mean prediction."""
   logits_SxBxC = _sample_logits(problem, samples, batch)
@@ -213,11 +211,11 @@ def posterior_logits(
 
 
 def interval_width(
-  problem: problems.Problem, samples: Params, batch: batches.Batch
+  problem: problems.Problem, samples: trees.Params, batch: batches.Batch
 ) -> jax.Array:
   """Returns the width [B] of `LEVEL` intervals, the mean over classes."""
-  found = predictive(jax.nn.softmax(_sample_logits(problem, samples, batch)))
-  return (found.upper - found.lower).mean(axis=-1)
+  interval = predictive(jax.nn.softmax(_sample_logits(problem, samples, batch)))
+  return (interval.upper - interval.lower).mean(axis=-1)
 
 
 def _sample_logits(problem, samples, batch):

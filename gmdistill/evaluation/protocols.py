@@ -3,13 +3,14 @@
 Each is a pure function of a set and a key, which `evaluate` maps over students.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from gmdistill import fields
+from gmdistill import errors, fields
 from gmdistill.data import batches
 from gmdistill.evaluation import posterior
 from gmdistill.evaluation import readings as reading
@@ -89,32 +90,23 @@ def fine_tuning(
     ValueError: an unknown teaching, or a decay that is not from 0 to below 1.
   """
   identity = {"kind": "fine_tuning", **locals()}
-  if teaching not in TEACHINGS or not 0 <= decay < 1:
-    raise ValueError(
-      f"teaching={teaching!r} is none of {', '.join(TEACHINGS)}, or "
-      f"decay={decay} not from 0 to below 1."
-    )
+  errors.choice("teaching", teaching, TEACHINGS)
+  if not 0 <= decay < 1:
+    raise ValueError(f"decay={decay} must be from 0 to below 1.")
+
+  schedule = optimizers.FineTuning(num_steps, weight_decay, warmup)
 
   def train(problem, syn: SyntheticSet, key, rate):
     problem = _seen_by_student(problem, fresh)
-    optimizer = optimizers.fine_tuning_optimizer(
-      rate, num_steps=num_steps, weight_decay=weight_decay, warmup=warmup
-    )
+    optimizer = schedule.optimizer(rate)
     changing = {
       "none": lambda: None,
       "moving_average": lambda: live.moving_average(decay),
       "peer": lambda: live.peer(optimizer),
     }[teaching]()
-    return fitting.fit(
-      problem,
-      syn.batch,
-      optimizer,
-      num_steps=num_steps,
-      batch_size=batch_size,
-      key=key,
-      teaching=changing,
-      seen=rationales.curriculum(curriculum),
-    )
+    seen = rationales.curriculum(curriculum)
+    course = fitting.Course(num_steps, batch_size, changing, seen)
+    return fitting.fit_course(problem, syn.batch, optimizer, course, key=key)
 
   return Protocol(
     train, tuple(rates), num_students, fresh=fresh, identity=identity
@@ -200,56 +192,38 @@ def bayesian(
   Raises:
     ValueError: a field that is out of its range.
   """
-  own = posterior.Chain(**chain)
+  sampled = posterior.Chain(**chain)
+  _check_chain(sampled, strength, prior_std, num_students)
   identity = {
     "kind": "bayesian",
     "start": start.identity,
     "strength": strength,
     "prior_std": prior_std,
     "num_students": num_students,
-    "chain": own._asdict(),
+    "chain": sampled._asdict(),
   }
-  numbers = {"num_students": num_students, **own._asdict()}
-  for name in ("num_students", "samples", "thin", "batch_size", "burn_in"):
-    least = int(name != "burn_in")
-    if numbers[name] < least:
-      raise ValueError(f"{name}={numbers[name]} must be at least {least}.")
-  if strength < 0 or prior_std <= 0 or own.step_size <= 0:
-    raise ValueError(
-      f"strength={strength} must be at least 0, prior_std={prior_std} and "
-      f"step_size={own.step_size} above it."
+
+  def loss(problem, params, rows):
+    batch, said_BxC = rows
+    logits_BxC = problem.apply(params, batch).logits
+    return posterior.dirichlet_loss(
+      logits_BxC, batch.labels, said_BxC, strength=strength
     )
-
-  def loss_of(problem):
-    def loss(params, rows):
-      batch, said_BxC = rows
-      logits_BxC = problem.apply(params, batch).logits
-      return posterior.dirichlet_loss(
-        logits_BxC, batch.labels, said_BxC, strength=strength
-      )
-
-    return loss
 
   def train(problem, syn: SyntheticSet, key, rate):
     problem = _seen_by_student(problem, start.fresh)
     start_key, chain_key = jax.random.split(key)
-    labels_MxC = syn.batch.class_labels
-    classes_MxC = jax.nn.one_hot(labels_MxC.argmax(-1), labels_MxC.shape[-1])
-    # Unrestricted labels may be negative: no distribution, and no bound below.
-    said_MxC = jnp.maximum(labels_MxC, 0.0)
-    said_MxC /= jnp.maximum(said_MxC.sum(axis=-1, keepdims=True), 1e-9)
-    batch = batches.Batch(syn.batch.inputs, syn.batch.mask, classes_MxC)
     energy = posterior.energy(
-      loss_of(problem),
+      functools.partial(loss, problem),
       problem.init(jax.random.split(start_key)[0]),  # start's own student
-      num_rows=len(batch),
+      num_rows=len(syn.batch),
       prior_std=prior_std,
     )
     return posterior.posterior_samples(
       energy,
       start.train(problem, syn, start_key, rate),
-      (batch, said_MxC),
-      own,
+      _truth_and_teacher(syn.batch),
+      sampled,
       key=chain_key,
     )
 
@@ -263,3 +237,26 @@ def bayesian(
     (("interval_width", posterior.interval_width),),
     identity,
   )
+
+
+def _truth_and_teacher(batch):
+  """Returns a batch of one-hot labels, and distributions made of its own."""
+  labels_MxC = batch.class_labels
+  classes_MxC = jax.nn.one_hot(labels_MxC.argmax(-1), labels_MxC.shape[-1])
+  # Unrestricted labels may be negative: no distribution, and no bound below.
+  said_MxC = jnp.maximum(labels_MxC, 0.0)
+  said_MxC /= jnp.maximum(said_MxC.sum(axis=-1, keepdims=True), 1e-9)
+  return batches.Batch(batch.inputs, batch.mask, classes_MxC), said_MxC
+
+
+def _check_chain(chain, strength, prior_std, num_students):
+  numbers = {"num_students": num_students, **chain._asdict()}
+  for name in ("num_students", "samples", "thin", "batch_size", "burn_in"):
+    least = int(name != "burn_in")
+    if numbers[name] < least:
+      raise ValueError(f"{name}={numbers[name]} must be at least {least}.")
+  if strength < 0 or prior_std <= 0 or chain.step_size <= 0:
+    raise ValueError(
+      f"strength={strength} must be at least 0, prior_std={prior_std} and "
+      f"step_size={chain.step_size} above it."
+    )

@@ -3,24 +3,24 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gmdistill import trees
 from gmdistill.data import batches as row_batches
 from gmdistill.students import problems
 from gmdistill.system import devices
 
-Params = Any
-
 # (problem, params, batch [B, ...]) -> [B, ...]: what a student says of rows
-Reading = Callable[[problems.Problem, Params, row_batches.Batch], jax.Array]
+Reading = Callable[
+  [problems.Problem, trees.Params, row_batches.Batch], jax.Array
+]
 
 
 def logits(
-  problem: problems.Problem, params: Params, batch: row_batches.Batch
+  problem: problems.Problem, params: trees.Params, batch: row_batches.Batch
 ) -> jax.Array:
   """Returns a student's logits [B, C]."""
   return problem.apply(params, batch).logits
@@ -28,7 +28,7 @@ def logits(
 
 def count_correct(
   problem: problems.Problem,
-  params: Params,
+  params: trees.Params,
   batch: row_batches.Batch,
   reading: Reading = logits,
 ) -> jax.Array:
@@ -99,16 +99,16 @@ def _over_chunks(one):
   """Returns `one(problem, params, chunks)` mapped over students and jitted."""
   mesh = devices.whole()
 
-  def own(problem, params, chunks):
+  def of_these(problem, params, chunks):
     return jax.lax.map(lambda params: one(problem, params, chunks), params)
 
   everywhere, by_student = devices.EVERYWHERE, devices.BY_STUDENT
   mapped = devices.over_students(
-    mesh, own, (everywhere, by_student, everywhere), by_student
+    mesh, of_these, (everywhere, by_student, everywhere), by_student
   )
-  found = jax.jit(mapped, out_shardings=devices.sharding(mesh, everywhere))
+  jitted = jax.jit(mapped, out_shardings=devices.sharding(mesh, everywhere))
   return lambda problem, params, chunks: np.asarray(
-    found(problem, params, devices.put(mesh, chunks))
+    jitted(problem, params, devices.put(mesh, chunks))
   )
 
 
@@ -118,7 +118,9 @@ def _bucket_correct(reading):
   """Returns the count of each student's right answers [S] in a bucket."""
 
   def one(problem, params, chunks):
-    count = lambda batch: count_correct(problem, params, batch, reading)  # noqa: E731
+    def count(batch):
+      return count_correct(problem, params, batch, reading)
+
     return jax.lax.map(count, chunks).sum()
 
   return _over_chunks(one)
@@ -136,7 +138,7 @@ def _bucket_values(reading):
 
 def accuracies(
   problem: problems.Problem,
-  params: Params,
+  params: trees.Params,
   buckets: list[row_batches.Batch],
   reading: Reading = logits,
 ) -> np.ndarray:
@@ -158,7 +160,7 @@ def accuracies(
 
 def values(
   problem: problems.Problem,
-  params: Params,
+  params: trees.Params,
   buckets: list[row_batches.Batch],
   reading: Reading = logits,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -175,12 +177,12 @@ def values(
     left out.
   """
   read = _bucket_values(reading)
-  found, classes = [], []
+  parts, classes = [], []
   for bucket in buckets:
     values_SxnxB = read(problem, params, bucket)
     flat = (len(values_SxnxB), -1, *values_SxnxB.shape[3:])
     classes_N = np.asarray(bucket.class_labels).argmax(axis=-1).reshape(-1)
     real_N = np.asarray(row_batches.counted(bucket)).reshape(-1)
-    found.append(values_SxnxB.reshape(flat)[:, real_N])
+    parts.append(values_SxnxB.reshape(flat)[:, real_N])
     classes.append(classes_N[real_N])
-  return np.concatenate(found, axis=1), np.concatenate(classes)
+  return np.concatenate(parts, axis=1), np.concatenate(classes)

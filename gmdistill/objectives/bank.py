@@ -9,9 +9,7 @@ On disk: `bank.json`, what the bank is; `entries/HHH-AAAAA/`, one state each. An
 entry is there whole or not at all, so a killed build goes on where it was.
 """
 
-import dataclasses
 import functools
-import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -23,113 +21,17 @@ from etils import epath
 
 from gmdistill import errors, fields
 from gmdistill.data import samplers
-from gmdistill.objectives import contract
+from gmdistill.objectives import bank_options, contract
 from gmdistill.sets import spaces
 from gmdistill.students import roles
-from gmdistill.system import checkpoints, paths
+from gmdistill.system import checkpoints, json_files, paths
 
 FORMAT = "gmdistill-bank-1"
 
-PRECISIONS = ("float32", "bfloat16")
+Options = bank_options.Options  # what a bank holds
 
 # What must agree between a bank and the run that reads it.
 _SAME = ("format", "data", "space", "student", "weights", "labels")
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-  """What a bank holds; the fields of `config.bank`.
-
-  Attributes:
-    num_trajectories: students, each with a head of its own.
-    ages: training steps after which a state is kept; 0 is a fresh student.
-    rows_per_class: real rows behind each class's mean gradient.
-    rows: which: `random`, drawn afresh for each state; `k_centers`, the real
-      rows nearest to the centroids of each class, the same for all states.
-    batch_rows_per_class: real rows of each class in a training batch.
-    learning_rate: of the AdamW that trains the students.
-    matched: the tensors whose gradients are kept; see `distances.select`.
-    precision: of what is stored: `float32` or `bfloat16`.
-    clip: the largest norm of one row's gradient, in training and in what is
-      kept; 0: as it is.
-    noise: the noise multiplier of private gradients, see `privacy`; 0: none.
-    delta: of the privacy guarantee.
-    seed: of students and rows; noise is drawn from the system's randomness.
-    along: the folder of a set that the students train on instead of real rows,
-      as the protocol `finetune` does with `learning_rate`: real gradients where
-      students of the set come. A run that starts from the set and reads them
-      mends what the set says there.
-    along_steps: of that protocol.
-  """
-
-  num_trajectories: fields.Count = 8
-  ages: tuple[fields.StepsFromZero, ...] = (0, 3, 8, 16, 32, 64)
-  rows_per_class: fields.Count = 96
-  rows: str = "random"
-  batch_rows_per_class: fields.Count = 16
-  learning_rate: fields.Rate = 1e-4
-  matched: str = "all"
-  precision: str = "bfloat16"
-  clip: fields.Size = 0.0
-  noise: fields.Size = 0.0
-  delta: fields.Inside = 1e-5
-  seed: fields.Seed = 0
-  along: str = ""
-  along_steps: fields.Steps = 200
-
-  def __post_init__(self) -> None:
-    """Checks the values.
-
-    Raises:
-      InputError: names the field and what would be right.
-    """
-    fields.require(self, "bank")
-    ages = self.ages
-    if not ages or list(ages) != sorted({*ages}):
-      raise errors.InputError(
-        f"bank.ages={ages} must be steps in rising order, such as (0, 8, 32)."
-      )
-    for field, known in (
-      ("precision", PRECISIONS),
-      ("rows", ("random", "k_centers")),
-    ):
-      if getattr(self, field) not in known:
-        raise errors.InputError(
-          f"bank.{field}={getattr(self, field)} is none of {', '.join(known)}."
-        )
-    try:
-      roles.check_matched(self.matched)
-    except ValueError as error:
-      raise errors.InputError(f"bank.{error}") from error
-    if self.along and self.along_steps < 2:
-      raise errors.InputError(
-        f"bank.along_steps={self.along_steps} must be at least 2."
-      )
-    if self.along and ages[-1] > self.along_steps:
-      raise errors.InputError(
-        f"bank.ages={ages} reaches beyond bank.along_steps={self.along_steps}, "
-        "where a student's training on the set ends."
-      )
-    if self.along and (self.clip or self.noise):
-      raise errors.InputError(
-        "bank.clip and bank.noise hide rows, and nothing says that the set of "
-        "bank.along hides them too; leave one of both out."
-      )
-    if self.noise and not self.clip:
-      raise errors.InputError(
-        "bank.noise hides a row only where its gradient is bounded; give "
-        "bank.clip too, such as 1.0."
-      )
-    if self.noise and self.rows != "random":
-      raise errors.InputError(
-        f"bank.rows={self.rows} chooses rows by what they say, which noise on "
-        "gradients does not hide; use bank.rows=random."
-      )
-
-  @property
-  def names(self) -> list[tuple[int, int]]:
-    """Every entry's (trajectory, age), in the order they are computed."""
-    return [(h, age) for h in range(self.num_trajectories) for age in self.ages]
 
 
 def identity(setup: spaces.Setup, private: bool = False) -> dict[str, Any]:
@@ -162,8 +64,10 @@ def entry_shapes(setup: spaces.Setup, options: Options) -> contract.Expert:
     params = setup.problem.init(key)
     return params, roles.keep(params, options.matched)
 
+  def stored(shape):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
   params, kept = jax.eval_shape(shapes, jax.random.key(0))
-  stored = lambda shape: jax.ShapeDtypeStruct(shape, dtype)  # noqa: E731
   return contract.Expert(
     params=jax.tree.map(lambda x: stored(x.shape), params),
     targets=jax.tree.map(lambda x: stored((num_classes, *x.shape)), kept),
@@ -191,20 +95,20 @@ class Bank:
         of another student: names what differs.
     """
     self.folder = paths.absolute(folder)
-    found = read(self.folder)
-    found.setdefault("labels", "true")  # of banks before there were teachers
-    ours = identity(setup, private="privacy" in found)
-    differing = [name for name in _SAME if found.get(name) != ours[name]]
+    about = read(self.folder)
+    about.setdefault("labels", "true")  # of banks before there were teachers
+    ours = identity(setup, private="privacy" in about)
+    differing = [name for name in _SAME if about.get(name) != ours[name]]
     if differing:
-      said = "; ".join(
-        f"{name} is {found.get(name)} there, {ours[name]} here"
+      which = "; ".join(
+        f"{name} is {about.get(name)} there, {ours[name]} here"
         for name in differing
       )
       raise errors.InputError(
-        f"the bank in {self.folder} does not fit this run: {said}. Build one "
+        f"the bank in {self.folder} does not fit this run: {which}. Build one "
         "with gmdistill bank and this config."
       )
-    self.options = options_of(found, self.folder)
+    self.options = options_of(about, self.folder)
     self._entries = self.folder / "entries"
     self._shapes = entry_shapes(setup, self.options)
     absent = [
@@ -261,10 +165,10 @@ class Bank:
       span: `later` is the state this many ages on.
     """
     entry = self._load(trajectory, index)
-    found = {name: getattr(entry, name) for name in reads if name != "later"}
+    fields = {name: getattr(entry, name) for name in reads if name != "later"}
     if "later" in reads:
-      found["later"] = self._load(trajectory, index + span).params
-    return contract.Expert(**found)
+      fields["later"] = self._load(trajectory, index + span).params
+    return contract.Expert(**fields)
 
   def sampler(
     self,
@@ -333,19 +237,14 @@ def read(folder: epath.Path) -> dict[str, Any]:
     InputError: there is none, or it is damaged.
   """
   path = folder / "bank.json"
-  try:
-    found = json.loads(path.read_text())
-    # Of banks that named the layout too.
-    return {**found, "student": _without_layout(str(found.get("student")))}
-  except OSError as error:
+  if not path.is_file():
     raise errors.InputError(
       f"there is no bank in {folder} (no bank.json); build one with gmdistill "
       f"bank --workdir={folder}."
-    ) from error
-  except (ValueError, TypeError, AttributeError) as error:
-    raise errors.InputError(
-      f"{path} is damaged; build the bank again in an empty folder."
-    ) from error
+    )
+  about = json_files.read(path, "build the bank again in an empty folder.")
+  # Of banks that named the layout too.
+  return {**about, "student": _without_layout(str(about.get("student")))}
 
 
 def options_of(about: dict[str, Any], folder: epath.Path) -> Options:

@@ -55,9 +55,8 @@ class Walker:
     if along is None:
       optimizer = optax.adamw(options.learning_rate)
     else:
-      optimizer = optimizers.fine_tuning_optimizer(
-        options.learning_rate, num_steps=options.along_steps
-      )
+      protocol = optimizers.FineTuning(options.along_steps)
+      optimizer = protocol.optimizer(options.learning_rate)
     self._optimizer = optimizer
 
     private = functools.partial(
@@ -71,16 +70,12 @@ class Walker:
         _, grads = private(both, params, batch, key=key)
       else:
         grads = jax.grad(problem.loss)(params, batch)
-      updates, state = optimizer.update(grads, state, params)
-      return optax.apply_updates(params, updates), state
+      return fitting.update(optimizer, grads, state, params)
 
     self._step = step
     self._measure = jax.jit(
-      functools.partial(
-        class_gradients,
-        num_classes=self._num_classes,
-        matched=options.matched,
-        private=private if options.clip else None,
+      class_gradients(
+        self._num_classes, options.matched, private if options.clip else None
       )
     )
     # Without noise, a key that nothing draws from.
@@ -109,17 +104,17 @@ class Walker:
 
   def _batches(self, trajectory, key):
     """Returns `batch(age)` of a trajectory: real rows, or the set's own."""
-    options, own = self._options, self._along
-    if own is None:
+    options, examples = self._options, self._along
+    if examples is None:
       first = trajectory * max(options.ages)
       return lambda age: self._training(first + age)
     rows_TxB = fitting.shuffled_rows(
       jax.random.fold_in(key, 1),
-      len(own),
+      len(examples),
       options.along_steps,
       SET_ROWS,
     )
-    return lambda age: batches.take_rows(own, rows_TxB[age])
+    return lambda age: batches.take_rows(examples, rows_TxB[age])
 
   def _expert(self, params, trajectory, age):
     options = self._options
@@ -130,7 +125,10 @@ class Walker:
       rows = self._representatives
     key = jax.random.fold_in(self._noise_key, 2 * index + 1)
     targets, losses = self._measure(self._setup.problem, params, rows, key)
-    stored = lambda x: np.asarray(x.astype(options.precision))  # noqa: E731
+
+    def stored(x):
+      return np.asarray(x.astype(options.precision))
+
     return contract.Expert(
       params=jax.tree.map(stored, params),
       targets=jax.tree.map(stored, targets),
@@ -151,30 +149,24 @@ class Walker:
 
 
 def class_gradients(
-  problem: Any,
-  params: Any,
-  batch: batches.Batch,
-  key: jax.Array | None = None,
-  *,
   num_classes: int,
   matched: str,
   private: Callable[..., tuple[jax.Array, Any]] | None = None,
-) -> tuple[Any, jax.Array]:
-  """Returns each class's mean gradient [C, ...] and mean loss [C].
+) -> Callable[..., tuple[Any, jax.Array]]:
+  """Returns `gradients(problem, params, batch, key)` of a batch in class order.
 
-  `batch` is in class order. Rows are taken a chunk at a time, so memory does
-  not grow with their number. `private` is `privacy.gradient` with its clip and
-  noise, which `key` draws.
+  They are each class's mean gradient [C, ...] and mean loss [C]. Rows are taken
+  a chunk at a time, so memory does not grow with their number. `private` is
+  `privacy.gradient` with its clip and noise, which `key` draws.
   """
 
-  def kept_gradient(params, rows):
-    value, grads = jax.value_and_grad(problem.loss)(params, rows)
-    return value, roles.keep(grads, matched)
+  def one_class(problem, params, rows, key):
+    def kept_gradient(params, rows):
+      value, grads = jax.value_and_grad(problem.loss)(params, rows)
+      return value, roles.keep(grads, matched)
 
-  def one_class(rows_key):
-    rows, own_key = rows_key
     if private is not None:
-      return private(kept_gradient, params, rows, key=own_key)
+      return private(kept_gradient, params, rows, key=key)
     count = len(rows)
     size = max(d for d in range(1, min(CHUNK, count) + 1) if count % d == 0)
     chunks = jax.tree.map(
@@ -188,7 +180,12 @@ def class_gradients(
     total, _ = jax.lax.scan(add, (jnp.float32(0.0), zeros), chunks)
     return jax.tree.map(lambda x: x * size / count, total)
 
-  by_class = contract.by_class(jax.tree.map(jnp.asarray, batch), num_classes)
-  keys_C = None if key is None else jax.random.split(key, num_classes)
-  losses_C, grads = jax.lax.map(one_class, (by_class, keys_C))
-  return grads, losses_C
+  def gradients(problem, params, batch, key):
+    by_class = contract.by_class(jax.tree.map(jnp.asarray, batch), num_classes)
+    keys_C = jax.random.split(key, num_classes)
+    losses_C, grads = jax.lax.map(
+      lambda rows_key: one_class(problem, params, *rows_key), (by_class, keys_C)
+    )
+    return grads, losses_C
+
+  return gradients

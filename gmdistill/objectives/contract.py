@@ -11,13 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gmdistill import trees
 from gmdistill.data import batches as row_batches
 from gmdistill.sets import synthetic
 from gmdistill.students import problems
-
-Params = Any
-
-PyTree = Any
 
 Metrics = dict[str, jax.Array]
 
@@ -28,10 +25,14 @@ class Expert(NamedTuple):
   One entry of an expert bank; what nobody reads is left out as None.
   """
 
-  params: Params | None = None  # theta
-  targets: Params | None = None  # real gradients [C, ...] of matched tensors
+  params: trees.Params | None = None  # theta
+  targets: trees.Params | None = (
+    None  # real gradients [C, ...] of matched tensors
+  )
   losses: Any = None  # [C], real loss of each class (nats)
-  later: Params | None = None  # theta on the same trajectory, some steps on
+  later: trees.Params | None = (
+    None  # theta on the same trajectory, some steps on
+  )
 
 
 class Real(NamedTuple):
@@ -53,8 +54,8 @@ class Objective(NamedTuple):
   respect to the *set*; students' own gradients are never averaged.
   """
 
-  init: Callable[[problems.Problem, jax.Array, jax.Array], PyTree]
-  loss: Callable[..., tuple[jax.Array, tuple[PyTree, Metrics]]]
+  init: Callable[[problems.Problem, jax.Array, jax.Array], trees.PyTree]
+  loss: Callable[..., tuple[jax.Array, tuple[trees.PyTree, Metrics]]]
   num_batches: int  # N, batches of real rows in class order
   reads: tuple[str, ...] = ()  # the fields of `Expert` that it needs
 
@@ -75,18 +76,18 @@ def weighted(parts: Sequence[tuple[float, Objective]]) -> Objective:
   def loss(problem, syn: synthetic.SyntheticSet, student, real, key):
     keys = jax.random.split(key, len(parts))
     total, first = jnp.float32(0.0), 0
-    students: list[PyTree] = []
+    students: list[trees.PyTree] = []
     metrics: Metrics = {}
     for i, (weight, part) in enumerate(parts):
-      own = slice(first, first + part.num_batches)
-      batches = jax.tree.map(lambda x, own=own: x[own], real.batches)
+      rows = slice(first, first + part.num_batches)
+      batches = jax.tree.map(lambda x, rows=rows: x[rows], real.batches)
       value, (state, seen) = part.loss(
         problem, syn, student[i], Real(batches, real.expert), keys[i]
       )
       total = total + weight * value
       students.append(state)
       metrics |= {**seen, f"part_{i}/loss": value}
-      first = own.stop
+      first = rows.stop
     return total, (tuple(students), metrics)
 
   num_batches = sum(part.num_batches for _, part in parts)

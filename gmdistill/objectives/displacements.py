@@ -5,15 +5,12 @@ compared with the expert's. No real row is read.
 """
 
 import functools
-from typing import Any
 
 import jax
 
 from gmdistill.objectives import contract, distances
 from gmdistill.sets import synthetic
 from gmdistill.training import replays
-
-PyTree = Any
 
 
 def trajectory_matching(

@@ -1,13 +1,10 @@
 """Distances between two gradients of the same student, and what is matched."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
+from gmdistill import errors, trees
 from gmdistill.students import roles
-
-Params = Any
 
 KINDS = (
   "neuron_cosine",
@@ -19,7 +16,11 @@ KINDS = (
 
 
 def between(
-  synthetic_grads: Params, real_grads: Params, *, kind: str, matched: str
+  synthetic_grads: trees.Params,
+  real_grads: trees.Params,
+  *,
+  kind: str,
+  matched: str,
 ) -> jax.Array:
   """Returns how far two gradients are from each other.
 
@@ -71,16 +72,15 @@ def between(
 
 def check_kind(kind: str) -> None:
   """Raises ValueError where `kind` names no distance."""
-  if kind not in KINDS:
-    raise ValueError(f"distance_kind={kind!r} is none of {', '.join(KINDS)}.")
+  errors.choice("distance_kind", kind, KINDS)
 
 
-def cosine(a: Params, b: Params, matched: str) -> jax.Array:
+def cosine(a: trees.Params, b: trees.Params, matched: str) -> jax.Array:
   """Returns the cosine of two gradients, flattened over the matched tensors."""
   return 1.0 - between(a, b, kind="flat_cosine", matched=matched)
 
 
-def layer_cosines(a: Params, b: Params) -> dict[str, jax.Array]:
+def layer_cosines(a: trees.Params, b: trees.Params) -> dict[str, jax.Array]:
   """Returns the cosine of two gradients in each layer, by the layer's name.
 
   The scanned layers are `layer 1` and so on; other parts have their own names.

@@ -1,7 +1,7 @@
 """Gradient matching: a set's gradients are those of the real rows."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,32 @@ from gmdistill.sets import synthetic
 from gmdistill.students import roles
 from gmdistill.training import mixed_mode
 
-PyTree = Any
 
-# --- objectives --------------------------------------------------------------
+class Matching(NamedTuple):
+  """How gradients of one student are compared; see `gradient_matching`."""
+
+  distance_kind: str
+  matched: str
+  sum_weight: float
+  class_chunk: int
+  rule: str
+
+  def check(self) -> None:
+    """Raises ValueError where a choice is unknown, or the chunk negative."""
+    distances.check_kind(self.distance_kind)
+    roles.check_matched(self.matched)
+    if self.class_chunk < 0:
+      raise ValueError(f"class_chunk={self.class_chunk} must be at least 0.")
+
+  def between(self, a: Any, b: Any) -> jax.Array:
+    """Returns the distance of two gradients."""
+    return distances.between(
+      a, b, kind=self.distance_kind, matched=self.matched
+    )
+
+  def cosine(self, a: Any, b: Any) -> jax.Array:
+    """Returns the cosine of two gradients, to be logged."""
+    return distances.cosine(a, b, self.matched)
 
 
 def gradient_matching(
@@ -45,15 +68,8 @@ def gradient_matching(
   Raises:
     ValueError: an unknown distance or matched set, or a negative chunk.
   """
-  _check(distance_kind, matched, class_chunk)
-  gap = functools.partial(
-    _gap,
-    distance_kind=distance_kind,
-    matched=matched,
-    sum_weight=sum_weight,
-    class_chunk=class_chunk,
-    rule=rule,
-  )
+  matching = Matching(distance_kind, matched, sum_weight, class_chunk, rule)
+  matching.check()
 
   def loss(problem, syn: synthetic.SyntheticSet, student, real, key):
     num_classes = syn.batch.class_labels.shape[-1]
@@ -62,7 +78,8 @@ def gradient_matching(
     def real_gradient(batch):
       return jax.grad(problem.loss)(student.params, batch)
 
-    value, metrics = gap(
+    value, metrics = _gap(
+      matching,
       problem,
       student.params,
       syn,
@@ -99,55 +116,38 @@ def expert_matching(
   Raises:
     ValueError: an unknown distance or matched set, or a negative chunk.
   """
-  _check(distance_kind, matched, class_chunk)
+  matching = Matching(distance_kind, matched, sum_weight, class_chunk, rule)
+  matching.check()
 
   def loss(problem, syn: synthetic.SyntheticSet, student, real, key):
     value, metrics = _gap(
+      matching,
       problem,
       real.expert.params,
       syn,
       real.expert.targets,
       lambda targets: targets,
-      distance_kind=distance_kind,
-      matched=matched,
-      sum_weight=sum_weight,
-      class_chunk=class_chunk,
-      rule=rule,
     )
     return value, (student, metrics)
 
   return contract.Objective(contract.no_state, loss, 0, ("params", "targets"))
 
 
-def _gap(
-  problem,
-  params,
-  syn,
-  real,
-  real_gradient,
-  *,
-  distance_kind,
-  matched,
-  sum_weight,
-  class_chunk,
-  rule,
-):
+def _gap(matching, problem, params, syn, real, real_gradient):
   """Returns the distance at one student, class by class plus the sum.
 
   `real_gradient` turns one class of `real` [C, ...] into its real gradient.
   """
-  gradient = mixed_mode.grad(problem.loss, rule)
-  between = functools.partial(
-    distances.between, kind=distance_kind, matched=matched
-  )
+  matched = matching.matched
+  gradient = mixed_mode.grad(problem.loss, matching.rule)
 
   def one_class(pair):
     syn_class, real_class = pair
     syn_grads = roles.keep(gradient(params, syn_class), matched)
     real_grads = roles.keep(real_gradient(real_class), matched)
     return (
-      between(syn_grads, real_grads),
-      distances.cosine(syn_grads, real_grads, matched),
+      matching.between(syn_grads, real_grads),
+      matching.cosine(syn_grads, real_grads),
       (syn_grads, real_grads),
     )
 
@@ -161,24 +161,60 @@ def _gap(
       roles.keep(params, matched),
     ),
   )
-  side_by_side = jax.vmap(one_class, out_axes=(0, 0, axes))
-  if 0 < class_chunk < num_classes:
-    size = max(n for n in range(1, class_chunk + 1) if num_classes % n == 0)
-    gaps_C, cosines_C, sums = _in_chunks(
-      one_class, side_by_side, axes, pairs, size
-    )
-  elif class_chunk:
-    gaps_C, cosines_C, grads = side_by_side(pairs)
-    sums = jax.tree.map(_total, axes, grads)
-  else:
-    gaps_C, cosines_C, grads = jax.lax.map(one_class, pairs)
-    sums = jax.tree.map(functools.partial(_total, 0), grads)
-  syn_sum, real_sum = sums
-  value = gaps_C.mean() + sum_weight * between(syn_sum, real_sum)
+  plan = _plan(matching.class_chunk, num_classes)
+  gaps_C, cosines_C, (syn_sum, real_sum) = plan(one_class, pairs, axes)
+  value = gaps_C.mean() + matching.sum_weight * matching.between(
+    syn_sum, real_sum
+  )
   return value, {
     "matching/cosine": cosines_C.mean(),
-    "matching/cosine_of_sum": distances.cosine(syn_sum, real_sum, matched),
+    "matching/cosine_of_sum": matching.cosine(syn_sum, real_sum),
   }
+
+
+# --- plans: the same classes in another order, for memory or for speed --------
+# Each returns (gaps [C], cosines [C], sums of the gradients over classes).
+
+
+def _plan(class_chunk, num_classes):
+  """Returns the plan that computes so many classes at once."""
+  if not class_chunk:
+    return _one_by_one
+  if class_chunk >= num_classes:
+    return _side_by_side
+  size = max(n for n in range(1, class_chunk + 1) if num_classes % n == 0)
+  return functools.partial(_in_chunks, size)
+
+
+def _one_by_one(one_class, pairs, axes):
+  """One class after the other; the gradients of all are kept."""
+  del axes
+  gaps_C, cosines_C, grads = jax.lax.map(one_class, pairs)
+  return gaps_C, cosines_C, jax.tree.map(functools.partial(_total, 0), grads)
+
+
+def _side_by_side(one_class, pairs, axes):
+  """All classes in one pass of larger products."""
+  side_by_side = jax.vmap(one_class, out_axes=(0, 0, axes))
+  gaps_C, cosines_C, grads = side_by_side(pairs)
+  return gaps_C, cosines_C, jax.tree.map(_total, axes, grads)
+
+
+def _in_chunks(size, one_class, pairs, axes):
+  """So many classes at a time; no gradient of a class outlives its chunk."""
+  chunks = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), pairs)
+  shapes = jax.eval_shape(one_class, jax.tree.map(lambda x: x[0], pairs))[2]
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+  # The loop keeps forward and backward pass apart; no barrier is needed.
+  @functools.partial(jax.checkpoint, prevent_cse=False)
+  def add(sums, chunk):
+    gaps, cosines, more = _side_by_side(one_class, chunk, axes)
+    return jax.tree.map(jnp.add, sums, more), (gaps, cosines)
+
+  sums, seen = jax.lax.scan(add, zeros, chunks)
+  gaps_C, cosines_C = (x.reshape(-1) for x in seen)
+  return gaps_C, cosines_C, sums
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -205,29 +241,3 @@ def _total_backward(axis, rows, bar):
 
 
 _total.defvjp(_total_forward, _total_backward)
-
-
-def _in_chunks(one_class, side_by_side, axes, pairs, size):
-  """Returns (gaps [C], cosines [C], sums of the gradients), `size` classes at
-  a time. No gradient of a class outlives its chunk."""
-  chunks = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), pairs)
-  shapes = jax.eval_shape(one_class, jax.tree.map(lambda x: x[0], pairs))[2]
-  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-
-  # The loop keeps forward and backward pass apart; no barrier is needed.
-  @functools.partial(jax.checkpoint, prevent_cse=False)
-  def add(sums, chunk):
-    gaps, cosines, grads = side_by_side(chunk)
-    more = jax.tree.map(_total, axes, grads)
-    return jax.tree.map(jnp.add, sums, more), (gaps, cosines)
-
-  sums, seen = jax.lax.scan(add, zeros, chunks)
-  gaps_C, cosines_C = (x.reshape(-1) for x in seen)
-  return gaps_C, cosines_C, sums
-
-
-def _check(distance_kind: str, matched: str, class_chunk: int) -> None:
-  distances.check_kind(distance_kind)
-  roles.check_matched(matched)
-  if class_chunk < 0:
-    raise ValueError(f"class_chunk={class_chunk} must be at least 0.")

@@ -4,13 +4,11 @@ from typing import Any
 
 import jax
 
-from gmdistill import fields
+from gmdistill import errors, fields
 from gmdistill.objectives import contract
 from gmdistill.sets import synthetic
 from gmdistill.students import problems
 from gmdistill.training import replays
-
-PyTree = Any
 
 
 def look_ahead(
@@ -44,8 +42,7 @@ def look_ahead(
   Raises:
     ValueError: `start` is neither, or `last_steps` is negative.
   """
-  if start not in ("fresh", "bank"):
-    raise ValueError(f"start={start!r} is none of fresh, bank.")
+  errors.choice("start", start, ("fresh", "bank"))
   if last_steps < 0:
     raise ValueError(f"last_steps={last_steps} must be at least 0 (all).")
 

@@ -10,7 +10,6 @@ bank are not covered.
 import os
 import secrets
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,21 +17,21 @@ import numpy as np
 import optax
 from etils import epath
 
-from gmdistill import errors
+from gmdistill import errors, trees
 from gmdistill.data import batches
-
-Params = Any
 
 
 def gradient(
-  gradient_of: Callable[[Params, batches.Batch], tuple[jax.Array, Params]],
-  params: Params,
+  gradient_of: Callable[
+    [trees.Params, batches.Batch], tuple[jax.Array, trees.Params]
+  ],
+  params: trees.Params,
   batch: batches.Batch,
   *,
   clip: float,
   noise: float,
   key: jax.Array,
-) -> tuple[jax.Array, Params]:
+) -> tuple[jax.Array, trees.Params]:
   """Returns the mean loss, and the mean of clipped gradients plus noise.
 
       (sum_i g_i min(1, clip / ||g_i||) + N(0, (noise clip)^2)) / B

@@ -46,16 +46,16 @@ def step_matching(
     def real_loss(params, batch):
       return problem.loss_and_logits(params, batch, centred=centred)[0]
 
-    def step(params, own_batch):
-      own, batch = own_batch
-      taken = replays.rows_of(syn.batch, own)
+    def step(params, sizes_batch):
+      sizes, batch = sizes_batch
+      taken = replays.rows_of(syn.batch, sizes)
       syn_grads = gradient(params, taken)
       real_grads = jax.grad(real_loss)(params, batch)
       gap = distances.between(
         syn_grads, real_grads, kind=distance_kind, matched=matched
       )
       cosine = distances.cosine(syn_grads, real_grads, matched)
-      moved = replays.moved(params, syn_grads, own)
+      moved = replays.moved(params, syn_grads, sizes)
       return jax.lax.stop_gradient(moved), (gap, cosine)
 
     params = problem.init(key)

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gmdistill import fields
+from gmdistill import errors, fields
 from gmdistill.students import problems
+from gmdistill.training import fitting
 
 
 class StudentState(NamedTuple):
@@ -51,8 +52,7 @@ def trajectory(
   Raises:
     ValueError: `train_on` is neither.
   """
-  if train_on not in ("real", "synthetic"):
-    raise ValueError(f"train_on={train_on!r} is none of real, synthetic.")
+  errors.choice("train_on", train_on, ("real", "synthetic"))
 
   def init(problem, key, phase):
     params = problem.init(key)
@@ -65,8 +65,7 @@ def trajectory(
     def step(carry, batch):
       params, opt_state = carry
       grads = jax.grad(problem.loss)(params, batch)
-      updates, opt_state = optimizer.update(grads, opt_state, params)
-      return (optax.apply_updates(params, updates), opt_state), None
+      return fitting.update(optimizer, grads, opt_state, params), None
 
     carry, _ = jax.lax.scan(step, (state.params, state.optimizer), batches)
     older = StudentState(*carry, state.age + steps_between)

@@ -88,15 +88,15 @@ def ablations(
     parts = _parts(row)
     if BASE in parts:
       bases.setdefault("-".join(parts[: parts.index(BASE)]), row)
-  found = {kind: [_measured_from(base, base)] for kind, base in bases.items()}
+  lines = {kind: [_measured_from(base, base)] for kind, base in bases.items()}
   for row in rows:
     starts = {"-".join(_parts(row)[:n]) for n in range(len(_parts(row)))}
     kind = max(starts & bases.keys(), key=len, default=None)
     if kind is None or row["dataset"] != bases[kind]["dataset"]:
       continue
     if row is not bases[kind]:
-      found[kind].append(_measured_from(bases[kind], row))
-  return found
+      lines[kind].append(_measured_from(bases[kind], row))
+  return lines
 
 
 def _parts(row: tables.Row) -> list[str]:
@@ -131,13 +131,13 @@ def _setting(row: tables.Row) -> dict[str, Any]:
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-  found = []
+  leaves = []
   for name, value in tree.items():
     if isinstance(value, dict):
-      found += _leaves(value, f"{prefix}{name}.")
+      leaves += _leaves(value, f"{prefix}{name}.")
     else:
-      found.append((prefix + name, value))
-  return found
+      leaves.append((prefix + name, value))
+  return leaves
 
 
 def data_per_class_figure(
@@ -156,6 +156,34 @@ def data_per_class_figure(
       f"accuracy against data per class needs runs of two sizes measured "
       f"under {protocol!r}; got {sizes}."
     )
+  lines = _lines(rows)
+  figure, axes = figures.new_axes()
+  for place, (label, by_size) in enumerate(lines.items()):
+    xs = sorted(by_size)
+    pools = [pool(by_size[size]) for size in xs]
+    mean = np.array([100 * pooled["mean"] for pooled in pools])
+    std = np.array([100 * (pooled["std"] or 0.0) for pooled in pools])
+    color = figures.ROW_COLORS.get(label, figures.class_color(place))
+    marker = figures.MARKERS[place % len(figures.MARKERS)]
+    axes.plot(
+      xs, mean, marker=marker, ms=4, color=color, label=figures.plain(label)
+    )
+    axes.fill_between(xs, mean - std, mean + std, color=color, alpha=0.13, lw=0)
+  axes.set_xscale("log")
+  axes.set_xticks(sizes, [str(size) for size in sizes])
+  axes.minorticks_off()
+  axes.set(xlabel="data per class", ylabel=f"accuracy under {protocol}, %")
+  figures.legend(figure)
+  told = f"Accuracy under {protocol} at {sizes} examples per class, "
+  return figures.described(
+    figure, told + f"one line each for {', '.join(lines)}."
+  )
+
+
+def _lines(
+  rows: Sequence[tables.Row],
+) -> dict[str, dict[int, list[tables.Row]]]:
+  """Rows by their line's label, and there by their data per class."""
   several = len({row["objective"] for row in rows}) > 1
   usual = _usual([row for row in rows if row["row"] == "distilled"])
   lines: dict[str, dict[int, list[tables.Row]]] = {}
@@ -172,29 +200,7 @@ def data_per_class_figure(
       label = ", ".join([label, *named, *changed])
     by_size = lines.setdefault(label, {})
     by_size.setdefault(row["data_per_class"], []).append(row)
-  figure, axes = figures.new_axes()
-  for place, (label, by_size) in enumerate(lines.items()):
-    own = sorted(by_size)
-    pools = [pool(by_size[size]) for size in own]
-    mean = np.array([100 * pooled["mean"] for pooled in pools])
-    std = np.array([100 * (pooled["std"] or 0.0) for pooled in pools])
-    color = figures.ROW_COLORS.get(label, figures.class_color(place))
-    marker = figures.MARKERS[place % len(figures.MARKERS)]
-    axes.plot(
-      own, mean, marker=marker, ms=4, color=color, label=figures.plain(label)
-    )
-    axes.fill_between(
-      own, mean - std, mean + std, color=color, alpha=0.13, lw=0
-    )
-  axes.set_xscale("log")
-  axes.set_xticks(sizes, [str(size) for size in sizes])
-  axes.minorticks_off()
-  axes.set(xlabel="data per class", ylabel=f"accuracy under {protocol}, %")
-  figures.legend(figure)
-  told = f"Accuracy under {protocol} at {sizes} examples per class, "
-  return figures.described(
-    figure, told + f"one line each for {', '.join(lines)}."
-  )
+  return lines
 
 
 def _usual(rows: Sequence[tables.Row]) -> dict[str, Any]:
@@ -202,13 +208,13 @@ def _usual(rows: Sequence[tables.Row]) -> dict[str, Any]:
   by_size: dict[int, list[dict[str, Any]]] = {}
   for row in rows:
     by_size.setdefault(row["data_per_class"], []).append(_setting(row))
-  found: dict[str, Any] = {}
+  usual: dict[str, Any] = {}
   for first, *others in by_size.values():
     for setting in others:
       for name in sorted({*first, *setting} - {"objective"}):
         if first.get(name) != setting.get(name):
-          found.setdefault(name, first.get(name))
-  return found
+          usual.setdefault(name, first.get(name))
+  return usual
 
 
 COSTS = {

@@ -127,10 +127,10 @@ def _stages(run: finished.Run) -> list[tuple[int, str]]:
     return []
   steps, stages = finished.series(run, "outer/stage")
   names = finished.objectives(run)
-  found, first = np.unique(stages.astype(int), return_index=True)
+  numbers, first = np.unique(stages.astype(int), return_index=True)
   return [
     (int(steps[i]), names[stage] if stage < len(names) else f"stage {stage}")
-    for stage, i in zip(found, first, strict=True)
+    for stage, i in zip(numbers, first, strict=True)
   ]
 
 

@@ -1,7 +1,6 @@
 """A finished run, read back."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -11,7 +10,7 @@ import safetensors
 from etils import epath
 
 from gmdistill import errors
-from gmdistill.system import paths
+from gmdistill.system import json_files, paths
 
 PROTOCOLS = ("finetune", "replay", "scratch")
 
@@ -93,17 +92,7 @@ def _read_tensors(path: epath.Path) -> dict[str, np.ndarray]:
 def _read_json(path: epath.Path) -> dict[str, Any]:
   if not path.is_file():
     return {}
-  try:
-    found = json.loads(path.read_text())
-  except ValueError as error:
-    raise errors.InputError(
-      f"{path} is not JSON ({error}); restore it or run the job again."
-    ) from error
-  if not isinstance(found, dict):
-    raise errors.InputError(
-      f"{path} is no JSON object; restore it or run the job again."
-    )
-  return found
+  return json_files.read(path, "restore it or run the job again.")
 
 
 def _read_metrics(path: epath.Path) -> tuple[dict[str, np.ndarray], int]:
@@ -114,11 +103,9 @@ def _read_metrics(path: epath.Path) -> tuple[dict[str, np.ndarray], int]:
   lines = [line for line in text.splitlines() if line.strip()]
   for number, line in enumerate(lines, start=1):
     try:
-      record = json.loads(line)
+      record = json_files.parse(line)
       by_step[int(record["step"])] = record  # A resumed run repeats steps.
-    except (
-      ValueError, KeyError, TypeError, OverflowError, RecursionError
-    ):  # fmt: skip
+    except (ValueError, KeyError, TypeError, OverflowError):
       unreadable += number < len(lines)  # A kill tears the last line only.
   records = [by_step[step] for step in sorted(by_step)]
   columns = {

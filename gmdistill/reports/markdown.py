@@ -184,8 +184,7 @@ def table(kind: str, workdirs: Sequence[epath.PathLike]) -> str:
   Raises:
     InputError: another kind, or a folder without a finished run.
   """
-  if kind not in KINDS:
-    raise errors.InputError(f"--table={kind} is none of {', '.join(KINDS)}.")
+  errors.choice("--table", kind, KINDS)
   runs = [finished.load_run(x) for folder in workdirs for x in _runs_in(folder)]
   return KINDS[kind](runs)
 

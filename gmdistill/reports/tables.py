@@ -3,10 +3,11 @@
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from gmdistill.reports import finished
+from gmdistill.system import units
 
 Row = dict[str, Any]
 
@@ -40,11 +41,11 @@ def results_table(runs: finished.Run | Sequence[finished.Run]) -> list[Row]:
     about["seed"] = run.summary.get("seed")
     about["setting"] = json.dumps(but_seed, sort_keys=True)
     for protocol in finished.measured(run):
-      found = run.summary["protocols"][protocol]
-      full = _accuracy(found.get("full"))["mean"]
-      for key in dict.fromkeys([*finished.ROWS, *found]):
+      cells_of = run.summary["protocols"][protocol]
+      full = _accuracy(cells_of.get("full"))["mean"]
+      for key in dict.fromkeys([*finished.ROWS, *cells_of]):
         labels = {"protocol": protocol, "row": finished.ROWS.get(key, key)}
-        rows.append(about | labels | _accuracy(found.get(key), full))
+        rows.append(about | labels | _accuracy(cells_of.get(key), full))
   return rows
 
 
@@ -147,35 +148,18 @@ def ledger(run: finished.Run) -> dict[str, str]:
     break_even = f"{math.ceil(students):,} students"
   elif on_set is not None and on_full is not None and on_set >= on_full:
     break_even = "never: the set trains a student no faster than the full data"
+  peak = cost.get("peak_memory_bytes")
   return {
-    "Set": _bytes(size),
-    "Real training text (UTF-8)": _bytes(text),
+    "Set": _told(units.size, size),
+    "Real training text (UTF-8)": _told(units.size, text),
     "The set against the text": ratio,
-    "Distillation": _seconds(cost.get("distill_seconds")),
-    "Peak memory of distillation": _bytes(cost.get("peak_memory_bytes")),
-    "One student on the set": _seconds(on_set),
-    "One student on the full data": _seconds(on_full),
+    "Distillation": _told(units.seconds, cost.get("distill_seconds")),
+    "Peak memory of distillation": _told(units.size, peak),
+    "One student on the set": _told(units.seconds, on_set),
+    "One student on the full data": _told(units.seconds, on_full),
     "Break-even": break_even,
   }
 
 
-def _bytes(value: float | None) -> str:
-  if value is None:
-    return NOT_MEASURED
-  if value < 1024:
-    return f"{value:.0f} B"
-  power = 0
-  while value >= 1024 and power < 4:
-    value, power = value / 1024, power + 1
-  return f"{value:.1f} {('', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
-
-
-def _seconds(value: float | None) -> str:
-  if value is None:
-    return NOT_MEASURED
-  if value < 60:
-    return f"{value:.2g} s" if value < 10 else f"{value:.0f} s"
-  minutes, seconds = divmod(round(value), 60)
-  if minutes < 60:
-    return f"{minutes} min {seconds:02d} s"
-  return f"{minutes // 60} h {minutes % 60:02d} min"
+def _told(say: Callable[[float], str], value: float | None) -> str:
+  return NOT_MEASURED if value is None else say(value)

@@ -1,6 +1,5 @@
 """The end of a run: the table of results, the set, and the report."""
 
-import json
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +13,7 @@ from gmdistill.runs import jobs
 from gmdistill.runs.config import outputs
 from gmdistill.selection import coresets
 from gmdistill.sets import set_files, synthetic
-from gmdistill.system import folders, processes
+from gmdistill.system import folders, json_files, processes
 
 
 class Outcome(NamedTuple):
@@ -142,7 +141,7 @@ def _report(folder: epath.Path) -> None:
 def known_peak(folder: epath.Path) -> int | None:
   """Returns the most memory of an outer loop that has ended, if it is known."""
   try:
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = json_files.parse((folder / "summary.json").read_bytes())
     return summary["cost"]["peak_memory_bytes"]
   except (OSError, ValueError, KeyError, TypeError):
     return None

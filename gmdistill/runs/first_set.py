@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gmdistill import errors
+from gmdistill import errors, trees
 from gmdistill.data import batches
-from gmdistill.runs import outer
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.selection import coresets
 from gmdistill.sets import set_files, spaces, synthetic
@@ -60,7 +59,7 @@ def first_params(
   setup: spaces.Setup,
   config: recipes.Recipe,
   parameterization: synthetic.Parameterization,
-) -> outer.PyTree:
+) -> trees.PyTree:
   """Returns the parameters of the set before the first step: real rows.
 
   A row shorter than `sequence_length` goes on with other rows of its class.

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from gmdistill import trees
 from gmdistill.evaluation import measuring, protocols, readings
 from gmdistill.objectives import bank, contract
 from gmdistill.runs import first_set, outer
@@ -28,8 +29,6 @@ from gmdistill.students import problems
 from gmdistill.system import costs as program_costs
 from gmdistill.system import devices, paths
 
-PyTree = Any
-
 SELECTION_SEED = 1  # of the students that choose; the reported ones are others
 
 
@@ -45,9 +44,9 @@ class Job(NamedTuple):
   stages: tuple[schedule.Stage, ...]
   parameterization: synthetic.Parameterization
   finished: synthetic.Parameterization  # as students see the set
-  params: PyTree  # of the set, before the first step
+  params: trees.PyTree  # of the set, before the first step
   draws: tuple[Callable[..., contract.Real], ...]  # one a stage
-  select: Callable[[PyTree], float]  # the set's parameters -> accuracy
+  select: Callable[[trees.PyTree], float]  # the set's parameters -> accuracy
   reported: Mapping[str, protocols.Protocol]
   full: protocols.Protocol  # of students on all real rows
 

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from gmdistill import trees
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.runs.config import schedule
 from gmdistill.sets import synthetic
 from gmdistill.students import problems
 from gmdistill.system import devices
-
-PyTree = Any
+from gmdistill.training import fitting
 
 
 @flax.struct.dataclass
@@ -24,11 +24,11 @@ class DistillState:
   """Everything that changes during a run; one checkpoint."""
 
   step: jax.Array  # outer steps done
-  params: PyTree  # of the synthetic set
-  optimizer: PyTree
-  ema: PyTree  # moving average of params: what is evaluated and kept
-  students: PyTree  # inner state of each student, leading axis [S]
-  best: PyTree  # the average that the selection split liked best
+  params: trees.PyTree  # of the synthetic set
+  optimizer: trees.PyTree
+  ema: trees.PyTree  # moving average of params: what is evaluated and kept
+  students: trees.PyTree  # inner state of each student, leading axis [S]
+  best: trees.PyTree  # the average that the selection split liked best
   best_accuracy: jax.Array
   best_step: jax.Array
 
@@ -36,11 +36,11 @@ class DistillState:
 def enter(
   stage: schedule.Stage,
   problem: problems.Problem,
-  params: PyTree,
+  params: trees.PyTree,
   key: jax.Array,
   num_students: int,
   mesh: jax.sharding.Mesh,
-) -> tuple[PyTree, PyTree]:
+) -> tuple[trees.PyTree, trees.PyTree]:
   """Returns a stage's first optimiser state and students, on the mesh."""
   lie = layout(mesh)
   begin = jax.jit(
@@ -99,10 +99,9 @@ def outer_steps(
     (grads, values), students = all_students(
       problem, state.params, state.students, real, keys
     )
-    updates, optimizer = stage.optimizer.update(
-      grads, state.optimizer, state.params
+    params, optimizer = fitting.update(
+      stage.optimizer, grads, state.optimizer, state.params
     )
-    params = optax.apply_updates(state.params, updates)
     # Early on, the average follows closely: it must not remember the start.
     decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
     average = jax.tree.map(
@@ -190,7 +189,7 @@ def dispatch_size(
 
 
 def first_state(
-  params: PyTree,
+  params: trees.PyTree,
   stage: schedule.Stage,
   problem: problems.Problem,
   root_key: jax.Array,
@@ -223,7 +222,7 @@ def first_state(
 def shapes(
   stage: schedule.Stage,
   problem: problems.Problem,
-  params: PyTree,
+  params: trees.PyTree,
   num_students: int,
   mesh: jax.sharding.Mesh,
 ) -> DistillState:

@@ -9,7 +9,7 @@ from etils import epath
 from gmdistill import errors
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.runs.config import settings
-from gmdistill.system import folders
+from gmdistill.system import folders, json_files
 
 
 def digest(config: recipes.Recipe) -> str:
@@ -64,13 +64,7 @@ def require_sources(folder: epath.Path, sources: dict[str, Any]) -> None:
 
 def _earlier(path: epath.Path) -> dict[str, Any]:
   """Returns what a run wrote before it was stopped."""
-  try:
-    found = json.loads(path.read_text())
-  except ValueError:
-    found = None
-  if not isinstance(found, dict):
-    raise errors.InputError(f"{path} is damaged; give a new --workdir.")
-  return found
+  return json_files.read(path, "give a new --workdir.")
 
 
 def claim(folder: epath.Path, config: recipes.Recipe, command: str) -> None:

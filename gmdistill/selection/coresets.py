@@ -108,10 +108,7 @@ def choose(
   Raises:
     InputError: an unknown method, or too few rows.
   """
-  if method not in ("random", "herding", "k_centers"):
-    raise errors.InputError(
-      f"initialise={method} is none of random, herding, k_centers."
-    )
+  errors.choice("initialise", method, CORESETS)
   rows = np.arange(len(examples.labels))
   long = rows[examples.mask.sum(axis=1) >= shortest]
   counts = np.bincount(examples.labels[long], minlength=1)
@@ -122,9 +119,9 @@ def choose(
   rows = _pool(examples.labels, rows, max(pool, per_class), seed)
   few = batches.take(examples, rows)
   params = problem.init(jax.random.key(seed))
-  found = student_features.features(problem, params, few)
+  features = student_features.features(problem, params, few)
   select = herding if method == "herding" else k_centers
-  return rows[select(found, few.labels, per_class)]
+  return rows[select(features, few.labels, per_class)]
 
 
 def _pool(labels, rows, per_class, *seed):
@@ -171,7 +168,7 @@ def representatives_sampler(
   few = batches.take(
     examples, _pool(examples.labels, every, max(pool, rows_per_class), seed)
   )
-  found = student_features.features(
+  features = student_features.features(
     problem, problem.init(jax.random.key(seed)), few
   )
   counts = np.bincount(few.labels, minlength=num_classes)
@@ -187,7 +184,7 @@ def representatives_sampler(
     draw = [seed, time, place]
     rows = _pool(few.labels, np.arange(len(few.labels)), half, *draw)
     start = int(np.random.default_rng([*draw, 9]).integers(2**31))
-    nearest = k_centers(found[rows], few.labels[rows], rows_per_class, start)
+    nearest = k_centers(features[rows], few.labels[rows], rows_per_class, start)
     return batches.as_batch(batches.take(few, rows[nearest]), num_classes)
 
   return lambda step: chosen(step // each // refresh, step % each)

@@ -3,13 +3,14 @@
 import jax
 import numpy as np
 
+from gmdistill import trees
 from gmdistill.data import batches
 from gmdistill.students import problems
 
 
 def features(
   problem: problems.Problem,
-  params: problems.Params,
+  params: trees.Params,
   examples: batches.Examples,
   rows: int = 128,
 ) -> np.ndarray:
@@ -20,7 +21,7 @@ def features(
     labels = np.zeros((len(ids), 1), np.float32)
     return problem.apply(params, batches.Batch(ids, mask, labels)).features
 
-  found = []
+  parts = []
   for start in range(0, len(examples.labels), rows):
     ids = examples.token_ids[start : start + rows]
     mask = examples.mask[start : start + rows]
@@ -29,5 +30,5 @@ def features(
     ids = np.pad(ids, ((0, missing), (0, 0)))
     mask = np.pad(mask, ((0, missing), (0, 0)))
     chunk_features = np.asarray(chunk(problem, params, ids, mask))
-    found.append(chunk_features[: rows - missing])
-  return np.concatenate(found)
+    parts.append(chunk_features[: rows - missing])
+  return np.concatenate(parts)

@@ -15,7 +15,7 @@ from gmdistill import errors
 from gmdistill.data import batches
 from gmdistill.sets import synthetic
 from gmdistill.students import problems, roles
-from gmdistill.system import logs, paths
+from gmdistill.system import json_files, logs, paths
 
 FORMAT = "gmdistill-set-1"
 
@@ -109,9 +109,10 @@ def load(
       raise errors.InputError(
         f"{folder} has no {name}; give the set/ folder of a finished run."
       )
+  mend = "distil the set again, or restore it from a copy."
+  card = json_files.read(folder / "card.json", mend)
   try:
     tensors = _dequantised(paths.read_tensors(folder / "set.safetensors"))
-    card = json.loads((folder / "card.json").read_text())
     brought = {
       path: jnp.asarray(tensors[name])
       for name, path in _OF_EXAMPLES.items()

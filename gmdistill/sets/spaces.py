@@ -5,10 +5,8 @@ Every student of a run, and every reader of its synthetic set, shares it; its id
 is a hash of table and tokenizer.
 """
 
-import contextlib
 import functools
 import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -30,7 +28,7 @@ from gmdistill.students import (
   hugging_face,
   problems,
 )
-from gmdistill.system import paths
+from gmdistill.system import cache, paths
 
 
 def id_of(embeddings: Any, tokenizer_fingerprint: str) -> str:
@@ -123,10 +121,7 @@ def _from_scratch(
 ) -> tuple[problems.Problem, batches.Corpus, str]:
   kind = student.get("kind", "transformer")
   source, space = student.get("pretrained", ""), student.get("space", "")
-  if kind not in families.KINDS:
-    raise errors.InputError(
-      f"student.kind={kind} is none of {', '.join(families.KINDS)}."
-    )
+  errors.choice("student.kind", kind, families.KINDS)
   # One config serves every kind: each takes the fields that it has.
   names = families.KINDS[kind].__dataclass_fields__
   fields = {name: value for name, value in student.items() if name in names}
@@ -184,23 +179,15 @@ def _check_transformer(fields: Mapping[str, Any]) -> None:
       "student.num_layers=0 means all layers of a pretrained encoder; without "
       "one, use 1 or more."
     )
-  if fields.get("pooling", "first") not in encoders.POOLINGS:
-    raise errors.InputError(
-      f"student.pooling={fields['pooling']} is none of first, mean."
-    )
+  pooling = fields.get("pooling", "first")
+  errors.choice("student.pooling", pooling, encoders.POOLINGS)
   _check_choices(fields)
 
 
 def _check_choices(fields: Mapping[str, Any]) -> None:
-  if fields.get("remat", "none") not in blocks.REMATS:
-    raise errors.InputError(
-      f"student.remat={fields['remat']} is none of {', '.join(blocks.REMATS)}."
-    )
-  if fields.get("compute", "float32") not in encoders.PRECISIONS:
-    raise errors.InputError(
-      f"student.compute={fields['compute']} is none of "
-      f"{', '.join(encoders.PRECISIONS)}."
-    )
+  remat, compute = fields.get("remat", "none"), fields.get("compute", "float32")
+  errors.choice("student.remat", remat, blocks.REMATS)
+  errors.choice("student.compute", compute, encoders.PRECISIONS)
 
 
 def learn_table(
@@ -314,15 +301,13 @@ def _cached_table(
       f"the table is learned; use at most {shape[0]}, or a larger "
       "data.vocab_size."
     )
-  identity = json.dumps([corpus.fingerprint, module.width, table, 3])
-  digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
-  folder = paths.path(paths.cache_folder() / "spaces" / digest)
-  with contextlib.suppress(errors.InputError):
-    return read_table(folder)
-  (folder / "embeddings.safetensors").unlink(missing_ok=True)  # damaged
+  entry = cache.entry("spaces", [corpus.fingerprint, module.width, table, 3])
+  arrays = cache.read_arrays(entry) or {}
+  if "embeddings" in arrays and arrays["embeddings"].shape == shape:
+    return jnp.asarray(arrays["embeddings"])
   learned = learn_table(corpus.train, shape=shape, **table)
-  write(folder, learned, corpus.tokenizer)
-  return read_table(folder)
+  cache.write_arrays(entry, {"embeddings": learned})
+  return jnp.asarray(learned)
 
 
 def _check_length(options: loading.Options, positions: int) -> None:

@@ -5,17 +5,16 @@ A `Parameterization` is a pair of pure functions; `wrappers` add to it.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gmdistill import trees
 from gmdistill.data import batches
 from gmdistill.training import replays
-
-PyTree = Any
 
 
 @flax.struct.dataclass
@@ -62,9 +61,9 @@ class Parameterization(NamedTuple):
   already. One without it starts from real rows alone.
   """
 
-  init: Callable[[batches.Batch], PyTree]
-  decode: Callable[[PyTree], SyntheticSet]
-  encode: Callable[[SyntheticSet], PyTree] | None = None
+  init: Callable[[batches.Batch], trees.PyTree]
+  decode: Callable[[trees.PyTree], SyntheticSet]
+  encode: Callable[[SyntheticSet], trees.PyTree] | None = None
 
 
 def direct() -> Parameterization:
@@ -74,10 +73,10 @@ def direct() -> Parameterization:
   is used, whatever the mask of the real row it started from.
   """
 
-  def init(batch: batches.Batch) -> PyTree:
+  def init(batch: batches.Batch) -> trees.PyTree:
     return {"embeddings": batch.inputs, "labels": batch.labels}
 
-  def decode(params: PyTree) -> SyntheticSet:
+  def decode(params: trees.PyTree) -> SyntheticSet:
     inputs = params["embeddings"]
     mask = jnp.ones(inputs.shape[:2], bool)
     # The labels are parameters only so that they travel with the set.
@@ -100,7 +99,7 @@ def factorized(rank: int) -> Parameterization:
     ValueError: `init` is given fewer than R positions or dimensions.
   """
 
-  def init(batch: batches.Batch) -> PyTree:
+  def init(batch: batches.Batch) -> trees.PyTree:
     m, length, width = batch.inputs.shape
     if not 0 < rank <= min(m * length, width):
       raise ValueError(
@@ -118,7 +117,7 @@ def factorized(rank: int) -> Parameterization:
       "labels": batch.labels,
     }
 
-  def decode(params: PyTree) -> SyntheticSet:
+  def decode(params: trees.PyTree) -> SyntheticSet:
     inputs = params["codes"] @ params["basis"]
     mask = jnp.ones(inputs.shape[:2], bool)
     labels = jax.lax.stop_gradient(params["labels"])
@@ -129,7 +128,7 @@ def factorized(rank: int) -> Parameterization:
   return Parameterization(init, decode, lambda syn: init(syn.batch))
 
 
-def encoded(base: Parameterization, syn: SyntheticSet) -> PyTree:
+def encoded(base: Parameterization, syn: SyntheticSet) -> trees.PyTree:
   """Returns the parameters of a set that is there already.
 
   Raises:

@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gmdistill import errors, trees
 from gmdistill.data import batches
 from gmdistill.sets import synthetic
 from gmdistill.training import replays
 
-PyTree = Any
+LABELS = ("hard", "softmax", "unrestricted")
 
 
 def with_soft_labels(
@@ -34,19 +35,17 @@ def with_soft_labels(
   Raises:
     ValueError: another kind.
   """
-  if kind == "hard":
+  if errors.choice("labels", kind, LABELS) == "hard":
     return base
-  if kind not in ("softmax", "unrestricted"):
-    raise ValueError(f"labels={kind!r} is none of hard, softmax, unrestricted.")
 
-  def init(batch: batches.Batch) -> PyTree:
+  def init(batch: batches.Batch) -> trees.PyTree:
     start = batch.class_labels
     if kind == "softmax":
       num_classes = start.shape[-1]
       start = jnp.log(0.9 * start + 0.1 / num_classes)
     return {"base": base.init(batch), "labels": start}
 
-  def decode(params: PyTree) -> synthetic.SyntheticSet:
+  def decode(params: trees.PyTree) -> synthetic.SyntheticSet:
     decoded = base.decode(params["base"])
     labels = params["labels"]
     if kind == "softmax":
@@ -54,7 +53,7 @@ def with_soft_labels(
     batch = dataclasses.replace(decoded.batch, labels=labels)
     return dataclasses.replace(decoded, batch=batch)
 
-  def encode(syn: synthetic.SyntheticSet) -> PyTree:
+  def encode(syn: synthetic.SyntheticSet) -> trees.PyTree:
     labels = syn.batch.class_labels
     if kind == "softmax":
       labels = jnp.log(jnp.maximum(labels, 1e-9))
@@ -79,14 +78,14 @@ def with_smoothed_labels(
   if not smoothing:
     return base
 
-  def decode(params: PyTree) -> synthetic.SyntheticSet:
+  def decode(params: trees.PyTree) -> synthetic.SyntheticSet:
     decoded = base.decode(params)
     labels = decoded.batch.class_labels
     labels = (1 - smoothing) * labels + smoothing / labels.shape[-1]
     batch = dataclasses.replace(decoded.batch, labels=labels)
     return dataclasses.replace(decoded, batch=batch)
 
-  def encode(syn: synthetic.SyntheticSet) -> PyTree:
+  def encode(syn: synthetic.SyntheticSet) -> trees.PyTree:
     smooth = syn.batch.class_labels
     labels = (smooth - smoothing / smooth.shape[-1]) / (1 - smoothing)
     batch = dataclasses.replace(syn.batch, labels=labels)
@@ -136,10 +135,10 @@ def with_learning_rates(
       raw["tensor_shares"] = jnp.tile(logs_K, (num_steps, 1))
     return raw
 
-  def init(batch: batches.Batch) -> PyTree:
+  def init(batch: batches.Batch) -> trees.PyTree:
     return {"base": base.init(batch), **first_steps()}
 
-  def decode(params: PyTree) -> synthetic.SyntheticSet:
+  def decode(params: trees.PyTree) -> synthetic.SyntheticSet:
     decoded = base.decode(params["base"])
     own: dict[str, Any] = {
       "learning_rates": jax.nn.softplus(params["step_sizes"])
@@ -157,7 +156,7 @@ def with_learning_rates(
       own["order"] = jnp.asarray(order, jnp.int32)
     return dataclasses.replace(decoded, **own)
 
-  def encode(syn: synthetic.SyntheticSet) -> PyTree:
+  def encode(syn: synthetic.SyntheticSet) -> trees.PyTree:
     # Steps that a set does not bring, or has another number of, start afresh.
     raw = {"base": synthetic.encoded(base, syn), **first_steps()}
     brought = {
@@ -206,17 +205,17 @@ def with_attention_labels(
       fresh student's own attention, whose divergence and gradient are zero.
   """
 
-  def init(batch: batches.Batch) -> PyTree:
+  def init(batch: batches.Batch) -> trees.PyTree:
     logits = jnp.log(jnp.maximum(attention(batch), 1e-9))
     return {"base": base.init(batch), "attention": logits}
 
-  def decode(params: PyTree) -> synthetic.SyntheticSet:
+  def decode(params: trees.PyTree) -> synthetic.SyntheticSet:
     decoded = base.decode(params["base"])
     labels = jax.nn.softmax(params["attention"], axis=-1)
     batch = dataclasses.replace(decoded.batch, attention=labels)
     return dataclasses.replace(decoded, batch=batch)
 
-  def encode(syn: synthetic.SyntheticSet) -> PyTree:
+  def encode(syn: synthetic.SyntheticSet) -> trees.PyTree:
     found = syn.batch.attention
     if found is None:
       found = attention(syn.batch)
@@ -237,14 +236,14 @@ def with_rationales(
   stays as it is there.
   """
 
-  def told(tokens: batches.Tokens) -> PyTree:
+  def told(tokens: batches.Tokens) -> trees.PyTree:
     return {"rationale": tokens.targets, "rationale_weights": tokens.weights}
 
-  def init(batch: batches.Batch) -> PyTree:
+  def init(batch: batches.Batch) -> trees.PyTree:
     assert batch.tokens is not None
     return {"base": base.init(batch), **told(batch.tokens)}
 
-  def decode(params: PyTree) -> synthetic.SyntheticSet:
+  def decode(params: trees.PyTree) -> synthetic.SyntheticSet:
     decoded = base.decode(params["base"])
     tokens = batches.Tokens(
       params["rationale"],
@@ -254,7 +253,7 @@ def with_rationales(
     batch = dataclasses.replace(decoded.batch, tokens=tokens)
     return dataclasses.replace(decoded, batch=batch)
 
-  def encode(syn: synthetic.SyntheticSet) -> PyTree:
+  def encode(syn: synthetic.SyntheticSet) -> trees.PyTree:
     if syn.batch.tokens is None:
       raise ValueError("the set has no rationales to start from.")
     return {"base": synthetic.encoded(base, syn), **told(syn.batch.tokens)}

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gmdistill import errors
+
 
 @jax.custom_jvp
 def gelu(x: jax.Array) -> jax.Array:
@@ -123,8 +125,7 @@ def rematerialised(layer: Any, kind: str) -> Any:
   Raises:
     ValueError: another kind.
   """
-  if kind not in REMATS:
-    raise ValueError(f"remat={kind!r} is none of {', '.join(REMATS)}.")
+  errors.choice("remat", kind, REMATS)
   if kind == "none":
     return layer
   policy = None

@@ -8,7 +8,7 @@ from etils import epath
 
 from gmdistill import errors
 from gmdistill.students import blocks, decoders
-from gmdistill.system import paths
+from gmdistill.system import json_files, paths
 
 NAME = "config.json"
 
@@ -29,16 +29,13 @@ class Fields(dict[str, Any]):
       InputError: it is absent, damaged, or of another family.
     """
     path = folder / NAME
-    try:
-      content = json.loads(path.read_text())
-      family = content["model_type"]
-    except (
-      OSError, ValueError, KeyError, TypeError, RecursionError
-    ) as error:  # fmt: skip
+    mend = "save the model again with save_pretrained."
+    content = json_files.read(path, mend)
+    if "model_type" not in content:
       raise errors.InputError(
-        f"{path} is not a Hugging Face model config; save the model again with "
-        "save_pretrained."
-      ) from error
+        f"{path} is not a Hugging Face model config; {mend}"
+      )
+    family = content["model_type"]
     if family not in families:
       raise errors.InputError(
         f"{folder} holds a model of type {family}; known decoders are "

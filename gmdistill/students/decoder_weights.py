@@ -12,10 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from gmdistill import errors
+from gmdistill import errors, trees
 from gmdistill.students import decoder_configs, decoders, shards
-
-Params = dict[str, Any]
 
 
 class Names(NamedTuple):
@@ -112,7 +110,7 @@ class Decoder(NamedTuple):
 
   family: str
   module: decoders.Decoder
-  params: Params
+  params: trees.Params
   embeddings: jax.Array  # [V, D]
 
 
@@ -138,7 +136,7 @@ def load(folder: epath.Path, dtype: str = "float32", **options: Any) -> Decoder:
   return Decoder(fields["model_type"], module, params, jnp.asarray(embeddings))
 
 
-def shapes(module: decoders.Decoder) -> Params:
+def shapes(module: decoders.Decoder) -> trees.Params:
   """Returns the shapes of a decoder's parameters, as a tree like them."""
   variables: Any = jax.eval_shape(
     module.init,
@@ -204,7 +202,7 @@ class _Reader:
 
 
 def tensors_of(
-  family: str, params: Params, embeddings: jax.Array
+  family: str, params: trees.Params, embeddings: jax.Array
 ) -> dict[str, np.ndarray]:
   """Returns a decoder's tensors by the family's names; the inverse of `load`.
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gmdistill import errors
 from gmdistill.students import blocks, encoders
 
 NORMS = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
@@ -230,10 +231,7 @@ class Decoder(nn.Module):
 
   def setup(self) -> None:
     """Names the parts as the parameter tree shows them."""
-    if self.compute not in encoders.PRECISIONS:
-      raise ValueError(
-        f"compute={self.compute!r} is none of {', '.join(encoders.PRECISIONS)}."
-      )
+    errors.choice("compute", self.compute, encoders.PRECISIONS)
     # float32 asks for nothing: a student in double precision stays so.
     dtype = None if self.compute == "float32" else jnp.dtype(self.compute)
     normal = nn.initializers.normal(0.02)

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gmdistill import fields
+from gmdistill import errors, fields
 from gmdistill.students import blocks, outputs
 
 POOLINGS = ("first", "mean")
@@ -55,12 +55,8 @@ class Transformer(nn.Module):
 
   def setup(self) -> None:
     """Names the parts as the parameter tree shows them."""
-    if self.pooling not in POOLINGS:
-      raise ValueError(f"pooling={self.pooling!r} is none of first, mean.")
-    if self.compute not in PRECISIONS:
-      raise ValueError(
-        f"compute={self.compute!r} is none of {', '.join(PRECISIONS)}."
-      )
+    errors.choice("pooling", self.pooling, POOLINGS)
+    errors.choice("compute", self.compute, PRECISIONS)
     # float32 asks for nothing: a student in double precision stays so.
     dtype = None if self.compute == "float32" else jnp.dtype(self.compute)
     normal = nn.initializers.normal(0.02)

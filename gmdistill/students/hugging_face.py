@@ -18,7 +18,7 @@ from etils import epath
 from gmdistill import errors
 from gmdistill.data import tokenizing
 from gmdistill.students import bert_weights, blocks, encoders, weight_files
-from gmdistill.system import paths
+from gmdistill.system import json_files, paths
 
 FILES = ("config.json", weight_files.WHOLE, "tokenizer.json")
 
@@ -85,10 +85,7 @@ def load(
   Raises:
     InputError: the directory is incomplete, damaged or of another family.
   """
-  if pooling not in encoders.POOLINGS:
-    raise errors.InputError(
-      f"student.pooling={pooling} is none of {', '.join(encoders.POOLINGS)}."
-    )
+  errors.choice("student.pooling", pooling, encoders.POOLINGS)
   folder = find(source)
   config = read_config(folder)
   total = config["num_hidden_layers"]
@@ -273,9 +270,11 @@ def _fetch(source: str) -> epath.Path:
 def tells_pairs(folder: epath.Path) -> bool:
   """Whether a directory's model was given token types, as BERT's own are."""
   try:
-    said = json.loads((folder / TOKENIZER_CONFIG).read_text())
-    return "token_type_ids" in said.get("model_input_names", ["token_type_ids"])
-  except (OSError, ValueError, AttributeError, TypeError, RecursionError):
+    config = json_files.parse((folder / TOKENIZER_CONFIG).read_bytes())
+    return "token_type_ids" in config.get(
+      "model_input_names", ["token_type_ids"]
+    )
+  except (OSError, ValueError, TypeError):
     return True
 
 
@@ -285,14 +284,13 @@ def read_config(folder: epath.Path) -> dict[str, Any]:
   Raises:
     InputError: it is damaged, or of another family.
   """
-  try:
-    config = json.loads((folder / "config.json").read_text())
-    family = config["model_type"]
-  except (ValueError, KeyError, TypeError, RecursionError) as error:
+  mend = "save the model again with save_pretrained."
+  config = json_files.read(folder / "config.json", mend)
+  if "model_type" not in config:
     raise errors.InputError(
-      f"{folder / 'config.json'} is not a Hugging Face model config; "
-      "save the model again with save_pretrained."
-    ) from error
+      f"{folder / 'config.json'} is not a Hugging Face model config; {mend}"
+    )
+  family = config["model_type"]
   if family != "bert":
     raise errors.InputError(
       f"{folder} holds a model of type {family}; student.pretrained takes the "

@@ -12,7 +12,7 @@ from etils import epath
 
 from gmdistill import errors
 from gmdistill.students import adapters, decoder_weights, decoders
-from gmdistill.system import paths
+from gmdistill.system import json_files, paths
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -153,12 +153,12 @@ def load(
 
 def _read_config(place):
   try:
-    config = json.loads((place / CONFIG).read_text())
+    config = json_files.parse((place / CONFIG).read_bytes())
     kind = config["peft_type"]
     for name in ("r", "lora_alpha"):
       if kind == "LORA" and not config[name] > 0:
         raise ValueError(f"{name}={config[name]}")
-  except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+  except (OSError, ValueError, KeyError, TypeError) as error:
     raise errors.InputError(
       f"{place} has no {CONFIG} of a PEFT adapter that can be read "
       f"({type(error).__name__}: {str(error)[:80]}); give an adapter's "

@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gmdistill import trees
 from gmdistill.data import batches
 from gmdistill.students import outputs as student_outputs
 from gmdistill.students import roles, tasks
-
-Params = Any  # a pytree of arrays
 
 
 @flax.struct.dataclass
@@ -25,7 +24,7 @@ class Problem:
   """
 
   embeddings: jax.Array  # [V, D], frozen, shared by every student of a run
-  initial: Params | None  # pretrained parameters, all but the head
+  initial: trees.Params | None  # pretrained parameters, all but the head
   student: nn.Module = flax.struct.field(pytree_node=False)
   # What is lost beside the labels; None: nothing.
   criterion: tasks.Criterion | None = flax.struct.field(
@@ -44,7 +43,7 @@ class Problem:
     return digest.hexdigest()
 
   @jax.jit  # one program wherever it is called, of nothing but what is drawn
-  def init(self, key: jax.Array) -> Params:
+  def init(self, key: jax.Array) -> trees.Params:
     """Returns the parameters of a new student.
 
     Pretrained parameters where there are any, and a head drawn afresh from
@@ -59,7 +58,7 @@ class Problem:
     return {**self.initial, **fresh}
 
   def apply(
-    self, params: Params, batch: batches.Batch
+    self, params: trees.Params, batch: batches.Batch
   ) -> student_outputs.Outputs:
     """Returns logits [B, C] and features [B, F] of ids or of embeddings."""
     variables = {"params": params}
@@ -72,7 +71,7 @@ class Problem:
       return self.embeddings[batch.inputs]
     return batch.inputs
 
-  def loss(self, params: Params, batch: batches.Batch) -> jax.Array:
+  def loss(self, params: trees.Params, batch: batches.Batch) -> jax.Array:
     """Returns the soft cross-entropy, the mean over the batch (nats).
 
     -1/B sum_b sum_c y_bc log softmax(logits)_bc. The labels need not be a
@@ -85,7 +84,7 @@ class Problem:
     return self.loss_and_logits(params, batch)[0]
 
   def loss_and_logits(
-    self, params: Params, batch: batches.Batch, *, centred: bool = False
+    self, params: trees.Params, batch: batches.Batch, *, centred: bool = False
   ) -> tuple[jax.Array, jax.Array]:
     """Returns the loss of `batch` and its logits [B, C], in one pass.
 
@@ -111,8 +110,8 @@ class Problem:
     return value + shift, whole.logits
 
   def with_criterion_params(
-    self, params: Params, batch: batches.Batch, key: jax.Array
-  ) -> Params:
+    self, params: trees.Params, batch: batches.Batch, key: jax.Array
+  ) -> trees.Params:
     """Returns the parameters, and those that a criterion learns."""
     if self.criterion is None:
       return params

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-Params = Any  # a pytree of arrays
+from gmdistill import errors, trees
 
 FRESH = ("head", "rationale_head")  # drawn anew for every student
 
@@ -15,7 +15,7 @@ def is_stacked(path: Any) -> bool:
   return bool(path[0].key == "layers")
 
 
-def movable(params: Params) -> np.ndarray:
+def movable(params: trees.Params) -> np.ndarray:
   """Returns the sizes [K] of the tensors that normalised steps move, in order.
 
   Every tensor of every layer but the head's, whose steps are its own; the
@@ -32,7 +32,7 @@ def movable(params: Params) -> np.ndarray:
   return np.array(sizes)
 
 
-def even_shares(params: Params) -> np.ndarray:
+def even_shares(params: trees.Params) -> np.ndarray:
   """Returns shares [K] of norm 1 that move every weight alike, in the mean."""
   sizes_K = movable(params)
   return np.sqrt(sizes_K / sizes_K.sum()).astype(np.float32)
@@ -60,7 +60,7 @@ class Tensor(NamedTuple):
   stacked: bool  # whether the leading axis counts layers
 
 
-def select(grads: Params, matched: str) -> list[Tensor]:
+def select(grads: trees.Params, matched: str) -> list[Tensor]:
   """Returns the matched tensors of a gradient, chosen by name.
 
   Args:
@@ -94,7 +94,7 @@ def select(grads: Params, matched: str) -> list[Tensor]:
   return chosen
 
 
-def keep(grads: Params, matched: str) -> Params:
+def keep(grads: trees.Params, matched: str) -> trees.Params:
   """Returns the matched tensors alone, as a tree like the gradient's.
 
   `between` and `select` read the result as they read a whole gradient, for the
@@ -127,4 +127,4 @@ def check_matched(matched: str) -> None:
   if matched not in ("head", "all") and not (
     matched.startswith("last_") and last.isdigit() and int(last) > 0
   ):
-    raise ValueError(f"matched={matched!r} is none of head, last_K, all.")
+    errors.not_one_of(f"matched={matched}", matched, ("head", "last_K", "all"))

@@ -23,8 +23,11 @@ class BiLSTM(nn.Module):
     def step(cell, carry, inputs):
       x_BxD, mask_B = inputs
       new, out_BxF = cell(carry, x_BxD)
+
       # A masked position leaves the memory as it is, wherever it stands.
-      keep = lambda a, b: jnp.where(mask_B[:, None], a, b)  # noqa: E731
+      def keep(a, b):
+        return jnp.where(mask_B[:, None], a, b)
+
       return jax.tree.map(keep, new, carry), out_BxF
 
     def run(name: str, reverse: bool) -> jax.Array:

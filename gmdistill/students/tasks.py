@@ -1,14 +1,13 @@
 """What is asked of a student beside its labels."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
+from gmdistill import trees
 from gmdistill.data import batches
 from gmdistill.students import outputs
-
-Params = dict[str, Any]
 
 
 class Criterion(NamedTuple):
@@ -19,5 +18,7 @@ class Criterion(NamedTuple):
   the student loses without it.
   """
 
-  init: Callable[[jax.Array, outputs.Outputs, batches.Batch], Params]
-  loss: Callable[[jax.Array, Params, outputs.Outputs, batches.Batch], jax.Array]
+  init: Callable[[jax.Array, outputs.Outputs, batches.Batch], trees.Params]
+  loss: Callable[
+    [jax.Array, trees.Params, outputs.Outputs, batches.Batch], jax.Array
+  ]

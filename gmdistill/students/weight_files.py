@@ -1,6 +1,5 @@
 """The files of a Hugging Face directory that hold a model's tensors."""
 
-import json
 from collections.abc import Mapping
 
 import jax.numpy as jnp
@@ -9,7 +8,7 @@ import safetensors
 from etils import epath
 
 from gmdistill import errors
-from gmdistill.system import paths
+from gmdistill.system import json_files, paths
 
 WHOLE = "model.safetensors"
 
@@ -41,10 +40,11 @@ def names(folder: epath.Path) -> tuple[str, ...]:
 def _of_index(folder: epath.Path) -> tuple[str, ...]:
   path = folder / INDEX
   try:
-    files = sorted(set(json.loads(path.read_text())["weight_map"].values()))
+    index = json_files.parse(path.read_bytes())
+    files = sorted(set(index["weight_map"].values()))
     inside = all("/" not in name for name in files)
     whole = files and inside and all((folder / x).is_file() for x in files)
-  except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+  except (ValueError, KeyError, TypeError, AttributeError):
     files, whole = [], False
   if not whole:
     missing = [str(x) for x in files if not (folder / str(x)).is_file()]

@@ -7,17 +7,14 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from gmdistill import errors
+from gmdistill import errors, trees
 from gmdistill.system import paths
-
-PyTree = Any
 
 
 class Checkpoints:
@@ -46,7 +43,7 @@ class Checkpoints:
       (x.step for x in self._checkpointer.checkpoints), reverse=True
     )
 
-  def save(self, step: int, state: PyTree) -> None:
+  def save(self, step: int, state: trees.PyTree) -> None:
     """Saves `state` and returns when it is on the disk.
 
     A checkpoint of that step which this process has not seen is replaced: it
@@ -62,7 +59,7 @@ class Checkpoints:
       self._checkpointer.save(step, state, force=True, overwrite=there)
     self._sound = step
 
-  def load(self, step: int, like: PyTree) -> PyTree:
+  def load(self, step: int, like: trees.PyTree) -> trees.PyTree:
     """Returns the state of `step`, laid out as the arrays of `like` are.
 
     The devices need not be those that it was saved from, nor as many.
@@ -95,7 +92,7 @@ def _always():
   return policies.FixedIntervalPolicy(1)
 
 
-def save_tree(folder: epath.Path, tree: PyTree) -> None:
+def save_tree(folder: epath.Path, tree: trees.PyTree) -> None:
   """Saves a tree of arrays as one folder, whole or not at all.
 
   Raises:
@@ -115,7 +112,7 @@ def is_whole(folder: epath.Path) -> bool:
   return paths.is_local(folder) or (folder / "commit_success.txt").is_file()
 
 
-def load_tree(folder: epath.Path, like: PyTree) -> PyTree:
+def load_tree(folder: epath.Path, like: trees.PyTree) -> trees.PyTree:
   """Returns what `save_tree` saved, as host arrays.
 
   Args:
@@ -173,11 +170,11 @@ def _one_line(folder: epath.Path, what: str) -> Iterator[None]:
   except (OSError, ValueError) as error:
     # tensorstore reports the operating system's error inside a ValueError.
     reasons = ("space left", "quota", "File too large", "Read-only", "denied")
-    found = [reason for reason in reasons if reason in str(error)]
-    if not found:
+    known = [reason for reason in reasons if reason in str(error)]
+    if not known:
       raise
     raise errors.InputError(
-      f"{what} could not be saved in {folder} (... {found[0]} ...); free "
+      f"{what} could not be saved in {folder} (... {known[0]} ...); free "
       "some room or make it writable, then start the same command again: it "
       "goes on from the checkpoint before."
     ) from error

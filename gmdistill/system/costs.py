@@ -14,8 +14,6 @@ from jax.interpreters import partial_eval
 from gmdistill import errors
 from gmdistill.system import devices, units
 
-PyTree = Any
-
 _COLLECTIVES = (
   "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 )
@@ -156,43 +154,45 @@ def crossing(text: str) -> int:
   Args:
     text: The program's HLO; a loop counts as often as it says that it runs.
   """
-  own: collections.Counter[str] = collections.Counter()
+  sent: collections.Counter[str] = collections.Counter()
   calls: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)
   entry = place = ""
   for line in text.splitlines():
     if begun := re.match(r"(ENTRY )?%?(\S+) \(.*\{$", line):
       place = begun[2]
       entry = place if begun[1] else entry
-    own[place] += _exchanged(line)
+    sent[place] += _exchanged(line)
     times = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
     for names in re.findall(
       r"(?:to_apply|calls|body|\w+_computations?)=(\{.*?\}|%[^\s,]+)", line
     ):
-      found = re.findall(r"%([^\s,}]+)", names)
-      calls[place] += [(name, int(times[1]) if times else 1) for name in found]
+      callees = re.findall(r"%([^\s,}]+)", names)
+      calls[place] += [
+        (name, int(times[1]) if times else 1) for name in callees
+      ]
 
   @functools.cache
   def total(name: str) -> int:
     inner = sum(times * total(callee) for callee, times in calls[name])
-    return own[name] + inner
+    return sent[name] + inner
 
   return total(entry)
 
 
 def _exchanged(line):
   """Returns the bytes that one instruction sends between devices."""
-  found = re.match(
+  sends = re.match(
     rf"\s*(?:ROOT )?\S+ = (.*?) (?:{_COLLECTIVES})(?:-start)?\(", line
   )
   # A group of one device exchanges nothing.
   alone = re.search(
     r"replica_groups=(\[\d+,1\]|\{\{\d+\}(,\{\d+\})*\}|\{\})", line
   )
-  if not found or alone:
+  if not sends or alone:
     return 0
   return sum(
     _WIDTHS.get(kind, 4) * int(np.prod([int(n) for n in dims.split(",") if n]))
-    for kind, dims in re.findall(r"(\w+)\[([\d,]*)\]", found[1])
+    for kind, dims in re.findall(r"(\w+)\[([\d,]*)\]", sends[1])
   )
 
 

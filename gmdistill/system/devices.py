@@ -16,9 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from gmdistill import errors, fields
-
-PyTree = Any
+from gmdistill import errors, fields, trees
 
 STUDENTS, DATA = "students", "data"
 
@@ -93,7 +91,7 @@ def sharding(mesh: Mesh, spec: P) -> NamedSharding:
   return NamedSharding(mesh, spec)
 
 
-def put(mesh: Mesh, tree: PyTree, spec: P = EVERYWHERE) -> PyTree:
+def put(mesh: Mesh, tree: trees.PyTree, spec: P = EVERYWHERE) -> trees.PyTree:
   """Lays out arrays that every process holds whole, and equal."""
 
   def one(x):
@@ -115,15 +113,19 @@ def own_students(mesh: Mesh, num_students: int) -> list[int]:
   pieces = sharding(mesh, BY_STUDENT).addressable_devices_indices_map(
     (num_students,)
   )
-  found: set[int] = set()
+  students: set[int] = set()
   for piece in pieces.values():
-    found.update(range(num_students)[piece[0]] if piece else ())
-  return sorted(found)
+    students.update(range(num_students)[piece[0]] if piece else ())
+  return sorted(students)
 
 
 def put_own(
-  mesh: Mesh, tree: PyTree, students: Sequence[int], num_students: int, spec: P
-) -> PyTree:
+  mesh: Mesh,
+  tree: trees.PyTree,
+  students: Sequence[int],
+  num_students: int,
+  spec: P,
+) -> trees.PyTree:
   """Lays out what this process has read for its own students.
 
   Args:
@@ -178,7 +180,7 @@ def over_students(
   )
 
 
-def mean_over_groups(tree: PyTree) -> PyTree:
+def mean_over_groups(tree: trees.PyTree) -> trees.PyTree:
   """Returns the mean over the mesh's groups, inside `over_students`."""
   return jax.lax.pmean(tree, STUDENTS)
 

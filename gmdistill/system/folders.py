@@ -115,7 +115,7 @@ def _version(package: str) -> str | None:
 
 def _git_commit() -> str | None:
   try:
-    found = subprocess.run(
+    done = subprocess.run(
       ["git", "rev-parse", "HEAD"],
       cwd=pathlib.Path(__file__).parent,
       capture_output=True,
@@ -124,18 +124,18 @@ def _git_commit() -> str | None:
     )
   except (OSError, subprocess.CalledProcessError):
     return None  # installed without its repository
-  return found.stdout.strip()
+  return done.stdout.strip()
 
 
 def differences(
   earlier: Mapping[str, Any], ours: Mapping[str, Any], prefix: str = ""
 ) -> list[str]:
   """Returns a phrase for each field in which two nested dicts differ."""
-  found = []
+  phrases = []
   for name in sorted({*earlier, *ours}):
     a, b = earlier.get(name), ours.get(name)
     if isinstance(a, dict) and isinstance(b, dict):
-      found += differences(a, b, f"{prefix}{name}.")
+      phrases += differences(a, b, f"{prefix}{name}.")
     elif a != b:
-      found.append(f"{prefix}{name} is {a!r} there, {b!r} here")
-  return found
+      phrases.append(f"{prefix}{name} is {a!r} there, {b!r} here")
+  return phrases

@@ -15,7 +15,7 @@ import rich.progress
 from etils import epath
 
 from gmdistill import errors
-from gmdistill.system import paths, processes
+from gmdistill.system import json_files, paths, processes, units
 
 
 class Writer:
@@ -62,8 +62,8 @@ def _whole_lines(path: epath.Path) -> list[dict[str, Any]]:
   lines = []
   for text in path.read_text().splitlines() if path.is_file() else []:
     try:
-      lines.append(json.loads(text))
-    except (ValueError, RecursionError):
+      lines.append(json_files.parse(text))
+    except ValueError:
       break  # the line that a kill tore
   return lines
 
@@ -133,7 +133,8 @@ class Progress:
       spent = time.monotonic() - self._start
       left = spent / max(step - self._began, 1) * (self._total - step)
       self._console.print(
-        f"step {step}/{self._total}  {said}  {left:.0f} s left", highlight=False
+        f"step {step}/{self._total}  {said}  {units.seconds(left)} left",
+        highlight=False,
       )
 
   def close(self) -> None:

@@ -7,9 +7,10 @@ appears whole or not at all. What must differ for it is here, and in
 
 import os
 import pathlib
+import secrets
 import tempfile
 from collections.abc import Mapping
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import numpy as np
 import safetensors.numpy
@@ -32,10 +33,7 @@ def path(text: epath.PathLike) -> epath.Path:
   if not separator:
     return epath.Path(pathlib.Path(text).expanduser())
   if scheme not in _SCHEMES:
-    raise errors.InputError(
-      f"{text}: {scheme}:// is none of {', '.join(_SCHEMES)}; give such an "
-      "address, or a folder of this machine."
-    )
+    errors.not_one_of(f"{text}: {scheme}://", scheme, _SCHEMES)
   found = epath.Path(text)
   try:
     found.stat()
@@ -87,7 +85,8 @@ def write_bytes(place: epath.Path, content: bytes) -> None:
     place.write_bytes(content)
     return
   # Of two processes that write one report, each has a file of its own.
-  partial = place.with_name(f".{place.name}.{os.getpid()}.partial")
+  mark = f"{os.getpid()}.{secrets.token_hex(4)}"  # of two machines, too
+  partial = place.with_name(f".{place.name}.{mark}.partial")
   try:
     partial.write_bytes(content)
     partial.replace(place)
@@ -116,30 +115,6 @@ def write_files(folder: epath.Path, files: Mapping[str, bytes]) -> None:
       (partial / name).write_bytes(content)
     for name in files:
       (partial / name).replace(folder / name)
-
-
-def save_arrays(place: epath.Path, arrays: dict[str, Any]) -> None:
-  """Writes an npz file of the cache folder, whole or not at all.
-
-  Raises:
-    errors.InputError: the folder cannot be written.
-  """
-  try:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    handle, unfinished = tempfile.mkstemp(
-      dir=place.parent, suffix=".unfinished"
-    )
-  except OSError as error:
-    raise errors.InputError(
-      f"Cannot write to the cache folder {place.parent} ({error.strerror}); "
-      "set $GMDISTILL_CACHE to a folder you can write to"
-    ) from error
-  try:
-    with os.fdopen(handle, "wb") as file:
-      np.savez(file, **cast(Any, arrays))
-    os.replace(unfinished, place)
-  finally:
-    epath.Path(unfinished).unlink(missing_ok=True)
 
 
 def read_tensors(place: epath.Path) -> dict[str, np.ndarray]:

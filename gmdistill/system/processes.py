@@ -128,21 +128,21 @@ def _apart(where, error):
 
 def _wait_for(connection):
   try:
-    said = connection.recv(1)
+    word = connection.recv(1)
   except OSError:
-    said = b""
-  if said == _GOODBYE or _ending.is_set():
+    word = b""
+  if word == _GOODBYE or _ending.is_set():
     return
-  what = "was told to stop" if said == _STOPPED else "is gone"
+  what = "was told to stop" if word == _STOPPED else "is gone"
   print(
     f"gmdistill: another process of this run {what}; start all of them again "
     "with the same commands: they go on from the last checkpoint",
     file=sys.stderr,
     flush=True,
   )
-  _tell(said)
+  _tell(word)
   # The interpreter's way out would wait for the one that is gone.
-  os._exit(0 if said == _STOPPED else 1)
+  os._exit(0 if word == _STOPPED else 1)
 
 
 def leave() -> None:

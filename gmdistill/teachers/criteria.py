@@ -6,64 +6,71 @@ ones.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gmdistill import errors, trees
 from gmdistill.data import batches
 from gmdistill.students import outputs as student_outputs
 from gmdistill.students import tasks
 from gmdistill.teachers import divergences, ensembles
-
-Params = dict[str, Any]
 
 Schedule = Callable[[Any], jax.Array]  # of the share of training that is over
 
 
 def _no_params(
   key: jax.Array, outputs: student_outputs.Outputs, batch: batches.Batch
-) -> Params:
+) -> trees.Params:
   del key, outputs, batch
   return {}
 
 
-# Of logits that are divided by tau: what is lost to a teacher's in one mask,
-# the rows' classes and the share of the training, and the power of tau that
-# gives the gradient its size back. Total variation falls with the gap to the
-# teacher, the others with its square.
-LOSSES: dict[str, tuple[Callable[..., jax.Array], int]] = {
-  "forward_kl": (lambda s, p, m, y, t: divergences.forward_kl(s, p, m), 2),
-  "reverse_kl": (lambda s, p, m, y, t: divergences.reverse_kl(s, p, m), 2),
-  "jensen_shannon": (
-    lambda s, p, m, y, t: divergences.jensen_shannon(s, p, m),
-    2,
-  ),
-  "skew_forward_kl": (
-    lambda s, p, m, y, t: divergences.skew_forward_kl(s, p, m),
-    2,
-  ),
-  "skew_reverse_kl": (
-    lambda s, p, m, y, t: divergences.skew_reverse_kl(s, p, m),
-    2,
-  ),
-  "total_variation": (
-    lambda s, p, m, y, t: divergences.total_variation(s, p, m),
-    1,
-  ),
-  "soft_cross_entropy": (
-    lambda s, p, m, y, t: divergences.soft_cross_entropy(s, p, m),
-    2,
-  ),
-  "bild": (
-    lambda s, p, m, y, t: divergences.bild(
-      s, p, m, k=min(8, s.shape[-1]), temperature=1.0
-    ),
-    2,
-  ),
-  "decoupled": (lambda s, p, m, y, t: divergences.decoupled(s, p, m, y), 2),
-  "taid": (lambda s, p, m, y, t: divergences.taid(s, p, m, t=t), 2),
+class Row(NamedTuple):
+  """What a divergence may ask of rows beside the logits of both."""
+
+  mask: jax.Array  # [B], the rows that count
+  labels: jax.Array  # [B], their classes
+  progress: Any  # the share of the training that is over
+
+
+Divergence = Callable[[Any, Any, Row], jax.Array]
+
+
+def _of_mask(divergence: Callable[..., jax.Array]) -> Divergence:
+  """Returns a divergence that asks for nothing of a row but its mask."""
+  return lambda student, teacher, row: divergence(student, teacher, row.mask)
+
+
+def _bild(student, teacher, row):
+  k = min(8, student.shape[-1])
+  return divergences.bild(student, teacher, row.mask, k=k, temperature=1.0)
+
+
+def _decoupled(student, teacher, row):
+  return divergences.decoupled(student, teacher, row.mask, row.labels)
+
+
+def _taid(student, teacher, row):
+  return divergences.taid(student, teacher, row.mask, t=row.progress)
+
+
+# Of logits that are divided by tau: what is lost to a teacher's, and the power
+# of tau that gives the gradient its size back. Total variation falls with the
+# gap to the teacher, the others with its square.
+LOSSES: dict[str, tuple[Divergence, int]] = {
+  "forward_kl": (_of_mask(divergences.forward_kl), 2),
+  "reverse_kl": (_of_mask(divergences.reverse_kl), 2),
+  "jensen_shannon": (_of_mask(divergences.jensen_shannon), 2),
+  "skew_forward_kl": (_of_mask(divergences.skew_forward_kl), 2),
+  "skew_reverse_kl": (_of_mask(divergences.skew_reverse_kl), 2),
+  "total_variation": (_of_mask(divergences.total_variation), 1),
+  "soft_cross_entropy": (_of_mask(divergences.soft_cross_entropy), 2),
+  "bild": (_bild, 2),
+  "decoupled": (_decoupled, 2),
+  "taid": (_taid, 2),
 }
 
 JOINS = ("losses", *ensembles.JOINS)
@@ -103,9 +110,9 @@ def to_teachers(
   Raises:
     ValueError: an unknown name.
   """
-  _check("loss", loss, LOSSES)
-  _check("join", join, JOINS)
-  _check("weights", weights, WEIGHTS)
+  errors.choice("loss", loss, LOSSES)
+  errors.choice("join", join, JOINS)
+  errors.choice("weights", weights, WEIGHTS)
   divergence, power = LOSSES[loss]
 
   def init(key, outputs, batch):
@@ -116,10 +123,10 @@ def to_teachers(
     count = said_BxKxC.shape[1]
     return {"gate": ensembles.init_gate(outputs.features.shape[-1], count)}
 
-  def value(own, params, outputs, batch):
+  def value(lost_before, params, outputs, batch):
     said_BxKxC = _teachers(batch).logits
     if said_BxKxC is None:
-      return own
+      return lost_before
     t = _progress(batch)
     share, tau = weight(t), temperature(t)
     said_KxBxC = jnp.moveaxis(jnp.asarray(said_BxKxC), 1, 0)
@@ -132,7 +139,7 @@ def to_teachers(
     student_BxC, said_KxBxC = outputs.logits / tau, said_KxBxC / tau
     if join == "losses":
       lost = ensembles.mean_of_losses(
-        lambda s, p, m, y: divergence(s, p, m, y, t),
+        lambda s, p, mask, labels: divergence(s, p, Row(mask, labels, t)),
         student_BxC,
         said_KxBxC,
         counted_B,
@@ -141,9 +148,10 @@ def to_teachers(
       )
     else:
       joined_BxC = ensembles.JOINS[join](said_KxBxC, own_KxB)
-      lost = divergence(student_BxC, joined_BxC, counted_B, labels_B, t)
-    mixed = (1.0 - share) * own + share * tau**power * lost
-    return jnp.where(share > 0, mixed, own) + gate_loss
+      row = Row(counted_B, labels_B, t)
+      lost = divergence(student_BxC, joined_BxC, row)
+    mixed = (1.0 - share) * lost_before + share * tau**power * lost
+    return jnp.where(share > 0, mixed, lost_before) + gate_loss
 
   return tasks.Criterion(init, value)
 
@@ -167,7 +175,7 @@ def to_features(kind: str, *, weight: float) -> tasks.Criterion:
   Raises:
     ValueError: an unknown kind.
   """
-  _check("kind", kind, FEATURES)
+  errors.choice("kind", kind, FEATURES)
   gap = FEATURES[kind]
 
   def init(key, outputs, batch):
@@ -175,15 +183,16 @@ def to_features(kind: str, *, weight: float) -> tasks.Criterion:
     if theirs is None:
       return {}
     layers, width = _layers(outputs).shape[1:]
-    one = lambda k: divergences.init_projection(  # noqa: E731
-      k, width, theirs.shape[-1]
-    )
+
+    def one(layer_key):
+      return divergences.init_projection(layer_key, width, theirs.shape[-1])
+
     return {"projections": jax.vmap(one)(jax.random.split(key, layers))}
 
-  def value(own, params, outputs, batch):
+  def value(lost_before, params, outputs, batch):
     features_BxMxF = _teachers(batch).features
     if features_BxMxF is None:
-      return own
+      return lost_before
     ours_BxNxF = _layers(outputs)
     theirs = np.array(
       divergences.layer_map(ours_BxNxF.shape[1], features_BxMxF.shape[1])
@@ -195,7 +204,7 @@ def to_features(kind: str, *, weight: float) -> tasks.Criterion:
       counted_B,
       params["projections"],
     )
-    return own + weight * gaps_N.mean()
+    return lost_before + weight * gaps_N.mean()
 
   return tasks.Criterion(init, value)
 
@@ -208,12 +217,12 @@ def to_deepest(*, weight: float) -> tasks.Criterion:
   layers learn of deep ones and never the other way.
   """
 
-  def value(own, params, outputs, batch):
+  def value(lost_before, params, outputs, batch):
     del batch
     head = params["head"]
     layers_BxNxF = _layers(outputs)
     if layers_BxNxF.shape[1] == 1:
-      return own
+      return lost_before
     # The head is the deep branch's: it is a teacher here, and stays as it is.
     kernel, bias = jax.lax.stop_gradient((head["kernel"], head["bias"]))
     logits_NxBxC = jnp.moveaxis(layers_BxNxF, 1, 0) @ kernel
@@ -223,7 +232,7 @@ def to_deepest(*, weight: float) -> tasks.Criterion:
     gaps_N = jax.vmap(divergences.forward_kl, in_axes=(0, None, None))(
       logits_NxBxC[:-1], deepest_BxC, jnp.ones(len(layers_BxNxF))
     )
-    return own + weight * gaps_N.mean()
+    return lost_before + weight * gaps_N.mean()
 
   return tasks.Criterion(_no_params, value)
 
@@ -233,15 +242,15 @@ def in_turn(criteria: Sequence[tasks.Criterion]) -> tasks.Criterion:
 
   def init(key, outputs, batch):
     keys = jax.random.split(key, len(criteria))
-    found: Params = {}
+    params: trees.Params = {}
     for one, own_key in zip(criteria, keys, strict=True):
-      found |= one.init(own_key, outputs, batch)
-    return found
+      params |= one.init(own_key, outputs, batch)
+    return params
 
-  def value(own, params, outputs, batch):
+  def value(lost, params, outputs, batch):
     for one in criteria:
-      own = one.loss(own, params, outputs, batch)
-    return own
+      lost = one.loss(lost, params, outputs, batch)
+    return lost
 
   return tasks.Criterion(init, value)
 
@@ -260,8 +269,3 @@ def _teachers(batch: batches.Batch) -> batches.TeacherTargets:
 
 def _progress(batch: batches.Batch) -> Any:
   return 1.0 if batch.progress is None else batch.progress
-
-
-def _check(field, value, known):
-  if value not in known:
-    raise ValueError(f"{field}={value!r} is none of {', '.join(known)}.")

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gmdistill import errors
+
 Array = jax.Array | np.ndarray
 
 Loss = Callable[[Array, Array, Array], jax.Array]
@@ -259,8 +261,7 @@ def schedule(
   Raises:
     ValueError: another kind, or no step.
   """
-  if kind not in ("constant", "linear", "cosine"):
-    raise ValueError(f"kind={kind!r} is none of constant, linear, cosine.")
+  errors.choice("kind", kind, ("constant", "linear", "cosine"))
   if num_steps < 1:
     raise ValueError(f"num_steps={num_steps} must be at least 1.")
 

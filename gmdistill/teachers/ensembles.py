@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gmdistill import fields
+from gmdistill import errors, fields
 from gmdistill.teachers import divergences
 
 Array = jax.Array | np.ndarray
@@ -138,8 +138,8 @@ def mean_of_losses(
     *others: What else the loss reads of a row, [N, ...].
   """
 
-  def of_row(student_C, teacher_C, *own):
-    rows = (x[None] for x in own)
+  def of_row(student_C, teacher_C, *others_C):
+    rows = (x[None] for x in others_C)
     return loss(student_C[None], teacher_C[None], jnp.ones(1), *rows)
 
   def of_teacher(teacher_NxC):
@@ -182,12 +182,8 @@ class Options:
       InputError: a number out of its range.
     """
     fields.require(self, "teachers")
-    if self.join not in JOINS:
-      known = ", ".join(JOINS)
-      raise ValueError(f"join={self.join!r} is none of {known}.")
-    if self.weights not in WEIGHTS:
-      known = ", ".join(WEIGHTS)
-      raise ValueError(f"weights={self.weights!r} is none of {known}.")
+    errors.choice("join", self.join, JOINS)
+    errors.choice("weights", self.weights, WEIGHTS)
 
 
 def soft_labels(

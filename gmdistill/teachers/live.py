@@ -31,15 +31,16 @@ def peer(optimizer: optax.GradientTransformation) -> fitting.Teaching:
 
   def init(problem, params, key):
     # What the criterion learns beside the student starts as the first's does.
-    own = {**params, **problem.init(key)}
-    return own, optimizer.init(own)
+    theirs = {**params, **problem.init(key)}
+    return theirs, optimizer.init(theirs)
 
   def update(problem, state, params, batch):
-    own, inner = state
+    theirs, inner = state
     said_BxC = problem.apply(params, batch).logits
-    grads = jax.grad(problem.loss)(own, fitting.with_teacher(batch, said_BxC))
-    updates, inner = optimizer.update(grads, inner, own)
-    return optax.apply_updates(own, updates), inner
+    grads = jax.grad(problem.loss)(
+      theirs, fitting.with_teacher(batch, said_BxC)
+    )
+    return fitting.update(optimizer, grads, inner, theirs)
 
   return fitting.Teaching(
     init,

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gmdistill import errors
 from gmdistill.data import batches
 from gmdistill.students import problems
 
@@ -37,8 +38,7 @@ def token_weights(
   Raises:
     ValueError: another kind.
   """
-  if kind not in WEIGHTS:
-    raise ValueError(f"weights={kind!r} is none of {', '.join(WEIGHTS)}.")
+  errors.choice("weights", kind, WEIGHTS)
   weights_NxR = is_token_NxR.astype(np.float64)
   if kind == "rare":
     rows, _ = np.nonzero(is_token_NxR)

@@ -1,7 +1,6 @@
 """Sets that teachers label after the fact: distilled ones, coresets, texts."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ from etils import epath
 from gmdistill import errors
 from gmdistill.data import batches, formats, loading, tokenizing
 from gmdistill.sets import spaces, synthetic
+from gmdistill.system import json_files
 from gmdistill.teachers import ensembles, trained
 
 
@@ -56,9 +56,9 @@ def of_coreset(
   def batch_of(corpus):
     return batches.as_batch(batches.take(corpus.train, rows), num_classes)
 
-  own = _embedded(setup, batch_of(setup.corpus))
+  batch = _embedded(setup, batch_of(setup.corpus))
   return Rows(
-    synthetic.SyntheticSet(own),
+    synthetic.SyntheticSet(batch),
     lambda teacher: batch_of(trained.as_read(teacher, setup.corpus, options)),
   )
 
@@ -107,13 +107,13 @@ def of_texts(
     tokenizer = tokenizing.Tokenizer.from_file(teacher.tokenizer_file)
     return batch_of(tokenizer, teacher.slots)
 
-  own = _embedded(setup, batch_of(setup.corpus.tokenizer, options.slots))
-  return Rows(synthetic.SyntheticSet(own), read)
+  batch = _embedded(setup, batch_of(setup.corpus.tokenizer, options.slots))
+  return Rows(synthetic.SyntheticSet(batch), read)
 
 
 def _parsed(line, where, names):
   try:
-    row = json.loads(line)
+    row = json_files.parse(line)
     text, label = row["text"], row.get("label")
   except (
     ValueError, KeyError, TypeError, AttributeError, RecursionError
@@ -130,7 +130,7 @@ def _parsed(line, where, names):
     return text, np.full(len(names), 1 / len(names), np.float32)
   index = names.index(label) if label in names else label
   if type(index) is not int or not 0 <= index < len(names):  # a bool is an int
-    raise errors.InputError(f"{where}: the label {label!r} is none of {names}.")
+    errors.not_one_of(f"{where}: the label {label!r}", str(label), names)
   return tuple(text) if pair else text, np.eye(len(names), dtype=np.float32)[
     index
   ]

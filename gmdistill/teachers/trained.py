@@ -1,8 +1,6 @@
 """Teachers: trained classifiers, and what they say of the real data."""
 
 import hashlib
-import json
-import zipfile
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -21,7 +19,7 @@ from gmdistill.students import (
   problems,
   weight_files,
 )
-from gmdistill.system import logs, paths
+from gmdistill.system import cache, logs
 
 ROWS = 64  # of a batch that a teacher labels
 
@@ -142,18 +140,16 @@ def logits(
   Raises:
     InputError: other classes, or rows too long for the teacher.
   """
-  own = as_read(teacher, corpus, options)
-  identity = json.dumps([teacher.id, own.fingerprint, 1])
-  name = hashlib.sha256(identity.encode()).hexdigest()[:20]
-  path = paths.cache_folder() / "teachers" / f"{name}.npz"
-  found = _cached(path, own)
-  if found is None:
-    logs.say(f"the teacher {teacher.name} labels {len(own.train.labels)} rows")
-    found = _label(teacher, own.train)
-    paths.save_arrays(
-      path, {"logits": found, "data": np.array(own.fingerprint)}
-    )
-  return found
+  read = as_read(teacher, corpus, options)
+  entry = cache.entry("teachers", [teacher.id, read.fingerprint, 2])
+  shape = (len(read.train.labels), len(teacher.label_names))
+  arrays = cache.read_arrays(entry) or {}
+  if "logits" in arrays and arrays["logits"].shape == shape:
+    return arrays["logits"]
+  logs.say(f"the teacher {teacher.name} labels {shape[0]} rows")
+  logits = _label(teacher, read.train)
+  cache.write_arrays(entry, {"logits": logits})
+  return logits
 
 
 def as_read(
@@ -174,13 +170,13 @@ def as_read(
   }
   if not teacher.slots:
     fields["rationale_key"] = ""
-  own = loading.load(loading.Options(**fields), teacher.tokenizer_file)
-  if not np.array_equal(own.train.labels, corpus.train.labels):
+  read = loading.load(loading.Options(**fields), teacher.tokenizer_file)
+  if not np.array_equal(read.train.labels, corpus.train.labels):
     raise errors.InputError(
       f"the rows that the teacher {teacher.name} reads are not the student's; "
       "clear the cache folder."
     )
-  return own
+  return read
 
 
 def require_reads(
@@ -225,28 +221,8 @@ def require_length(teacher: Teacher, length: int, field: str) -> None:
 
 def space_id(teacher: Teacher) -> str:
   """Returns the id of the embedding space that a teacher reads."""
-  own = tokenizing.Tokenizer.from_file(teacher.tokenizer_file)
-  return spaces.id_of(teacher.problem.embeddings, own.fingerprint)
-
-
-def _cached(path, corpus):
-  if not path.is_file():
-    return None
-  try:
-    with path.open("rb") as opened, np.load(opened) as file:
-      found, of = file["logits"], str(file["data"])
-  except (
-    OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile
-  ) as error:  # fmt: skip
-    raise errors.InputError(
-      f"{path} is damaged; delete it, and the teacher labels anew."
-    ) from error
-  if of != corpus.fingerprint or len(found) != len(corpus.train.labels):
-    raise errors.InputError(
-      f"{path} holds labels of other data ({of[:12]}, not "
-      f"{corpus.fingerprint[:12]}); delete it, and the teacher labels anew."
-    )
-  return found
+  tokenizer = tokenizing.Tokenizer.from_file(teacher.tokenizer_file)
+  return spaces.id_of(teacher.problem.embeddings, tokenizer.fingerprint)
 
 
 def _label(teacher, examples):
@@ -254,7 +230,7 @@ def _label(teacher, examples):
   apply = jax.jit(lambda *args: teacher.problem.apply(*args).logits)
   lengths = examples.mask.sum(axis=1)
   full = examples.mask.shape[1]
-  found = np.zeros((len(lengths), len(teacher.label_names)), np.float32)
+  logits = np.zeros((len(lengths), len(teacher.label_names)), np.float32)
   order = np.argsort(lengths, kind="stable")
   for first in range(0, len(order), ROWS):
     rows = order[first : first + ROWS]
@@ -267,9 +243,9 @@ def _label(teacher, examples):
       examples.labels[padded],
     )
     batch = batches.as_batch(short, len(teacher.label_names))
-    found[rows] = np.asarray(apply(teacher.params, batch))[: len(rows)]
-  require_finite(teacher, found)
-  return found
+    logits[rows] = np.asarray(apply(teacher.params, batch))[: len(rows)]
+  require_finite(teacher, logits)
+  return logits
 
 
 def require_finite(teacher: Teacher, logits: np.ndarray) -> None:

@@ -22,6 +22,8 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
+from gmdistill import errors
+
 RULES = ("mixed", "reverse", "linearize")
 
 
@@ -47,8 +49,7 @@ def grad(
   Raises:
     ValueError: the rule is none of `RULES`.
   """
-  if rule not in RULES:
-    raise ValueError(f"rule={rule!r} is none of {', '.join(RULES)}.")
+  errors.choice("rule", rule, RULES)
   if rule == "reverse":
     return jax.grad(loss)
 

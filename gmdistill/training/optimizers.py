@@ -1,21 +1,102 @@
 """The optimisers that students train with."""
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import jax
+import jax.numpy as jnp
 import optax
 
+B1, B2, EPSILON = 0.9, 0.999, 1e-8  # of Adam
 
-def fine_tuning_optimizer(
-  rate: float | jax.Array,
+
+class FineTuning(NamedTuple):
+  """AdamW, linear warm-up, cosine decay, clip 1: the protocol `finetune`."""
+
+  num_steps: int = 200
+  weight_decay: float = 0.01
+  warmup: float = 0.5  # the share of the steps in which the rate grows
+
+  def rate(self, highest: float | jax.Array) -> Callable[[Any], Any]:
+    """Returns the learning rate as a function of the step."""
+    schedule = optax.warmup_cosine_decay_schedule(
+      0.0, 1.0, max(1, int(self.warmup * self.num_steps)), self.num_steps
+    )
+    return lambda step: highest * schedule(step)
+
+  def optimizer(
+    self, highest: float | jax.Array
+  ) -> optax.GradientTransformation:
+    """Returns the optimiser whose highest learning rate is given."""
+    return optax.chain(
+      optax.clip_by_global_norm(1.0),
+      optax.adamw(
+        self.rate(highest),
+        b1=B1,
+        b2=B2,
+        eps=EPSILON,
+        weight_decay=self.weight_decay,
+      ),
+    )
+
+
+class Moments(NamedTuple):
+  """What Adam remembers of the gradients, and of how many."""
+
+  first: Any
+  second: Any
+  updates: jax.Array
+
+
+def adamw_step(
+  params: Any,
+  grads: Any,
+  moments: Moments,
   *,
-  num_steps: int = 200,
-  weight_decay: float = 0.01,
-  warmup: float = 0.5,
-) -> optax.GradientTransformation:
-  """Returns the optimiser of `fine_tuning`, whose highest rate is `rate`."""
-  schedule = optax.warmup_cosine_decay_schedule(
-    0.0, 1.0, max(1, int(warmup * num_steps)), num_steps
+  rate: jax.Array,
+  weight_decay: float,
+  stride: int = 1,
+) -> tuple[Any, Moments]:
+  """One step of clipped AdamW, whose derivative is a smoother one's.
+
+  AdamW moves each weight by about the rate, however small its gradient:
+  differentiated as it stands, a weight whose gradient is next to nothing says
+  the most. A step m / sqrt(v) is therefore differentiated as
+  m / sqrt(v + mean v), the mean over the tensor.
+
+  Args:
+    params: The student's.
+    grads: Of its loss, before they are clipped.
+    moments: Before this step; zeros of no update at the start.
+    rate: Of the step.
+    weight_decay: AdamW's.
+    stride: Steps that this one stands for: so many times as large, with
+      moments that forget so many times as fast.
+  """
+  keep_first, keep_second = B1**stride, B2**stride
+  shorter = 1.0 / jnp.maximum(1.0, optax.tree.norm(grads))
+  clipped = jax.tree.map(lambda g: shorter * g, grads)
+  first = optax.tree.update_moment(clipped, moments.first, keep_first, 1)
+  second = optax.tree.update_moment(clipped, moments.second, keep_second, 2)
+  updates = moments.updates + 1
+  size = stride * rate
+
+  def move(param, m, v):
+    return param - size * (_direction(m, v) + weight_decay * param)
+
+  moved = jax.tree.map(
+    move,
+    params,
+    optax.tree.bias_correction(first, keep_first, updates),
+    optax.tree.bias_correction(second, keep_second, updates),
   )
-  return optax.chain(
-    optax.clip_by_global_norm(1.0),
-    optax.adamw(lambda t: rate * schedule(t), weight_decay=weight_decay),
-  )
+  return moved, Moments(first, second, updates)
+
+
+def _direction(m, v):
+  """Returns Adam's direction; its derivative is a smoother one's."""
+  # The floor is above zero: a tensor without any gradient stays.
+  floor = jax.lax.stop_gradient(v.mean()) + 1e-14
+  smooth = m / jnp.sqrt(v + floor)
+  exact = m / (jnp.sqrt(v) + EPSILON)
+  return smooth + jax.lax.stop_gradient(exact - smooth)

@@ -1,17 +1,16 @@
 """Training a student by a set's own SGD steps."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gmdistill import errors, trees
 from gmdistill.data import batches
 from gmdistill.students import problems, roles
 from gmdistill.training import mixed_mode
-
-Params = Any
 
 SCHEDULES = ("constant", "linear")
 
@@ -29,12 +28,12 @@ class Steps(NamedTuple):
 
 def replay(
   problem: problems.Problem,
-  params: Params,
+  params: trees.Params,
   batch: batches.Batch,
   steps: Steps,
   *,
   rule: str = "mixed",
-) -> Params:
+) -> trees.Params:
   """Takes the set's own SGD steps: theta <- theta - eta_t g(theta, x).
 
   The head, drawn afresh, may take larger steps than a pretrained encoder. With
@@ -78,8 +77,7 @@ def schedule(kind: str, num_steps: int) -> np.ndarray:
   Raises:
     ValueError: another kind.
   """
-  if kind not in SCHEDULES:
-    raise ValueError(f"{kind!r} is none of {', '.join(SCHEDULES)}.")
+  errors.choice("kind", kind, SCHEDULES)
   if kind == "constant":
     return np.ones(num_steps, np.float32)
   return 1 - np.arange(num_steps, dtype=np.float32) / num_steps
@@ -103,9 +101,14 @@ def _in_order(steps):
   return jnp.arange(count) / max(count, 1), steps
 
 
-def moved(params: Params, grads: Params, own: Steps) -> Params:
+def moved(
+  params: trees.Params, grads: trees.Params, own: Steps
+) -> trees.Params:
   """Returns the parameters after one SGD step of the sizes in `own`."""
-  down = lambda rate: lambda p, g: p - rate * g  # noqa: E731
+
+  def down(rate):
+    return lambda p, g: p - rate * g
+
   if own.tensor_shares is None:
     body = jax.tree.map(down(own.learning_rates), params, grads)
   else:
@@ -144,10 +147,10 @@ def _normalised_step(params, grads, distances_K):
 
 def replay_in_constant_memory(
   problem: problems.Problem,
-  params: Params,
+  params: trees.Params,
   batch: batches.Batch,
   steps: Steps,
-) -> Params:
+) -> trees.Params:
   """`replay`, whose backward pass keeps one student whatever T is.
 
   Each step's gradient is differentiated where it was taken, and how earlier

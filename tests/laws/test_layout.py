@@ -8,14 +8,14 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[2] / "gmdistill"
 
-# A room imports only rooms before it, and files of its own; errors, and fields
-# of configs, are for all.
+# A room imports only rooms before it, and files of its own; errors, fields of
+# configs, and names of types are for all.
 ORDER = """
 system data students training selection sets teachers objectives evaluation
 reports runs
 """.split()
 
-# What each room may import besides errors, fields and itself.
+# What each room may import besides these and itself.
 REACH = {
   "system": "",
   "data": "system",
@@ -97,7 +97,7 @@ def test_a_file_imports_only_rooms_within_its_reach(path):
   room = name_of(path).split(".")[0]
   if room not in ORDER:
     return  # the command line's door
-  allowed = {"errors", "fields", room, *REACH[room].split()}
+  allowed = {"errors", "fields", "trees", room, *REACH[room].split()}
   for other in imports_of_ours(path):
     assert other.split(".")[0] in allowed, f"{name_of(path)} imports {other}"
 
@@ -129,3 +129,72 @@ def test_a_library_is_imported_only_where_it_belongs(library):
     assert any(f"{name}.".startswith(f"{place}.") for place in places), name
   for place in places:
     assert any(f"{name}.".startswith(f"{place}.") for name in importing), place
+
+
+# What is longer, or asks for more, than a file or a function should. Whoever
+# mends one takes it off the list: nothing may be added.
+MOST_LINES, MOST_CODE, MOST_PARAMETERS = 330, 50, 6
+EXCEPTIONS = {
+  "data.joined.sampler",
+  "data.sources.open_source",
+  "evaluation.gradient_cosine.gradient_cosines",
+  "evaluation.protocols.fine_tuning",
+  "selection.coresets.choose",
+  "selection.coresets.representatives_sampler",
+  "sets.wrappers.with_learning_rates",
+  "students.hugging_face",
+  "students.hugging_face.save",
+}
+
+
+def functions_of(tree, prefix):
+  """Yields (dotted name, node) of every function, those inside others too."""
+  for node in ast.iter_child_nodes(tree):
+    name = f"{prefix}.{node.name}" if hasattr(node, "name") else prefix
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+      yield name, node
+    yield from functions_of(node, name)
+
+
+def code_lines(node, lines):
+  """How many lines of a function hold code: no docstring, comment or blank."""
+  documented = {
+    number
+    for part in ast.walk(node)
+    if isinstance(part, ast.FunctionDef | ast.ClassDef)
+    and ast.get_docstring(part)
+    for number in range(part.body[0].lineno, part.body[0].end_lineno + 1)
+  }
+  return sum(
+    bool(text) and not text.startswith("#") and number not in documented
+    for number in range(node.lineno, node.end_lineno + 1)
+    for text in [lines[number - 1].strip()]
+  )
+
+
+def parameters(node):
+  """How many arguments a function takes, `*` and `**` as one each."""
+  every = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+  named = [arg.arg for arg in every if arg.arg not in ("self", "cls")]
+  return len(named) + bool(node.args.vararg) + bool(node.args.kwarg)
+
+
+def too_much():
+  """What each file and function has more of than it should, by its name."""
+  for path in FILES:
+    lines = path.read_text().splitlines()
+    if len(lines) > MOST_LINES:
+      yield f"{name_of(path)}: {len(lines)} lines"
+    for name, node in functions_of(ast.parse(path.read_text()), name_of(path)):
+      if (count := code_lines(node, lines)) > MOST_CODE:
+        yield f"{name}: {count} lines of code"
+      if (count := parameters(node)) > MOST_PARAMETERS:
+        yield f"{name}: {count} parameters"
+
+
+def test_files_and_functions_are_short_and_ask_for_little():
+  """A line of code is none of a docstring, a comment or nothing; a parameter
+  is any but `self` and `cls`, and `*rest` and `**rest` are one each."""
+  more = dict(line.split(": ", 1) for line in too_much())
+  assert not {k: v for k, v in more.items() if k not in EXCEPTIONS}
+  assert not EXCEPTIONS - set(more), "mended: take these off the list"

@@ -1,6 +1,7 @@
 """The expert bank: what it holds, who may read it, how it survives a kill."""
 
 import dataclasses
+import functools
 import gc
 import json
 import shutil
@@ -113,10 +114,8 @@ def test_chunks_do_not_change_a_gradient(setup, monkeypatch):
   def gradients(chunk):
     monkeypatch.setattr(bank_walks, "CHUNK", chunk)
     return jax.jit(
-      lambda p, b: bank_walks.class_gradients(
-        setup.problem, p, b, num_classes=4, matched="head"
-      )
-    )(params, sampler(0))
+      functools.partial(bank_walks.class_gradients(4, "head"), setup.problem)
+    )(params, sampler(0), jax.random.key(0))
 
   for whole, part in zip(
     *map(jax.tree.leaves, (gradients(32), gradients(4))), strict=True
@@ -425,7 +424,7 @@ def test_a_bank_along_a_set_has_the_states_of_training_on_it(along, setup):
   folder, options = along
   syn, _ = set_files.load(options.along)
   opened = bank.Bank(folder, setup)
-  optimizer = optimizers.fine_tuning_optimizer(1e-2, num_steps=4)
+  optimizer = optimizers.FineTuning(num_steps=4).optimizer(1e-2)
   for trajectory in range(2):
     start = opened.expert(trajectory, 0, ("params",)).params
     reached = fitting.descend(

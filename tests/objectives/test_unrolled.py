@@ -24,7 +24,9 @@ from gmdistill.objectives import (
 )
 from gmdistill.sets import synthetic, wrappers
 from gmdistill.students import roles
-from gmdistill.training import fitting, replays
+from gmdistill.training import fitting, optimizers, replays
+
+ONE = finetune_ahead.Windows(window=1, skip=0)
 
 
 def test_look_ahead_takes_exactly_t_steps_of_the_learned_sizes():
@@ -274,24 +276,21 @@ def test_task_vectors_are_matched_in_direction_alone():
 
 def test_finetuning_ahead_takes_the_protocols_steps():
   problem, batch = make_problem(), make_synthetic()
-  options = dict(num_steps=8, rate=1e-2, weight_decay=0.1, warmup=0.5)
-  objective = finetune_ahead.finetune_ahead(window=2, skip=1, **options)
+  protocol = optimizers.FineTuning(8, weight_decay=0.1, warmup=0.5)
+  windows = finetune_ahead.Windows(window=2, skip=1)
+  objective = finetune_ahead.finetune_ahead(protocol, 1e-2, windows=windows)
   real = contract.Real(make_real(1))
   syn, key = synthetic.SyntheticSet(batch), jax.random.key(3)
   state = objective.init(problem, jax.random.key(2), jnp.float32(0))
   loss = jax.jit(objective.loss)
   for _ in range(2):
     value, (state, _) = loss(problem, syn, state, real, key)
-  schedule = optax.warmup_cosine_decay_schedule(0.0, 1e-2, 4, 8)
-  optimizer = optax.chain(
-    optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=0.1)
-  )
   descend = jax.jit(
     lambda rows: fitting.descend(
       problem.loss,
       problem.init(jax.random.key(2)),
       batch,
-      optimizer,
+      protocol.optimizer(1e-2),
       rows=rows,
     )
   )
@@ -320,7 +319,9 @@ def test_finetuning_ahead_ends_where_the_protocol_does():
   problem, batch = make_problem(), make_synthetic()
   options = dict(num_steps=6, weight_decay=0.1, warmup=0.5)
   objective = finetune_ahead.finetune_ahead(
-    window=6, skip=0, rate=1e-2, **options
+    optimizers.FineTuning(**options),
+    1e-2,
+    windows=finetune_ahead.Windows(window=6, skip=0),
   )
   syn, key = synthetic.SyntheticSet(batch), jax.random.key(3)
   real = contract.Real(make_real(1))
@@ -335,8 +336,9 @@ def test_finetuning_ahead_ends_where_the_protocol_does():
 
 def test_a_student_that_starts_late_moves_no_further_a_step():
   problem, syn = make_problem(), synthetic.SyntheticSet(make_synthetic())
-  options = dict(num_steps=40, rate=1e-2, weight_decay=0.0, window=1, skip=0)
-  objective = finetune_ahead.finetune_ahead(**options)
+  objective = finetune_ahead.finetune_ahead(
+    optimizers.FineTuning(40, weight_decay=0.0), 1e-2, windows=ONE
+  )
   start = objective.init(problem, jax.random.key(0), jnp.float32(0.5))
   assert int(start.age) == 20 and int(start.updates) == 0
   real = contract.Real(make_real(1))
@@ -354,7 +356,7 @@ def test_finetuning_ahead_takes_some_of_a_large_set(batch_size):
   problem, batch = make_problem(), make_synthetic()
   real, key = contract.Real(make_real(1)), jax.random.key(1)
   objective = finetune_ahead.finetune_ahead(
-    num_steps=9, rate=1e-2, window=1, skip=0, batch_size=batch_size
+    optimizers.FineTuning(9), 1e-2, windows=ONE, batch_size=batch_size
   )
   student = objective.init(problem, key, jnp.float32(0.5))
 
@@ -370,7 +372,7 @@ def test_finetuning_ahead_differentiates_a_smoother_adam(x64):
   problem = as_float64(make_problem())
   batch = as_float64(make_synthetic())
   objective = finetune_ahead.finetune_ahead(
-    num_steps=9, rate=1e-2, window=1, skip=0, weight_decay=0.0
+    optimizers.FineTuning(9, weight_decay=0.0), 1e-2, windows=ONE
   )
   real = contract.Real(make_real(1))
   key = jax.random.key(3)
@@ -418,9 +420,15 @@ def test_finetuning_ahead_differentiates_a_smoother_adam(x64):
 
 def test_a_stride_stands_for_several_steps_of_finetuning():
   problem, syn = make_problem(), synthetic.SyntheticSet(make_synthetic())
-  options = dict(num_steps=40, rate=1e-3, weight_decay=0.1, skip=0, until=20)
-  fine = finetune_ahead.finetune_ahead(window=20, **options)
-  coarse = finetune_ahead.finetune_ahead(window=5, stride=4, **options)
+  protocol = optimizers.FineTuning(40, weight_decay=0.1)
+  fine, coarse = (
+    finetune_ahead.finetune_ahead(
+      protocol,
+      1e-3,
+      windows=finetune_ahead.Windows(20 // stride, 0, stride, until=20),
+    )
+    for stride in (1, 4)
+  )
   key, real = jax.random.key(1), contract.Real(make_real(1))
   start = fine.init(problem, key, jnp.float32(0))
   (exact, (fresh, _)), (near, (also_fresh, _)) = (

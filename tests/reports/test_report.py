@@ -485,7 +485,7 @@ def test_labels_are_shown_without_an_analysis(workdir, tmp_path):
 
 def test_the_page_holds_the_ledger_and_the_command(workdir, tmp_path):
   page = page_of([workdir], tmp_path)
-  for text in ("2.0 KiB", "512.0 times smaller", "5 min 12 s", "3.0 GiB"):
+  for text in ("2.05 kB", "512.0 times smaller", "5 min 12 s", "3.22 GB"):
     assert text in page
   assert "gmdistill distill --config=sst2" in page
 

@@ -47,21 +47,6 @@ def test_k_centers_never_takes_a_row_twice():
   assert len(set(chosen.tolist())) == 4
 
 
-@pytest.mark.parametrize("method", ["random", "herding", "k_centers"])
-def test_coresets_are_in_class_order_without_repetition(method):
-  examples = make_examples(60)
-  problem = make_problem()
-  rows = coresets.choose(
-    method, problem, examples, per_class=3, pool=10, seed=1
-  )
-  assert examples.labels[rows].tolist() == [0, 0, 0, 1, 1, 1]
-  assert len(set(rows.tolist())) == 6
-  again = coresets.choose(
-    method, problem, examples, per_class=3, pool=10, seed=1
-  )
-  np.testing.assert_array_equal(rows, again)
-
-
 def test_long_rows_are_preferred_where_there_are_enough():
   examples = make_examples(60)
   rows = coresets.choose(

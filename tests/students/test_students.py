@@ -90,7 +90,7 @@ def test_gelu_of_sixteen_bits_is_rounded_once():
 
 
 def test_an_unknown_remat_is_refused():
-  with pytest.raises(ValueError, match="remat='all' is none of none, layers"):
+  with pytest.raises(ValueError, match="remat=all is none of none, layers"):
     make_problem(remat="all").init(jax.random.key(0))
 
 
@@ -171,7 +171,7 @@ def test_half_precision_products_leave_gradients_in_single():
   assert 0.99 < cosine < 1.0  # sixteen bits were used, and suffice
   outputs = half.apply(params, batch)
   assert outputs.logits.dtype == outputs.features.dtype == jnp.float32
-  with pytest.raises(ValueError, match="compute='half' is none of"):
+  with pytest.raises(ValueError, match="compute=half is none of"):
     make_problem(compute="half").init(jax.random.key(0))
 
 

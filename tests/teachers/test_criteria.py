@@ -12,6 +12,7 @@ import pytest
 from conftest import make_synthetic
 
 from gmdistill.data import batches
+from gmdistill.evaluation import protocols
 from gmdistill.students import outputs as student_outputs
 from gmdistill.teachers import criteria, divergences, live
 from gmdistill.training import fitting, replays
@@ -244,15 +245,14 @@ def test_a_student_without_layers_is_refused():
     )
 
 
-@pytest.mark.parametrize(
-  "teaching",
-  [live.moving_average(0.9), live.peer(optax.adam(1e-2))],
-  ids=["average", "peer"],
-)
-def test_a_teacher_that_changes_changes_the_student(teaching):
+@pytest.mark.parametrize("name", sorted({*protocols.TEACHINGS} - {"none"}))
+def test_a_teacher_that_changes_changes_the_student(name):
   taught = problem_with(to_teachers(weight=0.5, weights="gate"))
-
   optimizer = optax.adam(1e-2)
+  teaching = {
+    "moving_average": live.moving_average(0.9),
+    "peer": live.peer(optimizer),
+  }[name]
   plain = fitted(taught, BATCH, optimizer)
   changed = fitted(taught, BATCH, optimizer, teaching=teaching)
   assert set(changed) == set(taught.init(jax.random.key(0)))
@@ -262,10 +262,10 @@ def test_a_teacher_that_changes_changes_the_student(teaching):
 
 
 def fitted(problem, batch, optimizer, **fields):
+  course = fitting.Course(num_steps=4, batch_size=99, **fields)
+
   def fit(key):
-    return fitting.fit(
-      problem, batch, optimizer, num_steps=4, batch_size=99, key=key, **fields
-    )
+    return fitting.fit_course(problem, batch, optimizer, course, key=key)
 
   return jax.jit(fit)(jax.random.key(0))
 
@@ -321,9 +321,9 @@ def test_training_says_how_far_it_is():
 @pytest.mark.parametrize(
   "fields, said",
   [
-    ({"loss": "kl"}, "loss='kl' is none of forward_kl"),
-    ({"join": "votes"}, "join='votes' is none of losses"),
-    ({"weights": "age"}, "weights='age' is none of equal"),
+    ({"loss": "kl"}, "loss=kl is none of forward_kl"),
+    ({"join": "votes"}, "join=votes is none of losses"),
+    ({"weights": "age"}, "weights=age is none of equal"),
   ],
 )
 def test_unknown_names_are_refused(fields, said):

@@ -9,25 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gmdistill.teachers import divergences, ensembles
+from gmdistill.teachers import criteria, divergences, ensembles
 
 GOLDEN = (
   pathlib.Path(__file__).parents[3] / "shared" / "golden" / "kd_losses.json"
 )
-LOSSES = {
-  "forward_kl": divergences.forward_kl,
-  "reverse_kl": divergences.reverse_kl,
-  "jensen_shannon": divergences.jensen_shannon,
-  "skew_forward_kl": divergences.skew_forward_kl,
-  "skew_reverse_kl": divergences.skew_reverse_kl,
-  "total_variation": divergences.total_variation,
-  "soft_cross_entropy": divergences.soft_cross_entropy,
-  "bild": functools.partial(divergences.bild, k=3),
-  "decoupled": lambda s, t, m: divergences.decoupled(
-    s, t, m, np.arange(len(s))
-  ),
-  "taid": functools.partial(divergences.taid, t=0.4),
-}
+
+
+def _of_registry(name):
+  """A divergence as a function of both logits and a mask."""
+  divergence, _ = criteria.LOSSES[name]
+  return lambda student, teacher, mask: divergence(
+    student, teacher, criteria.Row(mask, jnp.arange(len(mask)), 0.4)
+  )
+
+
+LOSSES = {name: _of_registry(name) for name in criteria.LOSSES}
 each_loss = pytest.mark.parametrize("name", LOSSES)
 
 
@@ -193,14 +190,13 @@ def test_schedules_start_and_end_where_they_should():
     assert float(value(0)) == 4.0 and float(value(25)) == 1.0
     assert float(value(5)) == pytest.approx(2.5)
   assert float(divergences.schedule("constant", 4.0, 1.0, 10)(7)) == 4.0
-  with pytest.raises(ValueError, match="kind='step' is none of"):
+  with pytest.raises(ValueError, match="kind=step is none of"):
     divergences.schedule("step", 0, 1, 10)
 
 
 WEIGHTS = {
-  "equal": ensembles.equal_weights,
-  "confidence": lambda x: ensembles.confidence_weights(x, np.arange(4)),
-  "entropy": ensembles.entropy_weights,
+  kind: lambda x, kind=kind: ensembles.weights(kind, x, np.eye(5)[:4])
+  for kind in ensembles.WEIGHTS
 }
 
 
@@ -218,10 +214,9 @@ def test_weights_sum_to_one_and_follow_their_teachers(name):
   assert np.isfinite(WEIGHTS[name](sure)).all()
 
 
-@pytest.mark.parametrize(
-  "join", [ensembles.mean_of_probabilities, ensembles.mean_of_logits]
-)
-def test_one_teacher_is_itself_and_the_order_of_teachers_is_nothing(join):
+@pytest.mark.parametrize("name", ensembles.JOINS)
+def test_one_teacher_is_itself_and_the_order_of_teachers_is_nothing(name):
+  join = ensembles.JOINS[name]
   three = jnp.stack([logits(i) for i in range(3)])
   weights = ensembles.entropy_weights(three)
   alone = jax.nn.softmax(join(three[:1], jnp.ones((1, 4))))

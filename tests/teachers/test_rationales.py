@@ -145,15 +145,10 @@ def test_the_first_update_of_a_curriculum_sees_the_last_steps_alone():
   problem, batch = reasoner(label_share=0.5), told_batch()
 
   def fit(examples, seen):
+    course = fitting.Course(num_steps=1, batch_size=99, seen=seen)
     return jax.jit(
-      lambda examples: fitting.fit(
-        problem,
-        examples,
-        optax.sgd(0.1),
-        num_steps=1,
-        batch_size=99,
-        key=jax.random.key(2),
-        seen=seen,
+      lambda examples: fitting.fit_course(
+        problem, examples, optax.sgd(0.1), course, key=jax.random.key(2)
       )
     )(examples)
 

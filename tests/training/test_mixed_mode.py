@@ -22,7 +22,7 @@ def covector_product(problem, params, batch, covector, rule):
 
 
 @pytest.mark.parametrize("kind", ["transformer", "bilstm", "textcnn"])
-@pytest.mark.parametrize("rule", ["mixed", "linearize"])
+@pytest.mark.parametrize("rule", sorted({*mixed_mode.RULES} - {"reverse"}))
 def test_every_rule_equals_reverse_over_reverse(rule, kind):
   problem, batch = make_problem(kind), make_synthetic()
   params = problem.init(jax.random.key(0))
@@ -58,10 +58,11 @@ def test_the_second_derivative_equals_finite_differences(rule, x64):
     lambda x: jax.random.normal(jax.random.key(x.size + 1), x.shape), at
   )
   step = 1e-6
-  move = lambda sign: jax.tree.map(  # noqa: E731
-    lambda x, d: x + sign * step * d, at, direction
-  )
-  numeric = (both(*move(1))[0] - both(*move(-1))[0]) / (2 * step)
+
+  def moved(sign):
+    return jax.tree.map(lambda x, d: x + sign * step * d, at, direction)
+
+  numeric = (both(*moved(1))[0] - both(*moved(-1))[0]) / (2 * step)
   pairs = zip(jax.tree.leaves(grads), jax.tree.leaves(direction), strict=True)
   exact = sum(jnp.vdot(a, b) for a, b in pairs)
   np.testing.assert_allclose(exact, numeric, rtol=1e-6)

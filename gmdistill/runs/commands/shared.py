@@ -1,7 +1,6 @@
 """What several commands do: read a set and its config, save a student."""
 
 import contextlib
-import json
 from typing import Any
 
 from etils import epath
@@ -12,7 +11,7 @@ from gmdistill.runs.config import recipe as recipes
 from gmdistill.runs.config import settings
 from gmdistill.sets import set_files, spaces, synthetic
 from gmdistill.students import hugging_face
-from gmdistill.system import folders, logs, paths
+from gmdistill.system import folders, json_files, logs, paths
 from gmdistill.teachers import trained
 
 
@@ -103,14 +102,13 @@ def _config_beside(folder):
     raise errors.InputError(
       f"there is no {path}; give the --config that the set was made with."
     )
+  mend = "give the --config that the set was made with."
+  values = json_files.read(path, mend)
   try:
-    values = json.loads(path.read_text())
-    if not isinstance(values, dict):
-      raise ValueError("no fields")
     return settings.earlier(values, str(path))
   except settings.Removed:
     raise
-  except (OSError, ValueError) as error:
+  except ValueError as error:
     raise errors.InputError(
       f"{path} is damaged, or no run's config ({error}); give the --config "
       "that the set was made with."

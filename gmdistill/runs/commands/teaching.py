@@ -19,7 +19,7 @@ from gmdistill.runs.config import (
 from gmdistill.selection import coresets
 from gmdistill.sets import cards, set_files, spaces, synthetic
 from gmdistill.students import hugging_face
-from gmdistill.system import folders, paths
+from gmdistill.system import folders, paths, units
 from gmdistill.teachers import relabelling, trained
 
 TEXTS = "texts"  # what the rows of a file are, as a card says it
@@ -46,7 +46,7 @@ def teach(flags: Any, rest: list[str], command: str) -> None:
   shared.save_student(folder, setup, params)
   print(
     f"teacher: accuracy {100 * accuracy:.1f} % on the reported split; trained "
-    f"in {seconds:.1f} s; next: gmdistill distill ... "
+    f"in {units.seconds(seconds)}; next: gmdistill distill ... "
     f"--config.teachers.dirs={shlex.quote(str(folder))}"
   )
 
@@ -115,10 +115,7 @@ def _whose(flags: Any) -> str:
       "relabel needs --config=NAME for a baseline's rows or texts: it says "
       "which embeddings are theirs."
     )
-  if flags.row not in (cards.DISTILLED, *coresets.CORESETS):
-    raise errors.InputError(
-      f"--row={flags.row} is none of distilled, {', '.join(coresets.CORESETS)}."
-    )
+  errors.choice("--row", flags.row, (cards.DISTILLED, *coresets.CORESETS))
   return TEXTS if texts else flags.row
 
 

@@ -11,7 +11,7 @@ from gmdistill.runs.config import assembly, outputs
 from gmdistill.selection import coresets
 from gmdistill.sets import cards
 from gmdistill.students import hugging_face
-from gmdistill.system import folders, logs
+from gmdistill.system import folders, logs, units
 
 FORMATS = ("html", "markdown")
 
@@ -40,7 +40,7 @@ def train(flags: Any, rest: list[str], command: str) -> None:
   path = shared.save_student(student, setup, params)
   print(
     f"{name}: accuracy {100 * accuracy:.1f} % on the reported split; trained "
-    f"in {seconds:.1f} s; saved in {path}"
+    f"in {units.seconds(seconds)}; saved in {path}"
   )
   if setup.problem.student.pooling != "first":
     print(
@@ -75,10 +75,8 @@ def evaluate(flags: Any, rest: list[str], command: str) -> None:
     elif flags.row in coresets.CORESETS:
       found[name] = table.coreset(name, protocol, flags.row)
     else:
-      raise errors.InputError(
-        f"--row={flags.row} is none of distilled, full, "
-        f"{', '.join(coresets.CORESETS)}."
-      )
+      known = (cards.DISTILLED, "full", *coresets.CORESETS)
+      errors.not_one_of(f"--row={flags.row}", flags.row, known)
     found[name]["row"] = row
   print(json.dumps(found, indent=2))
   if target is not None:
@@ -93,10 +91,7 @@ def report(flags: Any, rest: list[str], command: str) -> None:
   runs = rest or [flags.workdir]
   if not rest and not flags.workdir:
     raise errors.InputError("report needs workdirs: gmdistill report DIR ...")
-  if flags.format not in FORMATS:
-    raise errors.InputError(
-      f"--format={flags.format} is none of {', '.join(FORMATS)}."
-    )
+  errors.choice("--format", flags.format, FORMATS)
   if flags.format == "markdown":
     print(markdown.table(flags.table, runs), end="")
     return

@@ -27,11 +27,7 @@ from gmdistill.teachers import criteria, divergences
 
 def setup(config: recipes.Recipe) -> spaces.Setup:
   """Loads the data and the student that a config names."""
-  if config.stored_as not in set_files.PRECISIONS:
-    raise errors.InputError(
-      f"stored_as={config.stored_as} is none of "
-      f"{', '.join(set_files.PRECISIONS)}."
-    )
+  errors.choice("stored_as", config.stored_as, set_files.PRECISIONS)
   built = spaces.build(
     dataclasses.asdict(config.student),
     dataclasses.asdict(config.table),
@@ -163,9 +159,8 @@ def sampler(
       seed=config.seed,
     )
   else:
-    raise errors.InputError(
-      f"real_rows={config.real_rows} is none of random, representatives."
-    )
+    known = ("random", "representatives")
+    errors.not_one_of(f"real_rows={config.real_rows}", config.real_rows, known)
   if not config.joined_rows:
     return drawn
   return joined.sampler(
@@ -292,12 +287,8 @@ def protocol(config: recipes.Recipe, name: str) -> protocols.Protocol:
   if name == "bayes":
     fields = dataclasses.asdict(config.bayes)
     start = fields.pop("start")
-    if start not in ("replay", "finetune", "scratch"):
-      raise errors.InputError(
-        f"bayes.start={start} is none of replay, finetune, scratch."
-      )
+    errors.choice("bayes.start", start, ("replay", "finetune", "scratch"))
     build = functools.partial(protocols.bayesian, protocol(config, start))
     return errors.named("bayes", lambda: build(**fields))
-  raise errors.InputError(
-    f"protocol {name} is none of replay, finetune, scratch, bayes."
-  )
+  known = ("replay", "finetune", "scratch", "bayes")
+  errors.not_one_of(f"protocol={name}", name, known)

@@ -220,6 +220,7 @@ Bayes = fields.options("Bayes", _Start, protocols.bayesian, posterior.Chain)
 LookAhead = fields.options("LookAhead", look_ahead.look_ahead, without="rule")
 FinetuneAhead = fields.options(
   "FinetuneAhead",
+  finetune_ahead.Windows,
   finetune_ahead.finetune_ahead,
   only="window skip stride until centred",
 )

@@ -20,7 +20,7 @@ from gmdistill.objectives import (
   trajectories,
 )
 from gmdistill.runs.config import recipe as recipes
-from gmdistill.training import mixed_mode
+from gmdistill.training import mixed_mode, optimizers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +40,7 @@ def stages(config: recipes.Recipe) -> list[Stage]:
   Raises:
     InputError: an unknown objective, or one that the set cannot serve.
   """
-  if config.rule not in mixed_mode.RULES:
-    raise errors.InputError(
-      f"rule={config.rule} is none of {', '.join(mixed_mode.RULES)}."
-    )
+  errors.choice("rule", config.rule, mixed_mode.RULES)
   texts = [text.strip() for text in config.objective.split(",")]
   shares = config.stage_fractions or (1 / len(texts),) * len(texts)
   if len(shares) != len(texts) or not math.isclose(sum(shares), 1.0):
@@ -103,14 +100,16 @@ def _gradient_matching(config, fields):
 
 def _finetune_ahead(config, fields):
   protocol = config.finetune
+  windows = {name: fields[name] for name in finetune_ahead.Windows._fields}
   return finetune_ahead.finetune_ahead(
-    rate=protocol.rates[0],
-    num_steps=protocol.num_steps,
-    warmup=protocol.warmup,
-    weight_decay=protocol.weight_decay,
+    optimizers.FineTuning(
+      protocol.num_steps, protocol.weight_decay, protocol.warmup
+    ),
+    protocol.rates[0],
+    finetune_ahead.Windows(**windows),
     batch_size=protocol.batch_size,
+    centred=fields["centred"],
     rule=config.rule,
-    **fields,
   )
 
 
@@ -202,11 +201,8 @@ def _terms(text: str) -> list[tuple[float, str]]:
       raise errors.InputError(
         f"objective={text}: the weight {weight} must be finite."
       )
-    if name.strip() not in OBJECTIVES:
-      raise errors.InputError(
-        f"objective={name.strip()} is none of {', '.join(OBJECTIVES)}."
-      )
-    found.append((factor, name.strip()))
+    name = errors.choice("objective", name.strip(), OBJECTIVES)
+    found.append((factor, name))
   return found
 
 

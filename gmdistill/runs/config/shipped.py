@@ -81,10 +81,8 @@ def _read(source: str) -> Any:
   known = module.get("MODES") or {"": module["get_config"]}
   asked = [mode for mode in modes if mode != "tiny"] or [""]
   if len(asked) > 1 or asked[0] not in known:
-    told = [*filter(None, known), "tiny"]
-    raise errors.InputError(
-      f"mode {':'.join(asked)!r} of {path.stem} is none of {', '.join(told)}."
-    )
+    mode, known_modes = ":".join(asked), [*filter(None, known), "tiny"]
+    errors.not_one_of(f"mode {mode!r} of {path.stem}", mode, known_modes)
   config = known[asked[0]]()
   if "tiny" not in modes:
     return config
