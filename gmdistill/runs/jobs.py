@@ -127,25 +127,44 @@ def sources(job: Job) -> dict[str, Any]:
 def programs(
   job: Job,
 ) -> list[tuple[jax.stages.Compiled, program_costs.Cost]]:
-  """Returns each stage's compiled dispatch, and what its outer step costs."""
+  """Returns each stage's compiled dispatch, and what its outer step costs.
+
+  Runs that differ in their seed alone, one after the other in one process,
+  share them: tracing is most of a small run's time.
+  """
   return [_program(job, index) for index in range(len(job.stages))]
+
+
+# Of the last dispatches: a program keeps some memory of its device.
+_PROGRAMS: dict[Any, tuple[jax.stages.Compiled, program_costs.Cost]] = {}
+_MOST_PROGRAMS = 4
 
 
 def _program(job, index):
   stage = job.stages[index]
-  steps = outer.outer_steps(
-    stage,
-    job.parameterization,
-    job.config.outer.ema,
-    job.mesh,
-    job.config.outer.students_at_once,
-  )
   state = outer.shapes(
     stage, job.problem, job.params, job.config.num_students, job.mesh
   )
   num_steps = outer.dispatch_size(job.config, job.stages)
   real = job.draws[index](stage.first, num_steps)
-  return program_costs.program(steps, (job.problem, state, real, job.root_key))
+  arguments = (job.problem, state, real, job.root_key)
+  # All else that a dispatch is traced from follows from these.
+  fields = {**job.config.to_dict(), "seed": 0}
+  shapes = tuple((x.shape, str(x.dtype)) for x in jax.tree.leaves(arguments))
+  structure = jax.tree.structure(arguments)
+  key = (index, json.dumps(fields), shapes, structure, job.mesh)
+  if key not in _PROGRAMS:
+    steps = outer.outer_steps(
+      stage,
+      job.parameterization,
+      job.config.outer.ema,
+      job.mesh,
+      job.config.outer.students_at_once,
+    )
+    while len(_PROGRAMS) >= _MOST_PROGRAMS:
+      del _PROGRAMS[next(iter(_PROGRAMS))]
+    _PROGRAMS[key] = program_costs.program(steps, arguments)
+  return _PROGRAMS[key]
 
 
 def real_data(

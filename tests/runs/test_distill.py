@@ -341,6 +341,19 @@ def test_the_outer_step_compiles_once():
   assert int(state.step) == 6 and seen["outer/loss"].shape == (2,)
 
 
+def test_runs_that_differ_in_their_seed_alone_share_their_programs(monkeypatch):
+  traced = []
+  monkeypatch.setattr(jobs, "_PROGRAMS", {})
+  monkeypatch.setattr(
+    jobs.program_costs, "program", lambda *x: traced.append(x)
+  )
+  for seed, rate, expected in ((0, 0.01, 1), (1, 0.01, 1), (1, 0.02, 2)):
+    config = tiny_config.get_config("polish")
+    config.seed, config.outer.learning_rate = seed, rate
+    jobs.programs(jobs.prepare(config))
+    assert len(traced) == expected
+
+
 def test_steps_in_one_dispatch_equal_steps_one_by_one():
   config = tiny_config.get_config("polish")
   setup = assembly.setup(settings.recipe(config))
