@@ -1,10 +1,7 @@
 """The command line: `gmdistill VERB --config=... --workdir=...`."""
 
-import re
 import shlex
 import sys
-import time
-import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -92,8 +89,10 @@ def main(argv: list[str]) -> int:
   from gmdistill import errors
 
   try:
-    flags, rest = _parse([argv[0], *argv[2:]])
-    _require_taken(verb, flags)
+    from gmdistill.runs.config import flags as flag_values
+
+    flags, rest = flag_values.parse([argv[0], *argv[2:]])
+    flag_values.require_taken(verb, flags, TAKES[verb].split())
     command = shlex.join(["gmdistill", *argv[1:]])
     if flags.distributed and verb not in DISTRIBUTED:
       raise errors.InputError(
@@ -102,7 +101,9 @@ def main(argv: list[str]) -> int:
         "may be started in several with the same --workdir.)"
       )
     if flags.distributed:
-      _run_with_others(verb, flags, rest, command)
+      from gmdistill.runs.commands import several
+
+      several.run(flags, lambda: _run(verb, flags, rest, command), _say)
     else:
       _run(verb, flags, rest, command)
   except BaseException as error:
@@ -163,38 +164,6 @@ def _run(verb: str, flags: Any, rest: list[str], command: str) -> None:
     commands[verb](flags, rest, command)
 
 
-def _run_with_others(
-  verb: str, flags: Any, rest: list[str], command: str
-) -> None:
-  """Runs a verb as one process of several, which end together."""
-  import jax
-
-  from gmdistill import errors
-  from gmdistill.system import processes
-
-  processes.start(flags.coordinator, flags.num_processes, flags.process_id)
-  try:
-    _run(verb, flags, rest, command)
-  except (errors.RefusedByAll, errors.NotFinite):
-    processes.leave()
-    raise
-  except errors.Stopped as error:
-    if error.alone:
-      _say(error)
-      processes.abandon(error.status, stopped=True)
-    processes.leave()
-    raise
-  except BaseException as error:
-    if isinstance(error, jax.errors.JaxRuntimeError):
-      # What is left of a process that died: the line that says so is better.
-      time.sleep(5)
-    status = _say(error)
-    if status is None:
-      traceback.print_exc()
-    processes.abandon(1 if status is None else status)
-  processes.leave()
-
-
 def _keep_programs() -> None:
   """Keeps compiled programs in the user's cache folder: a second start of the
   same run compiles nothing. JAX's own setting goes before."""
@@ -206,95 +175,6 @@ def _keep_programs() -> None:
     jax.config.update(
       "jax_compilation_cache_dir", str(paths.cache_folder() / "programs")
     )
-
-
-def _parse(argv: list[str]) -> tuple[Any, list[str]]:
-  """Returns the parsed flags and what is left of the command line."""
-  from absl import flags as absl_flags
-
-  from gmdistill import errors
-
-  values = absl_flags.FlagValues()
-  absl_flags.DEFINE_string("workdir", "", "", flag_values=values)
-  absl_flags.DEFINE_string("set", "", "", flag_values=values)
-  absl_flags.DEFINE_multi_string("teacher", [], "", flag_values=values)
-  absl_flags.DEFINE_string("row", "distilled", "", flag_values=values)
-  absl_flags.DEFINE_string("protocol", "", "", flag_values=values)
-  absl_flags.DEFINE_string("format", "html", "", flag_values=values)
-  absl_flags.DEFINE_string("table", "results", "", flag_values=values)
-  absl_flags.DEFINE_bool("distributed", False, "", flag_values=values)
-  absl_flags.DEFINE_string("coordinator", "", "", flag_values=values)
-  absl_flags.DEFINE_integer("num_processes", 0, "", flag_values=values)
-  absl_flags.DEFINE_integer("process_id", -1, "", flag_values=values)
-  given, argv = _taken(argv, "--config=")
-  try:
-    if given:
-      # Before the flags that change its fields are read: they are known by it.
-      from ml_collections import config_flags
-
-      from gmdistill.runs.config import shipped
-
-      config_flags.DEFINE_config_dict(
-        "config",
-        shipped.config_for(given),
-        flag_values=values,
-        sys_argv=argv,
-      )
-    else:
-      absl_flags.DEFINE_string("config", None, "", flag_values=values)
-    rest = values(argv)
-  except errors.InputError:
-    raise
-  except Exception as error:  # a config file is a program: any there is
-    raise errors.InputError(_first_line(error)) from error
-  return values, rest[1:]
-
-
-def _taken(argv: list[str], flag: str) -> tuple[str, list[str]]:
-  """Returns the last value of a flag, and the arguments without it.
-
-  Raises:
-    InputError: it stands apart from its value.
-  """
-  from gmdistill import errors
-
-  if flag.rstrip("=") in argv:
-    raise errors.InputError(f"write {flag}NAME, with the =.")
-  given = [x.removeprefix(flag) for x in argv if x.startswith(flag)]
-  return (given or [""])[-1], [x for x in argv if not x.startswith(flag)]
-
-
-def _require_taken(verb: str, flags: Any) -> None:
-  from gmdistill import errors
-
-  takes = TAKES[verb].split()
-  known = "config workdir set teacher row protocol format table".split()
-  for name in known:
-    present = flags[name].present or (name == "config" and flags.config)
-    if present and name not in takes:
-      raise errors.InputError(
-        f"{verb} takes no --{name}; it takes --{', --'.join(takes)}."
-      )
-
-
-def _first_line(error: Exception) -> str:
-  # ml_collections puts one error into another, whole or as its repr.
-  while error.args and isinstance(error.args[0], Exception):
-    error = error.args[0]
-  text = str(error.args[0] if error.args else error)
-  text = text.replace("\\n", "\n").replace("\\'", "'").strip()
-  if "Traceback (most recent call last)" in text:
-    # An error inside the config file: its last line says which.
-    text = text.splitlines()[-1]
-    kind, _, said = text.partition(": ")
-    text = said if kind.isidentifier() and " " in said else text
-  elif isinstance(error, SyntaxError):
-    text = f"SyntaxError in the config file: {error}"  # with file and line
-  elif " " not in text or isinstance(error, ArithmeticError):
-    text = f"{type(error).__name__} in the config file: {text}"
-  # ml_collections lists every field of the config before its suggestion.
-  text = " ".join(text.split())
-  return re.sub(r' Other fields present: ".*"(?= Did you mean|$)', "", text)
 
 
 def _refuse(message: str) -> int:

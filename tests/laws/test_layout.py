@@ -36,7 +36,7 @@ REACH = {
 ONLY_HERE = {
   "orbax": {"system"},
   "linen": {"students"},
-  "ml_collections": {"main", "runs.config"},  # the door parses their flags
+  "ml_collections": {"runs.config"},
   "tensorflow_datasets": {"data"},
   "tokenizers": {"data"},
   "huggingface_hub": {"students"},

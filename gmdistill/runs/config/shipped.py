@@ -148,10 +148,7 @@ def load_config(
 
 def _change(config: Any, fields: Mapping[str, Any], group: str = "") -> None:
   for name, value in fields.items():
-    if name not in config:
-      near = difflib.get_close_matches(name, list(config), n=1)
-      hint = f"; did you mean {near[0]}?" if near else "."
-      raise errors.InputError(f"a config has no field {group}{name}{hint}")
+    require_field(config, name, group)
     if isinstance(config[name], ml_collections.ConfigDict):
       if not isinstance(value, Mapping):
         raise errors.InputError(
@@ -166,3 +163,16 @@ def _change(config: Any, fields: Mapping[str, Any], group: str = "") -> None:
       raise errors.InputError(
         f"{group}{name}={value!r} is no {kind}, as {config[name]!r} is."
       ) from error
+
+
+def require_field(config: Any, name: str, group: str = "") -> None:
+  """Checks that a config, or a `group.` of its fields, has one of that name.
+
+  Raises:
+    InputError: it has none.
+  """
+  known = list(config) if isinstance(config, ml_collections.ConfigDict) else []
+  if name not in known:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else "."
+    raise errors.InputError(f"a config has no field {group}{name}{hint}")

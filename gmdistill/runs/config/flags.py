@@ -1,0 +1,111 @@
+"""The flags of the command line, and the config that they change."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags as absl_flags
+from ml_collections import config_flags
+
+from gmdistill import errors
+
+
+def parse(argv: list[str]) -> tuple[Any, list[str]]:
+  """Returns the parsed flags, and what is left of the command line.
+
+  Raises:
+    InputError: an unknown flag or field, or a value that it cannot have.
+  """
+  values = absl_flags.FlagValues()
+  absl_flags.DEFINE_string("workdir", "", "", flag_values=values)
+  absl_flags.DEFINE_string("set", "", "", flag_values=values)
+  absl_flags.DEFINE_multi_string("teacher", [], "", flag_values=values)
+  absl_flags.DEFINE_string("row", "distilled", "", flag_values=values)
+  absl_flags.DEFINE_string("protocol", "", "", flag_values=values)
+  absl_flags.DEFINE_string("format", "html", "", flag_values=values)
+  absl_flags.DEFINE_string("table", "results", "", flag_values=values)
+  absl_flags.DEFINE_bool("distributed", False, "", flag_values=values)
+  absl_flags.DEFINE_string("coordinator", "", "", flag_values=values)
+  absl_flags.DEFINE_integer("num_processes", 0, "", flag_values=values)
+  absl_flags.DEFINE_integer("process_id", -1, "", flag_values=values)
+  given, argv = _taken(argv, "--config=")
+  try:
+    if given:
+      from gmdistill.runs.config import shipped  # with JAX, slow to import
+
+      # Before the flags that change its fields are read: they are known by it.
+      config = shipped.config_for(given)
+      for argument in argv:
+        group, so_far = config, ""
+        for name in _field_of(argument):
+          shipped.require_field(group, name, so_far)
+          group, so_far = group[name], f"{so_far}{name}."
+      config_flags.DEFINE_config_dict(
+        "config",
+        config,
+        flag_values=values,
+        sys_argv=argv,
+      )
+    else:
+      absl_flags.DEFINE_string("config", None, "", flag_values=values)
+    rest = values(argv)
+  except errors.InputError:
+    raise
+  except Exception as error:  # a config file is a program: any there is
+    raise errors.InputError(_first_line(error)) from error
+  return values, rest[1:]
+
+
+def _taken(argv: list[str], flag: str) -> tuple[str, list[str]]:
+  """Returns the last value of a flag, and the arguments without it.
+
+  Raises:
+    InputError: it stands apart from its value.
+  """
+  if flag.rstrip("=") in argv:
+    raise errors.InputError(f"write {flag}NAME, with the =.")
+  given = [x.removeprefix(flag) for x in argv if x.startswith(flag)]
+  return (given or [""])[-1], [x for x in argv if not x.startswith(flag)]
+
+
+def _field_of(argument: str) -> list[str]:
+  """Returns the names on the way to the field that a flag changes, if any."""
+  flag = argument.partition("=")[0].partition("[")[0]
+  if not flag.startswith("--config."):
+    return []
+  return flag.removeprefix("--config.").split(".")
+
+
+def require_taken(verb: str, flags: Any, takes: Sequence[str]) -> None:
+  """Checks that a verb was given no flag that it does not take.
+
+  Raises:
+    InputError: it was.
+  """
+  known = "config workdir set teacher row protocol format table".split()
+  for name in known:
+    present = flags[name].present or (name == "config" and flags.config)
+    if present and name not in takes:
+      raise errors.InputError(
+        f"{verb} takes no --{name}; it takes --{', --'.join(takes)}."
+      )
+
+
+def _first_line(error: Exception) -> str:
+  # ml_collections puts one error into another, whole or as its repr.
+  while error.args and isinstance(error.args[0], Exception):
+    error = error.args[0]
+  text = str(error.args[0] if error.args else error)
+  text = text.replace("\\n", "\n").replace("\\'", "'").strip()
+  if "Traceback (most recent call last)" in text:
+    # An error inside the config file: its last line says which.
+    text = text.splitlines()[-1]
+    kind, _, said = text.partition(": ")
+    text = said if kind.isidentifier() and " " in said else text
+  elif isinstance(error, SyntaxError):
+    text = f"SyntaxError in the config file: {error}"  # with file and line
+  elif " " not in text or isinstance(error, ArithmeticError):
+    text = f"{type(error).__name__} in the config file: {text}"
+  # ml_collections lists every field of the config before its suggestion.
+  text = " ".join(text.split())
+  return re.sub(r' Other fields present: ".*"(?= Did you mean|$)', "", text)
