@@ -11,7 +11,7 @@ import numpy as np
 import tiny_config
 from conftest import as_float64
 
-from gmdistill.runs import first_set, jobs, outer
+from gmdistill.runs import first_set, jobs, outer, states
 from gmdistill.runs.config import assembly, schedule, settings
 from gmdistill.system import costs
 from gmdistill.system import devices as device_mesh
@@ -34,7 +34,7 @@ def steps_on(students, data, mode):
   )
   problem = device_mesh.put(mesh, as_float64(setup.problem))
   key = device_mesh.put(mesh, jax.random.key(0))
-  state = outer.first_state(params, stage, problem, key, NUM_STUDENTS, mesh)
+  state = states.first_state(params, stage, problem, key, NUM_STUDENTS, mesh)
   steps = outer.outer_steps(stage, stored, 0.99, mesh)
   draw = jobs.real_data(setup, settings.recipe(config), stage.objective, mesh)
   program = steps.lower(problem, state, draw(0, 1), key).compile()

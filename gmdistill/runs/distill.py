@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gmdistill import errors
-from gmdistill.runs import finish, jobs, outer, workdirs
+from gmdistill.runs import finish, jobs, outer, states, workdirs
 from gmdistill.runs.config import remedies, row_fields, settings
 from gmdistill.system import (
   checkpoints,
@@ -23,7 +23,7 @@ from gmdistill.system import (
 
 
 @costs.memory_errors_named()
-def run(config: Any, workdir: str, command: str = "") -> outer.DistillState:
+def run(config: Any, workdir: str, command: str = "") -> states.DistillState:
   """Distils, evaluates and reports; goes on where an earlier run ended.
 
   Args:
@@ -133,7 +133,7 @@ def _resumed(job, keep):
   for step in steps:
     # A state is saved in the shape of the stage that it ends, not the next one.
     stage = next(stage for stage in job.stages if step <= stage.last)
-    like = outer.shapes(stage, job.problem, job.params, *rest)
+    like = states.shapes(stage, job.problem, job.params, *rest)
     try:
       with processes.together():
         state = keep.load(step, like)
@@ -147,7 +147,7 @@ def _resumed(job, keep):
       "no checkpoint of this run can be read; restore one from a copy, or "
       "start in another --workdir."
     )
-  return outer.first_state(
+  return states.first_state(
     job.params, job.stages[0], job.problem, job.root_key, *rest
   )
 
@@ -164,17 +164,17 @@ def _run_stage(job, index, steps, state, to):
 
 
 def enter_stage(
-  job: jobs.Job, index: int, state: outer.DistillState
-) -> outer.DistillState:
+  job: jobs.Job, index: int, state: states.DistillState
+) -> states.DistillState:
   """Returns a state whose optimiser and students are those of a stage."""
   stage = job.stages[index]
   if int(state.step) != stage.first or index == 0:
     return state
-  optimizer, students = outer.enter(
+  optimizer, students = states.enter(
     stage,
     job.problem,
     state.params,
-    outer.stage_key(job.root_key, index),
+    states.stage_key(job.root_key, index),
     job.config.num_students,
     job.mesh,
   )
@@ -185,8 +185,8 @@ def dispatch(
   job: jobs.Job,
   index: int,
   steps: jax.stages.Compiled,
-  state: outer.DistillState,
-) -> tuple[outer.DistillState, dict[str, np.ndarray]]:
+  state: states.DistillState,
+) -> tuple[states.DistillState, dict[str, np.ndarray]]:
   """Returns the state some outer steps on, and what was seen [K] on the way.
 
   Raises:

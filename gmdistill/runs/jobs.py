@@ -12,7 +12,7 @@ import numpy as np
 from gmdistill import trees
 from gmdistill.evaluation import measuring, protocols, readings
 from gmdistill.objectives import bank, contract
-from gmdistill.runs import first_set, outer
+from gmdistill.runs import first_set, outer, states
 from gmdistill.runs.config import (
   assembly,
   checks,
@@ -142,7 +142,7 @@ _MOST_PROGRAMS = 4
 
 def _program(job, index):
   stage = job.stages[index]
-  state = outer.shapes(
+  state = states.shapes(
     stage, job.problem, job.params, job.config.num_students, job.mesh
   )
   num_steps = outer.dispatch_size(job.config, job.stages)

@@ -1,74 +1,19 @@
-"""The outer loop's inside: the state of a run, and its outer step."""
+"""The outer loop's inside: one outer step, and how many a dispatch takes."""
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gmdistill import trees
+from gmdistill.runs import states
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.runs.config import schedule
 from gmdistill.sets import synthetic
-from gmdistill.students import problems
 from gmdistill.system import devices
 from gmdistill.training import fitting
-
-
-@flax.struct.dataclass
-class DistillState:
-  """Everything that changes during a run; one checkpoint."""
-
-  step: jax.Array  # outer steps done
-  params: trees.PyTree  # of the synthetic set
-  optimizer: trees.PyTree
-  ema: trees.PyTree  # moving average of params: what is evaluated and kept
-  students: trees.PyTree  # inner state of each student, leading axis [S]
-  best: trees.PyTree  # the average that the selection split liked best
-  best_accuracy: jax.Array
-  best_step: jax.Array
-
-
-def enter(
-  stage: schedule.Stage,
-  problem: problems.Problem,
-  params: trees.PyTree,
-  key: jax.Array,
-  num_students: int,
-  mesh: jax.sharding.Mesh,
-) -> tuple[trees.PyTree, trees.PyTree]:
-  """Returns a stage's first optimiser state and students, on the mesh."""
-  lie = layout(mesh)
-  begin = jax.jit(
-    _begin(stage, num_students, mesh),
-    out_shardings=(lie.optimizer, lie.students),
-  )
-  return begin(problem, params, key)
-
-
-def _begin(stage, num_students, mesh):
-  """Returns `begin(problem, params, key) -> (optimiser, students)`."""
-
-  def own(problem, keys, phases):
-    init = functools.partial(stage.objective.init, problem)
-    return jax.lax.map(lambda xs: init(*xs), (keys, phases))
-
-  everywhere, by_student = devices.EVERYWHERE, devices.BY_STUDENT
-  all_students = devices.over_students(
-    mesh, own, (everywhere, by_student, by_student), by_student
-  )
-
-  def begin(problem, params, key):
-    phases_S = jnp.arange(num_students) / num_students
-    keys = jax.random.split(key, num_students)
-    students = all_students(problem, keys, phases_S)
-    return stage.optimizer.init(params), students
-
-  return begin
 
 
 def outer_steps(
@@ -77,7 +22,7 @@ def outer_steps(
   ema: float,
   mesh: jax.sharding.Mesh,
   at_once: int = 1,
-) -> Callable[..., tuple[DistillState, dict[str, jax.Array]]]:
+) -> Callable[..., tuple[states.DistillState, dict[str, jax.Array]]]:
   """Returns `steps(problem, state, real, key) -> (state, metrics)`, jitted.
 
   `real`, an `objectives.Real`, has the leading axes [K, S]: K outer steps a
@@ -120,7 +65,7 @@ def outer_steps(
   @functools.partial(
     jax.jit,
     donate_argnums=1,
-    out_shardings=(layout(mesh), devices.sharding(mesh, everywhere)),
+    out_shardings=(states.layout(mesh), devices.sharding(mesh, everywhere)),
   )
   def steps(problem, state, real, root_key):
     step = lambda state, real: one_step(problem, state, real, root_key)  # noqa: E731
@@ -160,16 +105,6 @@ def _own_students(stage, parameterization, at_once):
   return own_students
 
 
-def layout(mesh: jax.sharding.Mesh) -> DistillState:
-  """Returns where each part of a state lies: students on their own devices."""
-  parts: dict[str, Any] = dict.fromkeys(
-    DistillState.__dataclass_fields__,
-    devices.sharding(mesh, devices.EVERYWHERE),
-  )
-  parts["students"] = devices.sharding(mesh, devices.BY_STUDENT)
-  return DistillState(**parts)
-
-
 def dispatch_size(
   config: recipes.Recipe, stages: Sequence[schedule.Stage]
 ) -> int:
@@ -186,74 +121,3 @@ def dispatch_size(
   )
   most = max(1, config.steps_per_dispatch)
   return max(k for k in range(1, most + 1) if stretch % k == 0)
-
-
-def first_state(
-  params: trees.PyTree,
-  stage: schedule.Stage,
-  problem: problems.Problem,
-  root_key: jax.Array,
-  num_students: int,
-  mesh: jax.sharding.Mesh,
-) -> DistillState:
-  """Returns the state before the first step of a run, on the mesh."""
-  optimizer, students = enter(
-    stage,
-    problem,
-    params,
-    stage_key(root_key, 0),
-    num_students,
-    mesh,
-  )
-  # Leaves of their own: the outer step donates the state, not `params`.
-  new = lambda tree: devices.put(mesh, tree)  # noqa: E731
-  return DistillState(
-    step=new(np.int32(0)),
-    params=new(params),
-    optimizer=optimizer,
-    ema=new(params),
-    students=students,
-    best=new(params),
-    best_accuracy=new(np.float32(-1.0)),
-    best_step=new(np.int32(0)),
-  )
-
-
-def shapes(
-  stage: schedule.Stage,
-  problem: problems.Problem,
-  params: trees.PyTree,
-  num_students: int,
-  mesh: jax.sharding.Mesh,
-) -> DistillState:
-  """Returns the shapes of a state in `stage`, and where its parts lie."""
-
-  def state(problem, params):
-    optimizer, students = _begin(stage, num_students, mesh)(
-      problem, params, jax.random.key(0)
-    )
-    zero = jnp.float32(0.0)
-    count = jnp.int32(0)
-    return DistillState(
-      count, params, optimizer, params, students, params, zero, count
-    )
-
-  found = jax.eval_shape(state, problem, params)
-  lie = layout(mesh)
-  return DistillState(
-    **{
-      name: jax.tree.map(
-        lambda x, name=name: jax.ShapeDtypeStruct(
-          x.shape, x.dtype, sharding=getattr(lie, name)
-        ),
-        getattr(found, name),
-      )
-      for name in DistillState.__dataclass_fields__
-    }
-  )
-
-
-def stage_key(root_key: jax.Array, index: int) -> jax.Array:
-  """Returns the key that draws the students of a stage."""
-  # Counted from the end of the range: outer steps fold in 0, 1, 2 ...
-  return jax.random.fold_in(root_key, 2**32 - 1 - index)

@@ -32,7 +32,7 @@ import torch_loop
 from gmdistill.data import batches as row_batches
 from gmdistill.evaluation import measuring, protocols, readings
 from gmdistill.objectives import contract, gradient_matching, trajectories
-from gmdistill.runs import outer
+from gmdistill.runs import outer, states
 from gmdistill.runs.config import schedule
 from gmdistill.sets import synthetic
 from gmdistill.students import encoders, problems, roles
@@ -105,7 +105,7 @@ def our_step(problem, real_rows, bank, between=0):
       devices.put_own(mesh, batches, [0], 1, devices.BATCHES)
     )
   problem = devices.put(mesh, problem)
-  state = outer.first_state(params, stage, problem, key, 1, mesh)
+  state = states.first_state(params, stage, problem, key, 1, mesh)
   begun = time.perf_counter()
   program, cost = costs.program(
     outer.outer_steps(stage, stored, 0.99, mesh), (problem, state, real, key)

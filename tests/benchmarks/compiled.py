@@ -16,7 +16,7 @@ import record
 
 from gmdistill.data import batches
 from gmdistill.objectives import contract, gradient_matching
-from gmdistill.runs import outer
+from gmdistill.runs import outer, states
 from gmdistill.runs.config import schedule
 from gmdistill.sets import synthetic
 from gmdistill.students import encoders, problems, roles
@@ -67,7 +67,7 @@ def cost(
     )
 
   real = contract.Real(None, contract.Expert(read(shapes), read(kept, classes)))
-  state = outer.shapes(stage, problem, params, students, mesh)
+  state = states.shapes(stage, problem, params, students, mesh)
   steps = outer.outer_steps(stage, stored, 0.99, mesh)
   return costs.program(steps, (problem, state, real, jax.random.key(0)))[1]
 

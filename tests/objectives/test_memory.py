@@ -8,7 +8,7 @@ import optax
 
 from gmdistill.data import batches
 from gmdistill.objectives import contract, gradient_matching
-from gmdistill.runs import outer
+from gmdistill.runs import outer, states
 from gmdistill.runs.config import schedule
 from gmdistill.sets import synthetic
 from gmdistill.students import encoders, problems, roles
@@ -59,7 +59,7 @@ def step(
   expert = contract.Expert(abstract(shapes), abstract(kept, classes))
   arguments = (
     problem,
-    outer.shapes(stage, problem, params, 1, mesh),
+    states.shapes(stage, problem, params, 1, mesh),
     contract.Real(None, expert),
     jax.random.key(0),
   )
