@@ -131,7 +131,7 @@ def test_every_published_number_names_a_source_and_a_full_row():
 def test_what_cannot_be_printed_is_refused_in_one_line(capsys, tmp_path):
   assert "html, markdown" in refused(capsys, QUICKSTART, "--format=pdf")
   unknown = refused(capsys, QUICKSTART, "--format=markdown", "--table=all")
-  assert "results, costs" in unknown
+  assert "results, rows, costs" in unknown
   assert "--format=markdown" in refused(capsys, QUICKSTART, "--table=costs")
   assert "no finished run" in refused(capsys, tmp_path, "--format=markdown")
   for mark in ("results", "results nothing", "unknown quickstart"):
