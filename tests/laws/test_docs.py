@@ -22,6 +22,7 @@ from gmdistill.data import sources
 from gmdistill.objectives import contract
 from gmdistill.runs.config import recipe, settings, shipped
 from gmdistill.sets import synthetic
+from gmdistill.students import families
 
 ROOT = pathlib.Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "docs" / "_tools"))
@@ -183,6 +184,22 @@ def test_the_worked_objective_is_an_objective():
     return objective.loss(problem, syn, (), real, jax.random.key(0))[0]
 
   assert float(jnp.abs(jax.grad(loss)(batch.inputs)).max()) > 0
+
+
+def test_the_worked_student_is_a_student(monkeypatch):
+  monkeypatch.setattr(families, "KINDS", dict(families.KINDS))
+  exec(block_of("docs/development/add_a_student.md", "MeanOfWords"), {})
+  batch = make_synthetic()
+  problem = make_problem().replace(
+    student=families.KINDS["mean_of_words"](batch.labels.shape[1], width=4)
+  )
+  params = problem.init(jax.random.key(0))
+  gradient = jax.grad(problem.loss)(params, batch)
+  assert float(jnp.abs(gradient["head"]["kernel"]).max()) > 0
+  hidden = batch.replace(mask=batch.mask.at[:, -1].set(False))
+  other = hidden.replace(inputs=batch.inputs.at[:, -1].add(1.0))
+  said = [problem.apply(params, b).logits for b in (hidden, other)]
+  assert (said[0] == said[1]).all()
 
 
 def test_the_builder_of_a_data_set_prepares_what_is_then_read(tmp_path):
