@@ -43,7 +43,8 @@ docs: $(STAMP)  ## build the site, with the notebooks executed: docs/_build/html
 	@test -f $(RUN)/summary.json || $(BIN)/gmdistill distill \
 	  --config=quickstart:tiny --workdir=$(RUN)
 	GMDISTILL_RUN="$$PWD/$(RUN)" \
-	  GMDISTILL_STEPS=4 GMDISTILL_STUDENTS=2 JUPYTER_PREFER_ENV_PATH=1 \
+	  GMDISTILL_STEPS=4 GMDISTILL_STUDENTS=2 GMDISTILL_MODE=:tiny \
+	  JUPYTER_PREFER_ENV_PATH=1 \
 	  IPYTHONDIR="$$PWD/docs/_build/ipython" PYDEVD_DISABLE_FILE_VALIDATION=1 \
 	  $(BIN)/python -m sphinx --builder=html --nitpicky --fail-on-warning \
 	  --keep-going --quiet docs docs/_build/html
@@ -60,5 +61,5 @@ bench: $(STAMP)  ## measure beside PyTorch: tables, and runs/bench.json
 	$(BIN)/python tests/benchmarks/compiled.py
 
 clean:  ## remove what make and the tools built; runs stay
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -36,7 +36,8 @@ from gmdistill import main
 steps = int(os.environ.get("GMDISTILL_STEPS", "150"))
 students = int(os.environ.get("GMDISTILL_STUDENTS", "5"))
 work = pathlib.Path(tempfile.mkdtemp())
-config = "--config=quickstart:kd"
+mode = os.environ.get("GMDISTILL_MODE", "")  # ":tiny": smaller still
+config = f"--config=quickstart:kd{mode}"
 small = [
   f"--config.num_steps={steps}",
   f"--config.replay.num_students={students}",
