@@ -32,8 +32,12 @@ run = gd.load_run(workdir)
 print(run.environment.get("command"))
 run.missing  # What the workdir does not hold.
 
+# %% [markdown]
+# `run.config` is every field, as it ran. Experiments change these first:
+
 # %%
-run.config
+fields = "data_per_class", "sequence_length", "objective", "num_steps", "seed"
+{name: run.config[name] for name in fields}
 
 # %% [markdown]
 # ## Results

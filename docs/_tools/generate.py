@@ -74,7 +74,10 @@ def api() -> dict[str, str]:
     for name in names:
       if name not in (f"gmdistill.{room}", "gmdistill"):
         lines += [f"## {name.removeprefix(f'gmdistill.{room}.')}", ""]
-      lines += ["```{eval-rst}", f".. automodule:: {name}", "```", ""]
+      lines += ["```{eval-rst}", f".. automodule:: {name}"]
+      if not name.count(".") or name == f"gmdistill.{room}":
+        lines.append("  :no-members:")  # they are told where they are defined
+      lines += ["```", ""]
     pages[room] = "\n".join(lines)
   return pages
 
