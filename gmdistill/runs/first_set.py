@@ -71,14 +71,14 @@ def first_params(
     encode = parameterization.encode
     assert encode is not None  # all that a config names have one
     return errors.named("start", lambda: jax.jit(encode)(syn))
-  rows = coresets.choose(
+  rows = coresets.choose_long(
     config.initialise,
     setup.problem,
     setup.corpus.train,
+    config.sequence_length,
     per_class=config.data_per_class,
     pool=config.coreset_pool,
     seed=config.seed,
-    shortest=config.sequence_length,
   )
   ids_MxL = _filled(setup.corpus.train, rows, config)
   chosen = batches.take(setup.rows, rows)

@@ -68,7 +68,9 @@ def outer_steps(
     out_shardings=(states.layout(mesh), devices.sharding(mesh, everywhere)),
   )
   def steps(problem, state, real, root_key):
-    step = lambda state, real: one_step(problem, state, real, root_key)  # noqa: E731
+    def step(state, real):
+      return one_step(problem, state, real, root_key)
+
     return jax.lax.scan(step, state, real)
 
   return steps

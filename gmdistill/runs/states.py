@@ -56,7 +56,7 @@ def first_state(
     mesh,
   )
   # Leaves of their own: the outer step donates the state, not `params`.
-  new = lambda tree: devices.put(mesh, tree)  # noqa: E731
+  new = functools.partial(devices.put, mesh)
   return DistillState(
     step=new(np.int32(0)),
     params=new(params),

@@ -1,6 +1,7 @@
 """Coresets: real rows chosen per class. The baselines, and the initialisers."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -91,7 +92,6 @@ def choose(
   per_class: int,
   pool: int = 2000,
   seed: int = 0,
-  shortest: int = 0,
 ) -> np.ndarray:
   """Returns a coreset's rows by the name of its method, in class order.
 
@@ -102,26 +102,41 @@ def choose(
     per_class: Rows a class.
     pool: Rows a class that are looked at, drawn at random; all where fewer.
     seed: Of the draws and of the student.
-    shortest: Prefer rows of at least so many tokens, where every class has
-      `per_class` of them.
 
   Raises:
     InputError: an unknown method, or too few rows.
   """
   errors.choice("initialise", method, CORESETS)
-  rows = np.arange(len(examples.labels))
-  long = rows[examples.mask.sum(axis=1) >= shortest]
-  counts = np.bincount(examples.labels[long], minlength=1)
-  if len(counts) > examples.labels.max() and counts.min() >= per_class:
-    rows = long
   if method == "random":
-    return rows[random(examples.labels[rows], per_class, seed)]
+    return random(examples.labels, per_class, seed)
+  rows = np.arange(len(examples.labels))
   rows = _pool(examples.labels, rows, max(pool, per_class), seed)
   few = batches.take(examples, rows)
   params = problem.init(jax.random.key(seed))
   features = student_features.features(problem, params, few)
   select = herding if method == "herding" else k_centers
   return rows[select(features, few.labels, per_class)]
+
+
+def choose_long(
+  method: str,
+  problem: problems.Problem,
+  examples: batches.Examples,
+  shortest: int,
+  *,
+  per_class: int,
+  **fields: int,
+) -> np.ndarray:
+  """Returns what `choose` does of rows of at least `shortest` tokens.
+
+  Where a class has fewer than `per_class` of them, rows of any length may come.
+  """
+  rows = np.flatnonzero(examples.mask.sum(axis=1) >= shortest)
+  counts = np.bincount(examples.labels[rows], minlength=1)
+  if len(counts) <= examples.labels.max() or counts.min() < per_class:
+    return choose(method, problem, examples, per_class=per_class, **fields)
+  long = batches.take(examples, rows)
+  return rows[choose(method, problem, long, per_class=per_class, **fields)]
 
 
 def _pool(labels, rows, per_class, *seed):
@@ -134,22 +149,24 @@ def _pool(labels, rows, per_class, *seed):
   return np.sort(rows[rank < per_class])
 
 
-def representatives_sampler(
+# (time, place) -> the representatives that are chosen there and then
+Choice = Callable[[int, int], batches.Batch]
+
+
+def representatives(
   problem: problems.Problem,
   examples: batches.Examples,
   *,
   rows_per_class: int,
   num_classes: int,
   pool: int,
-  refresh: int,
-  each: int = 1,
   seed: int,
-) -> samplers.Sampler:
-  """Samples the rows nearest k-means centroids: `sampler(step) -> Batch`.
+) -> Choice:
+  """Chooses the rows nearest k-means centroids, in class order.
 
   Rows from all over a class make a steadier gradient than random ones (Liu et
-  al. 2023). Every `refresh` outer steps the centroids are found anew, in
-  half of the pool drawn at random. Pure in `(seed, step)`.
+  al. 2023). Each choice finds the centroids of half of the pool, drawn at
+  random. Pure in `seed`, the time and the place.
 
   Args:
     problem: Whose fresh student's features decide.
@@ -157,8 +174,6 @@ def representatives_sampler(
     rows_per_class: Rows a class in a batch, in class order.
     num_classes: C.
     pool: Rows a class that are looked at, drawn at random; all where fewer.
-    refresh: Outer steps from one choice to the next.
-    each: Batches an outer step, every one of a choice of its own.
     seed: Of the draws and of the student.
 
   Raises:
@@ -179,12 +194,23 @@ def representatives_sampler(
     )
   half = max(int(counts.max()) // 2, rows_per_class)
 
-  @functools.lru_cache(maxsize=2 * each)  # The same value, only sooner.
-  def chosen(time: int, place: int) -> batches.Batch:
+  def choice(time: int, place: int) -> batches.Batch:
     draw = [seed, time, place]
     rows = _pool(few.labels, np.arange(len(few.labels)), half, *draw)
     start = int(np.random.default_rng([*draw, 9]).integers(2**31))
     nearest = k_centers(features[rows], few.labels[rows], rows_per_class, start)
     return batches.as_batch(batches.take(few, rows[nearest]), num_classes)
 
+  return choice
+
+
+def refreshed(choice: Choice, refresh: int, each: int = 1) -> samplers.Sampler:
+  """Samples what is chosen anew now and then: `sampler(step) -> Batch`.
+
+  Args:
+    choice: Of `representatives`.
+    refresh: Outer steps from one choice to the next.
+    each: Batches an outer step, every one of a choice of its own.
+  """
+  chosen = functools.lru_cache(maxsize=2 * each)(choice)  # only sooner
   return lambda step: chosen(step // each // refresh, step % each)

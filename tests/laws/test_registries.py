@@ -165,14 +165,16 @@ def balanced():
 
 SAMPLERS = {
   "class_balanced_sampler": balanced,
-  "representatives_sampler": lambda: coresets.representatives_sampler(
-    make_problem("textcnn"),
-    make_examples(),
-    rows_per_class=3,
-    num_classes=2,
-    pool=20,
+  "refreshed": lambda: coresets.refreshed(
+    coresets.representatives(
+      make_problem("textcnn"),
+      make_examples(),
+      rows_per_class=3,
+      num_classes=2,
+      pool=20,
+      seed=1,
+    ),
     refresh=2,
-    seed=1,
   ),
   "sampler": lambda: joined.sampler(
     balanced(),

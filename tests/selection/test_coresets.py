@@ -1,6 +1,5 @@
 """Baselines on toys that can be checked by hand."""
 
-import functools
 import json
 
 import jax
@@ -49,12 +48,12 @@ def test_k_centers_never_takes_a_row_twice():
 
 def test_long_rows_are_preferred_where_there_are_enough():
   examples = make_examples(60)
-  rows = coresets.choose(
-    "random", make_problem(), examples, per_class=2, shortest=6
+  rows = coresets.choose_long(
+    "random", make_problem(), examples, 6, per_class=2
   )
   assert (examples.mask[rows].sum(axis=1) == 6).all()
   few = batches.take(examples, np.flatnonzero(examples.mask.sum(axis=1) < 6))
-  rows = coresets.choose("random", make_problem(), few, per_class=2, shortest=6)
+  rows = coresets.choose_long("random", make_problem(), few, 6, per_class=2)
   assert len(rows) == 4
 
 
@@ -77,15 +76,18 @@ def test_too_few_rows_and_unknown_methods_are_refused():
 
 def test_representatives_spread_over_a_class_and_are_refreshed():
   examples, problem = make_examples(80), make_problem()
-  build = functools.partial(
-    coresets.representatives_sampler,
-    problem,
-    examples,
-    num_classes=2,
-    pool=30,
-    refresh=3,
-    seed=0,
-  )
+
+  def build(rows_per_class, each=1):
+    choice = coresets.representatives(
+      problem,
+      examples,
+      rows_per_class=rows_per_class,
+      num_classes=2,
+      pool=30,
+      seed=0,
+    )
+    return coresets.refreshed(choice, refresh=3, each=each)
+
   sampler = build(rows_per_class=4)
   batch = sampler(0)
   assert batch.labels.argmax(-1).tolist() == [0] * 4 + [1] * 4

@@ -166,9 +166,8 @@ def update(flags: Any, rest: list[str], command: str) -> None:
     )
   config, folder = shared.config_and_set(flags)
   _, card = set_files.load(folder)
-  ids = lambda named: [one["id"] for one in named]  # noqa: E731
-  before = ids(card.get("teachers", []))
-  if before == ids(trained.names_and_ids(flags.teacher)):
+  before = _ids(card.get("teachers", []))
+  if before == _ids(trained.names_and_ids(flags.teacher)):
     raise errors.InputError(
       f"the set in {folder} has the labels of these teachers already; give a "
       "newer --teacher."
@@ -193,3 +192,7 @@ def update(flags: Any, rest: list[str], command: str) -> None:
     num_steps=steps,
   )
   distill.run(config, flags.workdir, command)
+
+
+def _ids(named):
+  return [one["id"] for one in named]

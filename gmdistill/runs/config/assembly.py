@@ -148,16 +148,15 @@ def sampler(
       seed=config.seed,
     )
   elif config.real_rows == "representatives":
-    drawn = coresets.representatives_sampler(
+    choice = coresets.representatives(
       setup.problem,
       examples,
       rows_per_class=config.rows_per_class,
       num_classes=num_classes,
       pool=config.coreset_pool,
-      refresh=config.refresh,
-      each=each,
       seed=config.seed,
     )
+    drawn = coresets.refreshed(choice, config.refresh, each)
   else:
     known = ("random", "representatives")
     errors.not_one_of(f"real_rows={config.real_rows}", config.real_rows, known)

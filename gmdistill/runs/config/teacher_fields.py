@@ -156,8 +156,10 @@ def criterion(config: recipes.Recipe) -> tasks.Criterion | None:
   """
   kd = config.kd
 
+  def over(start, end):
+    return divergences.schedule(kd.schedule, start, end, 1)
+
   def parts():
-    over = lambda a, b: divergences.schedule(kd.schedule, a, b, 1)  # noqa: E731
     if kd.loss:
       yield criteria.to_teachers(
         kd.loss,
