@@ -49,20 +49,8 @@ def sampler(
   Raises:
     InputError: a class has no row of a few tokens.
   """
-  length, classes = examples.token_ids.shape[1], len(label_names)
-  lengths_N = examples.mask.sum(axis=1)
-  half = (length - 2) // 2  # of a row's text
-  fits_N = lengths_N - 2 <= half
-  parts = []
-  for of_class in range(classes):
-    own_N = (examples.labels == of_class) & (lengths_N >= LEAST)
-    rows, every = np.flatnonzero(own_N & fits_N), np.flatnonzero(own_N)
-    parts.append(every if len(rows) < len(every) / 10 else rows)
-    if not len(every):
-      raise errors.InputError(
-        f"joined_rows={share}: no row of class {label_names[of_class]} has "
-        f"{LEAST} tokens; use joined_rows=0.0."
-      )
+  classes = len(label_names)
+  parts = _parts(examples, share, label_names)
 
   def sample(step: int) -> batches.Batch:
     batch = plain(step)
@@ -71,44 +59,74 @@ def sampler(
     count = round(share * per_class)
     if not count:
       return batch
-    ids, mask = np.zeros((2, classes * count, length), np.int32)
-    truth = np.zeros((classes * count, classes), np.float32)
-    for i in range(classes * count):
-      own = other = i // count
-      if classes > 1 and rng.random() > SAME_CLASS:
-        other = (own + int(rng.integers(1, classes))) % classes
-      pair = [rng.choice(parts[own]), rng.choice(parts[other])]
-      first, second = (
-        examples.token_ids[row, : lengths_N[row]]
-        for row in rng.permutation(pair)
-      )
-      texts = first[1:-1][:half], second[1:-1][:half]
-      row = np.concatenate([first[:1], *texts, second[-1:]])  # in one frame
-      ids[i, : len(row)], mask[i, : len(row)] = row, 1
-      truth[i] = (np.eye(classes)[own] + np.eye(classes)[other]) / 2
-    labels, logits = label(ids, mask.astype(bool), truth)
+    ids, mask, truth = _joined(examples, parts, count, rng)
+    labels, logits = label(ids, mask, truth)
     place = np.concatenate(
       [np.arange(count) + c * per_class for c in range(classes)]
     )
-
-    def put(into, own):
-      if into is None or own is None:
-        return into
-      whole = np.array(into)
-      whole[place] = own
-      return whole
-
     teachers = batch.teachers
     if teachers is not None:
       teachers = dataclasses.replace(
-        teachers, logits=put(teachers.logits, logits)
+        teachers, logits=_put(teachers.logits, place, logits)
       )
     return dataclasses.replace(
       batch,
-      inputs=put(batch.inputs, ids),
-      mask=put(batch.mask, mask.astype(bool)),
-      labels=put(batch.labels, labels),
+      inputs=_put(batch.inputs, place, ids),
+      mask=_put(batch.mask, place, mask),
+      labels=_put(batch.labels, place, labels),
       teachers=teachers,
     )
 
   return sample
+
+
+def _parts(examples, share, label_names):
+  """Returns the rows of each class that may be a part of another row."""
+  lengths_N = examples.mask.sum(axis=1)
+  fits_N = lengths_N - 2 <= _half(examples)
+  parts = []
+  for of_class, name in enumerate(label_names):
+    long_N = (examples.labels == of_class) & (lengths_N >= LEAST)
+    rows, every = np.flatnonzero(long_N & fits_N), np.flatnonzero(long_N)
+    parts.append(every if len(rows) < len(every) / 10 else rows)
+    if not len(every):
+      raise errors.InputError(
+        f"joined_rows={share}: no row of class {name} has "
+        f"{LEAST} tokens; use joined_rows=0.0."
+      )
+  return parts
+
+
+def _half(examples):
+  """Returns how many tokens of a row's text there are for either part."""
+  return (examples.token_ids.shape[1] - 2) // 2
+
+
+def _joined(examples, parts, count, rng):
+  """Returns ids and mask [C * count, L] of rows of two, and their truth."""
+  classes, length = len(parts), examples.token_ids.shape[1]
+  lengths_N, half = examples.mask.sum(axis=1), _half(examples)
+  ids, mask = np.zeros((2, classes * count, length), np.int32)
+  truth = np.zeros((classes * count, classes), np.float32)
+  for i in range(classes * count):
+    one = other = i // count
+    if classes > 1 and rng.random() > SAME_CLASS:
+      other = (one + int(rng.integers(1, classes))) % classes
+    pair = [rng.choice(parts[one]), rng.choice(parts[other])]
+    first, second = (
+      examples.token_ids[row, : lengths_N[row]] for row in rng.permutation(pair)
+    )
+    texts = first[1:-1][:half], second[1:-1][:half]
+    row = np.concatenate([first[:1], *texts, second[-1:]])  # in one frame
+    ids[i, : len(row)], mask[i, : len(row)] = row, 1
+    truth[i] = (np.eye(classes)[one] + np.eye(classes)[other]) / 2
+  return ids, mask.astype(bool), truth
+
+
+def _put(into, place, rows):
+  """Returns an array with other rows in some places, where there are any."""
+  if into is None or rows is None:
+    return into
+  whole = np.array(into)
+  whole[place] = rows
+  return whole

@@ -135,12 +135,9 @@ def test_a_library_is_imported_only_where_it_belongs(library):
 # mends one takes it off the list: nothing may be added.
 MOST_LINES, MOST_CODE, MOST_PARAMETERS = 330, 50, 6
 EXCEPTIONS = {
-  "data.joined.sampler",
   "data.sources.open_source",
   "evaluation.gradient_cosine.gradient_cosines",
   "evaluation.protocols.fine_tuning",
-  "selection.coresets.choose",
-  "selection.coresets.representatives_sampler",
   "sets.wrappers.with_learning_rates",
   "students.hugging_face",
   "students.hugging_face.save",
