@@ -64,6 +64,7 @@ def prepare(config: Any, command: str = "") -> Job:
   config = settings.recipe(config)
   stages = schedule.stages(config)
   mesh = devices.build(config.num_students, **dataclasses.asdict(config.mesh))
+  teacher_fields.criterion(config)  # an unknown loss is told first
   teacher_fields.require_no_params(config)
   reported = assembly.reported_protocols(config)
   full = assembly.protocol(config, "full")

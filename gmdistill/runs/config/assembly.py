@@ -250,44 +250,63 @@ def protocol(config: recipes.Recipe, name: str) -> protocols.Protocol:
   Raises:
     InputError: an unknown name, or one that cannot train what is learned.
   """
-  if name == "replay":
-    if field := teacher_fields.learned_field(config):
-      raise errors.InputError(
-        f"{field} is learned with a student, by an optimiser that "
-        "protocol=replay has not; use finetune or scratch, or leave it out."
-      )
-    return errors.named(
-      "step_schedule",
-      lambda: protocols.replaying(
-        num_steps=max(config.replay_steps, 1),
-        normalised=config.normalised_steps,
-        schedule=config.step_schedule,
-        **dataclasses.asdict(config.replay),
-      ),
+  if name not in PROTOCOLS:
+    known = tuple(each for each in PROTOCOLS if each != "full")
+    errors.not_one_of(f"protocol={name}", name, known)
+  return PROTOCOLS[name](config, name)
+
+
+def _replaying(config, name):
+  if field := teacher_fields.learned_field(config):
+    raise errors.InputError(
+      f"{field} is learned with a student, by an optimiser that "
+      f"protocol={name} has not; use finetune or scratch, or leave it out."
     )
-  if name in ("finetune", "scratch", "full"):
-    kd = config.kd
-    if kd.teaching != "none" and not kd.loss:
-      raise errors.InputError(
-        f"kd.teaching={kd.teaching} gives students a teacher, but kd.loss "
-        "does not say what they lose to it; use one of "
-        f"{', '.join(criteria.LOSSES)}."
-      )
-    return errors.named(
-      "kd",
-      lambda: protocols.fine_tuning(
-        **dataclasses.asdict(getattr(config, name)),
-        teaching=kd.teaching,
-        decay=kd.decay,
-        curriculum=config.rationales.curriculum,
-        fresh=name == "scratch",
-      ),
+  return errors.named(
+    "step_schedule",
+    lambda: protocols.replaying(
+      num_steps=max(config.replay_steps, 1),
+      normalised=config.normalised_steps,
+      schedule=config.step_schedule,
+      **dataclasses.asdict(config.replay),
+    ),
+  )
+
+
+def _fine_tuning(config, name):
+  kd = config.kd
+  if kd.teaching != "none" and not kd.loss:
+    raise errors.InputError(
+      f"kd.teaching={kd.teaching} gives students a teacher, but kd.loss "
+      "does not say what they lose to it; use one of "
+      f"{', '.join(criteria.LOSSES)}."
     )
-  if name == "bayes":
-    fields = dataclasses.asdict(config.bayes)
-    start = fields.pop("start")
-    errors.choice("bayes.start", start, ("replay", "finetune", "scratch"))
-    build = functools.partial(protocols.bayesian, protocol(config, start))
-    return errors.named("bayes", lambda: build(**fields))
-  known = ("replay", "finetune", "scratch", "bayes")
-  errors.not_one_of(f"protocol={name}", name, known)
+  return errors.named(
+    "kd",
+    lambda: protocols.fine_tuning(
+      **dataclasses.asdict(getattr(config, name)),
+      teaching=kd.teaching,
+      decay=kd.decay,
+      curriculum=config.rationales.curriculum,
+      fresh=name == "scratch",
+    ),
+  )
+
+
+def _bayesian(config, name):
+  fields = dataclasses.asdict(config.bayes)
+  start = fields.pop("start")
+  known = tuple(each for each in PROTOCOLS if each not in ("full", name))
+  errors.choice("bayes.start", start, known)
+  build = functools.partial(protocols.bayesian, protocol(config, start))
+  return errors.named("bayes", lambda: build(**fields))
+
+
+# By name: how a config's fields make it.
+PROTOCOLS: dict[str, Callable[[recipes.Recipe, str], protocols.Protocol]] = {
+  "replay": _replaying,
+  "finetune": _fine_tuning,
+  "scratch": _fine_tuning,
+  "bayes": _bayesian,
+  "full": _fine_tuning,
+}
