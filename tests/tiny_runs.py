@@ -46,7 +46,12 @@ def commands(source: str, work: pathlib.Path) -> list[list[str]]:
     return [["sweep", *run]]
   bank = str(work / "bank")
   return [
-    ["bank", "--config=quickstart:tiny", f"--workdir={bank}"],
+    [
+      "bank",
+      "--config=quickstart:tiny",
+      f"--workdir={bank}",
+      "--config.bank.precision=float32",
+    ],
     ["sweep", *run, f"--config.each.bank.dir={bank}"],
   ]
 

@@ -1,7 +1,7 @@
 """What no other config asks for, one field at a time, beside the quickstart.
 
 gmdistill sweep --config=features --workdir=runs/features --config.only='set-*'
-gmdistill bank --config=quickstart --workdir=banks/quickstart
+gmdistill bank --config=quickstart --workdir=banks/quickstart --config.bank.precision=float32
 gmdistill sweep --config=features --workdir=runs/features --config.only='bank-*' --config.each.bank.dir=banks/quickstart
 
 The embedded corpus, 150 outer steps a run; two CPU cores: about two minutes a run.
