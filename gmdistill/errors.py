@@ -28,9 +28,10 @@ class NotFinite(ArithmeticError):
   """A number of the run became NaN or infinite; the message says where."""
 
 
-class Stopped(Exception):
-  """A signal ended the run after a save; the message says how to go on.
+class Stopped(BaseException):
+  """A signal ended the run; the message says what is saved, and how to go on.
 
+  Like Ctrl-C's own, it is no error that a reader of errors may take for one.
   `status` is the process's exit status; `alone`: the run's other processes
   are still at work, and wait for this one.
   """

@@ -1,11 +1,13 @@
 """The command line: `gmdistill VERB --config=... --workdir=...`."""
 
+import contextlib
 import shlex
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import gmdistill
+from gmdistill.system import console, interrupts
 
 VERBS = {
   "distill": "distil a data set, evaluate the set, write the report",
@@ -69,18 +71,25 @@ examples:
 
 def entry_point() -> None:
   """Runs the command line and exits with its status."""
-  sys.exit(main(sys.argv))
+  with interrupts.watched():
+    status = main(sys.argv)
+    interrupts.leave(status)
 
 
 def main(argv: list[str]) -> int:
   """Runs one command; returns its exit status: 0, 1, 2, or 130 by Ctrl-C."""
+  with console.tolerant(), contextlib.closing(interrupts.Signals()):
+    return _main(argv)
+
+
+def _main(argv):
   if len(argv) < 2 or argv[1] == "help" or {"-h", "--help"} & set(argv):
     width = max(map(len, VERBS))
     verbs = "\n".join(f"  {v:{width}}  {said}" for v, said in VERBS.items())
-    print(HELP.format(verbs=verbs))
+    console.show(HELP.format(verbs=verbs))
     return 0
   if argv[1] in ("version", "--version"):
-    print(f"gmdistill {gmdistill.__version__}")
+    console.show(f"gmdistill {gmdistill.__version__}")
     return 0
   verb = argv[1]
   if verb not in VERBS:
@@ -124,7 +133,7 @@ def _say(error: BaseException) -> int | None:
   if isinstance(error, errors.InputError):
     return _refuse(str(error))
   if isinstance(error, errors.Stopped | errors.NotFinite):
-    print(f"gmdistill: {error}", file=sys.stderr)
+    console.complain(f"gmdistill: {error}")
     return error.status if isinstance(error, errors.Stopped) else 1
   if isinstance(error, OSError):
     where = f"{error.filename}: " if error.filename else ""
@@ -133,9 +142,7 @@ def _say(error: BaseException) -> int | None:
       "can be written."
     )
   if isinstance(error, KeyboardInterrupt):
-    print(
-      "gmdistill: interrupted; the last checkpoint is kept", file=sys.stderr
-    )
+    console.complain(f"gmdistill: {interrupts.UNSAVED}")
     return 130
   return None
 
@@ -178,5 +185,5 @@ def _keep_programs() -> None:
 
 
 def _refuse(message: str) -> int:
-  print(f"gmdistill: {' '.join(message.split())}", file=sys.stderr)
+  console.complain(f"gmdistill: {' '.join(message.split())}")
   return 2

@@ -71,7 +71,7 @@ def _prepared(name: str, data_dir: str) -> Any:
   folder = paths.path(data_dir or tfds.core.constants.DATA_DIR)
   try:
     with _quiet():
-      builder = _known(name, data_dir or None)
+      builder = _known(name, os.fspath(folder) if data_dir else None)
       prepared = builder.is_prepared() and builder.info.splits
   # TFDS asserts where a version is unknown.
   except (ValueError, AssertionError):

@@ -1,5 +1,6 @@
 """How near a set's gradients are to the real ones along a training."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from gmdistill.evaluation import measuring
 from gmdistill.objectives import contract, distances
 from gmdistill.sets import spaces, synthetic
 from gmdistill.students import problems
+from gmdistill.system import logs
 from gmdistill.training import fitting
 
 
@@ -46,9 +48,9 @@ def gradient_cosines(
   """
   num_classes = syn.batch.class_labels.shape[-1]
   optimizer = optax.adamw(learning_rate)
+  moments = np.arange(0, num_steps, every)
 
-  @jax.jit
-  def compare(problem, params, syn_batch, real):
+  def compare(params, real, problem, syn_batch):
     def one_class(pair):
       syn_grads, real_grads = (jax.grad(problem.loss)(params, b) for b in pair)
       return (
@@ -63,21 +65,52 @@ def gradient_cosines(
     return jax.lax.map(one_class, split)
 
   @jax.jit
-  def step(problem, params, state, real):
-    grads = jax.grad(problem.loss)(params, real)
-    return fitting.update(optimizer, grads, state, params)
+  def along(problem, syn_batch, key, real_T):
+    """Returns one student's comparisons, leaves [moments, ...]."""
 
+    def step(t, carry):
+      params, state = carry
+      real = jax.tree.map(lambda x: x[t], real_T)
+      grads = jax.grad(problem.loss)(params, real)
+      return fitting.update(optimizer, grads, state, params)
+
+    def to_moment(carry, before_now):
+      first, now = before_now
+      carry = jax.lax.fori_loop(first, now, step, carry)
+      real = jax.tree.map(lambda x: x[now], real_T)
+      return carry, compare(carry[0], real, problem, syn_batch)
+
+    params = problem.init(key)
+    before = np.concatenate([moments[:1], moments[:-1]])
+    carry = (params, optimizer.init(params))
+    return jax.lax.scan(to_moment, carry, (before, moments))[1]
+
+  num_taken = int(moments[-1]) + 1  # nothing is looked at after the last
+  logs.say(
+    f"gradient cosines of {num_students} students, {num_taken - 1} steps each; "
+    "the next line comes when they are done"
+  )
   compared = []
   for student in range(num_students):
-    params = problem.init(jax.random.key(student))
-    state = optimizer.init(params)
-    for t in range(num_steps):
-      real = sampler(student * num_steps + t)
-      if t % every == 0:
-        compared.append(compare(problem, params, syn.batch, real))
-      params, state = step(problem, params, state, real)
-  cosines, by_layer = jax.tree.map(lambda *xs: np.stack(xs), *compared)
+    first = student * num_steps
+    real_T = _stacked([sampler(first + t) for t in range(num_taken)])
+    key = jax.random.key(student)
+    compared.append(along(problem, syn.batch, key, real_T))
+  cosines, by_layer = jax.tree.map(lambda *xs: np.concatenate(xs), *compared)
   return cosines.mean(axis=0), {k: float(v.mean()) for k, v in by_layer.items()}
+
+
+def _stacked(rows):
+  """Returns batches as one [T, ...], without what all of them have as padding.
+
+  Cut at a multiple of 16 positions: a few lengths, a program each.
+  """
+  batch_T = jax.tree.map(lambda *xs: np.stack(xs), *rows)
+  longest = int(batch_T.mask.any(axis=(0, 1)).nonzero()[0].max()) + 1
+  cut = min(-(-longest // 16) * 16, batch_T.mask.shape[-1])
+  return dataclasses.replace(
+    batch_T, inputs=batch_T.inputs[..., :cut], mask=batch_T.mask[..., :cut]
+  )
 
 
 def gradient_cosine(
@@ -97,8 +130,10 @@ def gradient_cosine(
     rows_per_class: Real rows of every class in a batch.
     seed: Of their order.
     learning_rate: Of the AdamW that trains the students on real rows.
-    num_students: So many trajectories.
+    num_students: So many trajectories; 0: none, and nothing is said.
   """
+  if not num_students:
+    return {}
   sampler = samplers.class_balanced_sampler(
     setup.corpus.train,
     rows_per_class=rows_per_class,

@@ -74,6 +74,7 @@ def _run(job, programs, folder, before):
   state = _resumed(job, keep)
   step = int(state.step)
   with contextlib.closing(interrupts.Signals()) as signals:
+    signals.hold(_kept(job, step))
     to = _Outputs(
       keep=keep,
       writer=logs.Writer(folder / "metrics.jsonl", step),
@@ -115,6 +116,16 @@ def _stop_if_asked(job, step, signals):
 
 def _saved(job, step):
   return f"saved at step {step}; go on with the same command: {job.command}"
+
+
+def _kept(job, step):
+  """Returns what to say of a step that could not be awaited."""
+  kept = (
+    f"what was saved at step {step} is kept; go on"
+    if step
+    else ("nothing was saved yet; begin")
+  )
+  return f"interrupted; {kept} with the same command: {job.command}"
 
 
 class _Outputs(NamedTuple):
@@ -240,6 +251,7 @@ def _save(job, index, state, to):
   if last or received or step % config.checkpoint_every == 0:
     to.writer.keep()  # not fewer lines than the state has steps
     to.keep.save(step, state)
+    to.signals.hold(_kept(job, step))
   if received:
     raise errors.Stopped(_saved(job, step), interrupts.status(received))
 

@@ -13,7 +13,7 @@ from gmdistill.runs import jobs
 from gmdistill.runs.config import outputs
 from gmdistill.selection import coresets
 from gmdistill.sets import set_files, synthetic
-from gmdistill.system import folders, json_files, processes
+from gmdistill.system import console, folders, json_files, processes
 
 
 class Outcome(NamedTuple):
@@ -105,10 +105,14 @@ def _summary(job, outcome: Outcome, read, rows: Rows) -> dict[str, Any]:
     "gradient_cosine": gradient_cosine.gradient_cosine(
       setup,
       read,
-      rows_per_class=2 * config.rows_per_class,
+      rows_per_class=min(
+        2 * config.rows_per_class, config.gradient_cosine.rows_per_class
+      ),
       seed=config.seed + 1,
       learning_rate=config.trajectory.learning_rate,
-      num_students=min(3, config.replay.num_students),
+      num_students=min(
+        config.gradient_cosine.num_students, config.replay.num_students
+      ),
     ),
   }
 
@@ -134,8 +138,8 @@ def _report(folder: epath.Path) -> None:
 
   path = page.write([folder], folder / "report.html")
   finished_run = finished.load_run(folder)
-  print(result_tables.as_text(result_tables.results_table(finished_run)))
-  print(f"report: {path}")
+  console.show(result_tables.as_text(result_tables.results_table(finished_run)))
+  console.show(f"report: {path}")
 
 
 def known_peak(folder: epath.Path) -> int | None:

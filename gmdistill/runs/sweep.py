@@ -16,7 +16,7 @@ from gmdistill import errors
 from gmdistill.reports import tables
 from gmdistill.runs import distill, workdirs
 from gmdistill.runs.config import settings, studies
-from gmdistill.system import folders, logs
+from gmdistill.system import console, folders, logs
 
 
 def run(configs: Any, workdir: str, command: str = "") -> dict[str, str]:
@@ -69,8 +69,8 @@ def run(configs: Any, workdir: str, command: str = "") -> dict[str, str]:
 
     path = page.write(finished, folder / "report.html")
     rows = tables.results_table([page.load_run(own) for own in finished])
-    print(tables.as_text(comparison.over_seeds(rows)))
-    print(f"report: {path}")
+    console.show(tables.as_text(comparison.over_seeds(rows)))
+    console.show(f"report: {path}")
   return failed
 
 

@@ -1,6 +1,7 @@
 """A synthetic set on disk: `set.safetensors` and `card.json`."""
 
 import dataclasses
+import hashlib
 import json
 from typing import Any
 
@@ -82,10 +83,11 @@ def save(
       a basis, `embeddings` are codes [M, L, R], to be multiplied by `basis`.
   """
   size = num_bytes(syn, precision)
-  card = {"format": FORMAT, **card, "bytes": size}
   content = safetensors.numpy.save(
     _tensors(syn, precision), metadata={"format": FORMAT}
   )
+  digest = hashlib.sha256(content).hexdigest()
+  card = {"format": FORMAT, **card, "bytes": size, "sha256": digest}
   told = json.dumps(card, indent=2) + "\n"
   files = {"set.safetensors": content, "card.json": told.encode()}
   paths.write_files(paths.path(folder), files)
@@ -112,22 +114,20 @@ def load(
   mend = "distil the set again, or restore it from a copy."
   card = json_files.read(folder / "card.json", mend)
   try:
-    tensors = _dequantised(paths.read_tensors(folder / "set.safetensors"))
-    brought = {
-      path: jnp.asarray(tensors[name])
-      for name, path in _OF_EXAMPLES.items()
-      if name in tensors
-    }
-    batch = batches.Batch(**batches.of_named(brought))
-    if batch.labels is None and batch.tokens is None:
-      raise ValueError("it has no labels")
     theirs = card["embedding_space"]
+    if "sha256" in card:  # of sets since it is told
+      _require_digest(folder / "set.safetensors", card["sha256"])
+    stored = paths.read_tensors(folder / "set.safetensors")
+    _require_shapes(stored)
+    tensors = _dequantised(stored)
   except (
     safetensors.SafetensorError,
     OSError,
     ValueError,
     KeyError,
     TypeError,
+    AttributeError,
+    RecursionError,
   ) as error:
     raise errors.InputError(
       f"the set in {folder} is damaged ({error}); distil it again or restore "
@@ -138,10 +138,65 @@ def load(
       f"the set in {folder} lives in embedding space {theirs}, this student in "
       f"{embedding_space}; use the table and tokenizer it was distilled with."
     )
-  rest = {
-    name: jnp.asarray(tensors[name]) for name in _TRAVELLING if name in tensors
+  arrays = {name: jnp.asarray(x) for name, x in tensors.items()}
+  brought = {
+    path: arrays[name] for name, path in _OF_EXAMPLES.items() if name in arrays
   }
-  return synthetic.SyntheticSet(batch, **rest), card
+  rest = {name: arrays[name] for name in _TRAVELLING if name in arrays}
+  return synthetic.SyntheticSet(
+    batches.Batch(**batches.of_named(brought)), **rest
+  ), card
+
+
+# Of every tensor: the kinds of its numbers, and its axes. Axes of one letter
+# are of one length: M examples, L tokens, D wide, R codes, C classes, T steps.
+_AXES = {
+  "embeddings": ("fVi", "ML*"),
+  "mask": ("b", "ML"),
+  "labels": ("f", "MC"),
+  "embeddings_scale": ("f", "ML"),
+  "basis": ("f", "RD"),
+  "attention": ("f", "M**L"),
+  "teacher_logits": ("f", "M*C"),
+  "teacher_features": ("f", "M**"),
+  "learning_rates": ("f", "T"),
+  "head_learning_rates": ("f", "T"),
+  "tensor_shares": ("f", "T*"),
+  "order": ("iu", "T*"),
+}
+
+
+def _require_shapes(tensors: dict[str, np.ndarray]) -> None:
+  """Checks that the tensors of a file are one set.
+
+  Raises:
+    KeyError: one that every set has is missing.
+    ValueError: one is of another kind or shape; names it.
+  """
+  lengths: dict[str, int] = {}
+  for name in ("embeddings", "mask"):
+    tensors[name]  # noqa: B018 a KeyError names it
+  if not {"labels", "rationale"} & set(tensors):
+    raise ValueError("it has no labels")
+  for name, x in tensors.items():
+    first = "M" if name in _OF_EXAMPLES else "*"
+    others = first + "*" * (x.ndim - 1)
+    kinds, axes = _AXES.get(name, (x.dtype.kind, others))
+    fits = x.dtype.kind in kinds and x.ndim == len(axes) and x.size > 0
+    for axis, length in zip(axes, x.shape, strict=False):
+      fits &= axis == "*" or lengths.setdefault(axis, length) == length
+    if not fits:
+      raise ValueError(f"{name} is {x.dtype} of shape {list(x.shape)}")
+  codes, order = tensors.get("basis"), tensors.get("order")
+  if codes is not None and tensors["embeddings"].shape[2] != len(codes):
+    raise ValueError(f"basis is of shape {list(codes.shape)}")
+  if order is not None and not 0 <= order.min() <= order.max() < lengths["M"]:
+    raise ValueError(f"order names rows beyond the {lengths['M']} of the set")
+
+
+def _require_digest(place: epath.Path, digest: str) -> None:
+  if hashlib.sha256(place.read_bytes()).hexdigest() != digest:
+    raise ValueError(f"{place.name} is not the one of its card")
 
 
 def require_classes(

@@ -68,7 +68,7 @@ class Tensors(Mapping[str, np.ndarray]):
     if isinstance(file, dict) and name in file:
       return file[name]
     with self._named(shard):
-      return file.get_tensor(name)
+      return paths.finite({name: file.get_tensor(name)})[name]
 
   def __iter__(self) -> Iterator[str]:
     """Goes through the names."""

@@ -3,9 +3,12 @@
 import contextlib
 import functools
 import inspect
+import json
 import logging
+import pathlib
 import sys
 import warnings
+import zlib
 from collections.abc import Iterator
 
 import jax
@@ -14,7 +17,7 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from gmdistill import errors, trees
-from gmdistill.system import paths
+from gmdistill.system import interrupts, json_files, paths, processes
 
 
 class Checkpoints:
@@ -55,8 +58,9 @@ class Checkpoints:
     if self._sound == step:
       return
     there = step in self.steps()
-    with _one_line(self._folder, f"step {step}"):
+    with interrupts.shielded(), _one_line(self._folder, f"step {step}"):
       self._checkpointer.save(step, state, force=True, overwrite=there)
+      _seal(self._folder / str(step))
     self._sound = step
 
   def load(self, step: int, like: trees.PyTree) -> trees.PyTree:
@@ -73,6 +77,7 @@ class Checkpoints:
     )
     _hush_readers()
     try:
+      _check_seal(self._folder / str(step))
       found = self._checkpointer.load(step, abstract)
     except Exception as error:  # orbax and tensorstore raise many kinds
       raise errors.InputError(
@@ -100,8 +105,9 @@ def save_tree(folder: epath.Path, tree: trees.PyTree) -> None:
   """
   _quiet()
   folder.parent.mkdir(parents=True, exist_ok=True)
-  with _one_line(folder.parent, f"entry {folder.name}"):
+  with interrupts.shielded(), _one_line(folder.parent, f"entry {folder.name}"):
     ocp.save(paths.absolute(folder), tree, overwrite=True)
+    _seal(folder)
 
 
 def is_whole(folder: epath.Path) -> bool:
@@ -126,12 +132,56 @@ def load_tree(folder: epath.Path, like: trees.PyTree) -> trees.PyTree:
   host = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
   _hush_readers()
   try:
-    return ocp.load(paths.absolute(folder), host)
+    _check_seal(folder)
+    tree = ocp.load(paths.absolute(folder), host)
+    paths.finite(_by_name(tree))
+    return tree
   except Exception as error:  # orbax and tensorstore raise many kinds
     raise errors.InputError(
       f"{folder} is missing or damaged ({_first_words(error)}); delete that "
       "folder and run the command that wrote it again."
     ) from error
+
+
+_SEAL = "checksums.json"
+
+
+def _seal(folder):
+  """Writes down the checksum of every file of a checkpoint.
+
+  Of what orbax writes, a part has none: one flipped bit would be read as
+  another number. A kill before this leaves a checkpoint that is not sealed,
+  and read as it is; in a bucket the provider keeps checksums.
+  """
+  if paths.is_local(folder) and processes.is_first():
+    sums = json.dumps(_sums(folder), indent=0)
+    paths.write_text(folder / _SEAL, sums)
+
+
+def _check_seal(folder):
+  place = folder / _SEAL
+  if not paths.is_local(folder) or not place.is_file():
+    return
+  known, sums = json_files.parse(place.read_bytes()), _sums(folder)
+  other = [x for x in {*known, *sums} if known.get(x) != sums.get(x)]
+  if other:
+    raise ValueError(f"{min(other)} is not as it was written")
+
+
+def _sums(folder):
+  files = (x for x in pathlib.Path(folder).rglob("*") if x.is_file())
+  return {
+    x.relative_to(folder).as_posix(): zlib.crc32(x.read_bytes())
+    for x in files
+    if x.name != _SEAL
+  }
+
+
+def _by_name(tree):
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(x)
+    for path, x in jax.tree_util.tree_leaves_with_path(tree)
+  }
 
 
 def _quiet() -> None:

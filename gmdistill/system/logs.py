@@ -15,7 +15,14 @@ import rich.progress
 from etils import epath
 
 from gmdistill import errors
-from gmdistill.system import json_files, paths, processes, units
+from gmdistill.system import (
+  console,
+  interrupts,
+  json_files,
+  paths,
+  processes,
+  units,
+)
 
 
 class Writer:
@@ -144,9 +151,11 @@ class Progress:
 
 def say(text: str) -> None:
   """Prints one line of what a run is doing to standard error."""
+  interrupts.obey()
   _console().print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _console():
   # One process of several speaks for all of them.
-  return rich.console.Console(file=sys.stderr, quiet=not processes.is_first())
+  stream: Any = console.Stream("stderr", sys.stderr)
+  return rich.console.Console(file=stream, quiet=not processes.is_first())

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from gmdistill import errors
+from gmdistill.system import console
 
 PATIENCE = 25  # seconds that processes wait for each other
 
@@ -134,11 +134,9 @@ def _wait_for(connection):
   if word == _GOODBYE or _ending.is_set():
     return
   what = "was told to stop" if word == _STOPPED else "is gone"
-  print(
+  console.complain(
     f"gmdistill: another process of this run {what}; start all of them again "
-    "with the same commands: they go on from the last checkpoint",
-    file=sys.stderr,
-    flush=True,
+    "with the same commands: they go on from the last checkpoint"
   )
   _tell(word)
   # The interpreter's way out would wait for the one that is gone.
@@ -162,8 +160,7 @@ def abandon(status: int, stopped: bool = False) -> NoReturn:
   time.sleep(0 if stopped else 1)
   if stopped:
     _tell(_STOPPED)
-  sys.stdout.flush()
-  sys.stderr.flush()
+  console.flush()
   os._exit(status)
 
 

@@ -57,9 +57,11 @@ def both(remote, root):
   """A run in a bucket, stopped and gone on with, and the same one here."""
   stop = lambda self: setattr(self, "received", signal.SIGTERM)  # noqa: E731
   with pytest.MonkeyPatch.context() as patch:
-    first = interrupts.Signals.__init__
+    first = interrupts.Signals.hold
     patch.setattr(
-      interrupts.Signals, "__init__", lambda self: (first(self), stop(self))[0]
+      interrupts.Signals,
+      "hold",
+      lambda self, said: (first(self, said), stop(self))[0],
     )
     with pytest.raises(errors.Stopped, match="saved at step 1"):
       distill.run(small(), f"{remote}/runs/run")

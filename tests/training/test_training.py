@@ -7,10 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import as_float64, make_examples, make_problem, make_synthetic
+from conftest import (
+  LENGTH,
+  as_float64,
+  make_examples,
+  make_problem,
+  make_synthetic,
+)
 
-from gmdistill.data import batches
+from gmdistill.data import batches, samplers
 from gmdistill.evaluation import gradient_cosine, measuring, protocols, readings
+from gmdistill.objectives import contract, distances
 from gmdistill.reports import finished
 from gmdistill.sets import synthetic
 from gmdistill.training import fitting, replays
@@ -230,6 +237,49 @@ def test_the_gradient_cosine_of_real_rows_with_themselves_is_one():
   layers = ["embedding_norm", "layer 1", "layer 2", "pooler", "head"]
   assert finished.from_below(by_layer) == layers
   np.testing.assert_allclose(list(by_layer.values()), 1.0, atol=1e-5)
+
+
+def test_the_gradient_cosine_is_that_of_students_trained_step_by_step(capfd):
+  problem, every = make_problem(), 2
+  # Padding that no row needs is cut: it changes nothing.
+  examples = make_examples()
+  wide = lambda x: np.pad(x, ((0, 0), (0, 30)))  # noqa: E731
+  examples = examples._replace(
+    token_ids=wide(examples.token_ids), mask=wide(examples.mask)
+  )
+  long = problem.student.clone(max_positions=LENGTH + 30)
+  problem = problem.replace(student=long)
+  sampler = samplers.class_balanced_sampler(
+    examples, rows_per_class=3, num_classes=2, seed=0
+  )
+  syn = make_synthetic()
+  gradient, optimizer = jax.jit(jax.grad(problem.loss)), optax.adamw(1e-2)
+  seen = []
+  for student in range(2):
+    params = problem.init(jax.random.key(student))
+    state = optimizer.init(params)
+    for t in range(2 * every):
+      real = jax.tree.map(jnp.asarray, sampler(student * 2 * every + t))
+      if t % every == 0:
+        split = [contract.by_class(x, 2) for x in (syn, real)]
+        for c in range(2):
+          pair = (jax.tree.map(lambda x, c=c: x[c], part) for part in split)
+          grads = [gradient(params, rows) for rows in pair]
+          seen.append(distances.cosine(*grads, "all"))
+      updates, state = optimizer.update(gradient(params, real), state, params)
+      params = optax.apply_updates(params, updates)
+  cosines, _ = gradient_cosine.gradient_cosines(
+    problem,
+    synthetic.SyntheticSet(syn),
+    sampler,
+    learning_rate=1e-2,
+    num_students=2,
+    num_steps=2 * every,
+    every=every,
+  )
+  want = np.reshape(seen, (-1, 2)).mean(axis=0)
+  np.testing.assert_allclose(cosines, want, atol=1e-4)
+  assert "gradient cosines of 2 students" in capfd.readouterr().err
 
 
 def test_constant_memory_gives_the_steps_and_the_gradient_of_each_step(x64):

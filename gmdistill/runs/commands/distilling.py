@@ -14,7 +14,7 @@ from gmdistill.runs.commands import shared
 from gmdistill.runs.config import assembly, checks, settings, teacher_fields
 from gmdistill.runs.config import remedies as plans
 from gmdistill.sets import set_files
-from gmdistill.system import paths, processes
+from gmdistill.system import console, paths, processes
 
 
 def distill(flags: Any, rest: list[str], command: str) -> None:
@@ -25,7 +25,7 @@ def distill(flags: Any, rest: list[str], command: str) -> None:
   distillation.run(flags.config, flags.workdir, command)
   folder = str(paths.path(flags.workdir)).rstrip("/")
   if processes.is_first():
-    print(
+    console.show(
       f"next: gmdistill train --set={shlex.quote(f'{folder}/set')} "
       f"--workdir={shlex.quote(f'{folder}-student')}"
     )
@@ -48,10 +48,10 @@ def plan(flags: Any, rest: list[str], command: str) -> None:
   names = config.objective.split(",")
   remedies = plans.remedies(config, job.mesh)
   for name, (_, cost) in zip(names, jobs.programs(job), strict=True):
-    print(f"{name.strip()}, on a mesh of {dict(job.mesh.shape)}:")
-    print(plans.text(cost, **fields))
+    console.show(f"{name.strip()}, on a mesh of {dict(job.mesh.shape)}:")
+    console.show(plans.text(cost, **fields))
     if cost.needed > cost.room:
-      print(f"to make it smaller: {', or '.join(remedies)}")
+      console.show(f"to make it smaller: {', or '.join(remedies)}")
 
 
 def sweep(flags: Any, rest: list[str], command: str) -> None:
@@ -80,6 +80,6 @@ def bank(flags: Any, rest: list[str], command: str) -> None:
   setup = teacher_fields.for_a_bank(assembly.setup(config), config)
   assembly.require_matched(setup, options.matched, "bank")
   folder = bank_building.build(flags.workdir, setup, options)
-  print(
+  console.show(
     f"next: gmdistill distill ... --config.bank.dir={shlex.quote(str(folder))}"
   )

@@ -29,7 +29,8 @@ def run(
   except errors.Stopped as error:
     if error.alone:
       say(error)
-      processes.abandon(error.status, stopped=True)
+      saved = error.status in (0, 130)
+      processes.abandon(error.status, stopped=saved)
     processes.leave()
     raise
   except BaseException as error:

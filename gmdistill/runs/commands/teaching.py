@@ -19,7 +19,7 @@ from gmdistill.runs.config import (
 from gmdistill.selection import coresets
 from gmdistill.sets import cards, set_files, spaces, synthetic
 from gmdistill.students import hugging_face
-from gmdistill.system import folders, paths, units
+from gmdistill.system import console, folders, paths, units
 from gmdistill.teachers import relabelling, trained
 
 TEXTS = "texts"  # what the rows of a file are, as a card says it
@@ -44,7 +44,7 @@ def teach(flags: Any, rest: list[str], command: str) -> None:
     protocol, measuring.stacked(synthetic.SyntheticSet(whole))
   )
   shared.save_student(folder, setup, params)
-  print(
+  console.show(
     f"teacher: accuracy {100 * accuracy:.1f} % on the reported split; trained "
     f"in {units.seconds(seconds)}; next: gmdistill distill ... "
     f"--config.teachers.dirs={shlex.quote(str(folder))}"
@@ -147,7 +147,7 @@ def _say_labelled(folder, config, count, named):
     did = "keep their labels (teachers.alpha=0) and have logits"
   learned = bool(teacher_fields.learned_field(config))
   protocol = "finetune" if config.student.pretrained else "scratch"
-  print(
+  console.show(
     f"{count} examples {did} by "
     f"{', '.join(teacher.name for teacher in named)}; next: gmdistill evaluate "
     f"--set={shlex.quote(str(folder / 'set'))}"

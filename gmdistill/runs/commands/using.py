@@ -11,7 +11,7 @@ from gmdistill.runs.config import assembly, outputs
 from gmdistill.selection import coresets
 from gmdistill.sets import cards
 from gmdistill.students import hugging_face
-from gmdistill.system import folders, logs, units
+from gmdistill.system import console, folders, logs, units
 
 FORMATS = ("html", "markdown")
 
@@ -38,12 +38,12 @@ def train(flags: Any, rest: list[str], command: str) -> None:
     assembly.protocol(config, name), measuring.stacked(syn)
   )
   path = shared.save_student(student, setup, params)
-  print(
+  console.show(
     f"{name}: accuracy {100 * accuracy:.1f} % on the reported split; trained "
     f"in {units.seconds(seconds)}; saved in {path}"
   )
   if setup.problem.student.pooling != "first":
-    print(
+    console.show(
       "a BertModel, and classifier.safetensors for the mean of its hidden "
       "states: BertForSequenceClassification knows no mean pooling"
     )
@@ -78,7 +78,7 @@ def evaluate(flags: Any, rest: list[str], command: str) -> None:
       known = (cards.DISTILLED, "full", *coresets.CORESETS)
       errors.not_one_of(f"--row={flags.row}", flags.row, known)
     found[name]["row"] = row
-  print(json.dumps(found, indent=2))
+  console.show(json.dumps(found, indent=2))
   if target is not None:
     target.mkdir(parents=True, exist_ok=True)
     folders.write_json(target / "evaluation.json", found)
@@ -93,7 +93,7 @@ def report(flags: Any, rest: list[str], command: str) -> None:
     raise errors.InputError("report needs workdirs: gmdistill report DIR ...")
   errors.choice("--format", flags.format, FORMATS)
   if flags.format == "markdown":
-    print(markdown.table(flags.table, runs), end="")
+    console.show(markdown.table(flags.table, runs).rstrip("\n"))
     return
   if flags["table"].present:
     raise errors.InputError("--table goes with --format=markdown.")

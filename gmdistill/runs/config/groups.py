@@ -143,6 +143,21 @@ class Experts:
 
 
 @dataclasses.dataclass(frozen=True)
+class GradientCosine:
+  """How near the set's gradients are to real ones: a run looks at it last.
+
+  Attributes:
+    num_students: At most so many, and not more than `replay.num_students`; 0:
+      left out.
+    rows_per_class: Real rows of a class in each of their steps, at most twice
+      the outer loop's.
+  """
+
+  num_students: fields.FromZero = 3
+  rows_per_class: fields.Count = 16
+
+
+@dataclasses.dataclass(frozen=True)
 class Outer:
   """The outer loop's optimiser: Adam, warm-up, cosine decay.
 

@@ -74,6 +74,7 @@ class Recipe:
     scratch: AdamW from random weights.
     bayes: Chains of SGLD from students of another protocol.
     full: AdamW on all real rows: the table's last row, and `teach`.
+    gradient_cosine: What a run looks at last.
   """
 
   seed: fields.Seed = 0
@@ -135,6 +136,7 @@ class Recipe:
   full: Any = groups.FineTuning(
     num_steps=1000, batch_size=32, warmup=0.1, num_students=3
   )
+  gradient_cosine: groups.GradientCosine = groups.GradientCosine()
 
   def __post_init__(self) -> None:
     """Checks what fields must be beside others.

@@ -9,7 +9,6 @@ recipe small enough for seconds on a CPU: by `settings.tiny`, or by a function
 import difflib
 import pathlib
 import runpy
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ import ml_collections
 
 from gmdistill import errors
 from gmdistill.runs.config import settings, studies
+from gmdistill.system import console, paths
 
 # Where what a file of an earlier version said is now.
 RENAMED = {
@@ -70,9 +70,10 @@ def config_for(source: str) -> ml_collections.ConfigDict:
 
 def _read(source: str) -> Any:
   name, *modes = source.split(":")
-  if not (name.endswith(".py") and pathlib.Path(name).is_file()):
+  path = pathlib.Path(paths.path(name))
+  if not (name.endswith(".py") and path.is_file()):
     name, modes = _of_ours(name, modes)
-  path = pathlib.Path(name)
+    path = pathlib.Path(name)
   module = runpy.run_path(str(path))
   if not path.resolve().is_relative_to(folder().resolve()):
     if "get_config" not in module:
@@ -110,10 +111,9 @@ def _of_ours(name: str, modes: list[str]) -> tuple[str, list[str]]:
     )
   if is_file or stem in RENAMED:
     place = known[now].relative_to(folder().parent)
-    print(
+    console.complain(
       f"note: {name} is {':'.join([now, *more])} in {place} now; its old name "
-      "goes with the next version",
-      file=sys.stderr,
+      "goes with the next version"
     )
   return str(known[now]), [*more, *modes]
 
