@@ -46,7 +46,8 @@ class Tokenizer:
     there, which students read.
 
     Raises:
-      errors.InputError: it has no padding token, or nothing to frame by.
+      errors.InputError: it has no padding token, nothing to frame by, or no
+        token for an unknown word.
     """
     padding = tokenizer.padding
     self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())
@@ -56,7 +57,19 @@ class Tokenizer:
     self.tokens = [""] * (max(vocabulary.values()) + 1)  # [V], by id
     for token, index in vocabulary.items():
       self.tokens[index] = token
+    self._require_any_text()
     self._complete(vocabulary, padding)
+
+  def _require_any_text(self) -> None:
+    """Checks that a word that no vocabulary has can be read."""
+    try:
+      # Letters of Osmanya, runes and N'Ko in one.
+      self._tokenizer.encode("\U00010480\u16a0\u07ca", add_special_tokens=False)
+    except Exception as error:  # The library raises nothing narrower.
+      raise errors.InputError(
+        f"The tokenizer cannot read every text ({error}); save it with its "
+        "unknown token in its vocabulary"
+      ) from error
 
   def _complete(self, vocabulary: dict[str, int], padding: Any) -> None:
     """Sees to what students need of a tokenizer beside its tokens."""

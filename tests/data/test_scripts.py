@@ -195,6 +195,33 @@ def test_a_tokenizer_that_frames_nothing_gets_its_own_tokens():
     tokenizing.Tokenizer(type(bare)(model))
 
 
+def test_a_tokenizer_without_its_unknown_token_is_refused(tmp_path):
+  """Its vocabulary lacks it: the first rare word would end the run."""
+  text = vocabularies.train(["red", "green"] * 5, 128).to_json()
+  path = tmp_path / "tokenizer.json"
+  path.write_text(
+    text.replace('"unk_token":"[UNK]"', '"unk_token":"[UNKNOWN]"')
+  )
+  with pytest.raises(errors.InputError, match="cannot read every text"):
+    tokenizing.Tokenizer.from_file(path)
+
+
+def test_a_damaged_tokenizer_is_refused_or_reads_every_text(tmp_path):
+  whole = vocabularies.train([TEXTS[0], "red green"] * 5, 100).to_json()
+  path, draw = tmp_path / "tokenizer.json", np.random.default_rng(0)
+  found = []
+  for _ in range(300):
+    start = draw.integers(len(whole))
+    end = start + draw.integers(1, 40)
+    path.write_text(whole[:start] + draw.choice(list('0[]{}",')) + whole[end:])
+    try:
+      ids, _ = tokenizing.Tokenizer.from_file(path).encode(["a \uffee"], 8)
+      found.append(ids.shape == (1, 8))
+    except errors.InputError:
+      found.append(False)
+  assert 0 < sum(found) < 300
+
+
 def test_a_file_of_a_hundred_thousand_brackets_is_no_tokenizer(tmp_path):
   path = tmp_path / "tokenizer.json"
   path.write_text(100_000 * "[")
