@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gmdistill import errors
-from gmdistill.runs import finish, jobs, outer, states, workdirs
+from gmdistill.runs import finish, jobs, outer, resuming, states, workdirs
 from gmdistill.runs.config import remedies, row_fields, settings
 from gmdistill.system import (
   checkpoints,
@@ -71,10 +71,10 @@ def _run(job, programs, folder, before):
   )
   row_fields.say_remarks(setup.corpus, config)
   keep = checkpoints.Checkpoints(folder / "checkpoints")
-  state = _resumed(job, keep)
+  state = resuming.resumed(job, keep)
   step = int(state.step)
   with contextlib.closing(interrupts.Signals()) as signals:
-    signals.hold(_kept(job, step))
+    signals.hold(resuming.kept(job, step))
     to = _Outputs(
       keep=keep,
       writer=logs.Writer(folder / "metrics.jsonl", step),
@@ -91,8 +91,9 @@ def _run(job, programs, folder, before):
         part.close()
     peak = devices.peak_memory()
     whole = step == 0 and peak > before  # a part, or another run, had less
-    _stop_if_asked(job, int(state.step), signals)  # during the last save
-    signals.obey_at_once(_saved(job, int(state.step)))
+    # A signal may have come during the last save.
+    resuming.stop_if_asked(job, int(state.step), signals)
+    signals.obey_at_once(resuming.saved(job, int(state.step)))
     chosen = {
       "step": int(state.best_step),
       "accuracy": float(state.best_accuracy),
@@ -108,26 +109,6 @@ def _run(job, programs, folder, before):
   return state
 
 
-def _stop_if_asked(job, step, signals):
-  """Ends all processes, at a step that is saved, where one was signalled."""
-  if received := processes.largest(signals.received):
-    raise errors.Stopped(_saved(job, step), interrupts.status(received))
-
-
-def _saved(job, step):
-  return f"saved at step {step}; go on with the same command: {job.command}"
-
-
-def _kept(job, step):
-  """Returns what to say of a step that could not be awaited."""
-  kept = (
-    f"what was saved at step {step} is kept; go on"
-    if step
-    else ("nothing was saved yet; begin")
-  )
-  return f"interrupted; {kept} with the same command: {job.command}"
-
-
 class _Outputs(NamedTuple):
   """Where a run writes while it goes, and what may stop it."""
 
@@ -135,32 +116,6 @@ class _Outputs(NamedTuple):
   writer: logs.Writer
   progress: logs.Progress
   signals: interrupts.Signals
-
-
-def _resumed(job, keep):
-  """Returns the last state that can be read, or the first one."""
-  rest = (job.config.num_students, job.mesh)
-  steps = processes.of_first(keep.steps())
-  for step in steps:
-    # A state is saved in the shape of the stage that it ends, not the next one.
-    stage = next(stage for stage in job.stages if step <= stage.last)
-    like = states.shapes(stage, job.problem, job.params, *rest)
-    try:
-      with processes.together():
-        state = keep.load(step, like)
-    except errors.InputError as error:
-      logs.say(f"{error}; trying the one before it")
-      continue
-    logs.say(f"going on from step {step}")
-    return state
-  if steps:
-    raise errors.InputError(
-      "no checkpoint of this run can be read; restore one from a copy, or "
-      "start in another --workdir."
-    )
-  return states.first_state(
-    job.params, job.stages[0], job.problem, job.root_key, *rest
-  )
 
 
 def _run_stage(job, index, steps, state, to):
@@ -251,9 +206,9 @@ def _save(job, index, state, to):
   if last or received or step % config.checkpoint_every == 0:
     to.writer.keep()  # not fewer lines than the state has steps
     to.keep.save(step, state)
-    to.signals.hold(_kept(job, step))
+    to.signals.hold(resuming.kept(job, step))
   if received:
-    raise errors.Stopped(_saved(job, step), interrupts.status(received))
+    raise errors.Stopped(resuming.saved(job, step), interrupts.status(received))
 
 
 def _with_best(state, accuracy, mesh):
