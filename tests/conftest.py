@@ -32,7 +32,7 @@ from gmdistill.data import batches as row_batches
 from gmdistill.data import samplers
 from gmdistill.objectives import contract
 from gmdistill.runs import distill
-from gmdistill.students import families, problems, roles
+from gmdistill.students import families, problems
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tracing makes objects by the thousand, few of them in cycles.
@@ -90,7 +90,7 @@ def make_problem(kind="transformer", classes=CLASSES, **fields):
     )
   else:
     fields = dict(width=WIDTH) | fields
-  module = families.KINDS[kind](classes, **fields)
+  module = families.FAMILIES[kind].module(classes, **fields)
   return problems.Problem(table, None, module)
 
 
@@ -142,8 +142,10 @@ def make_expert(problem, reads, batch=None):
     grads = gradient(later, rows)
     later = jax.tree.map(lambda p, g: p - 0.3 * g, later, grads)
   targets = [
-    roles.keep(gradient(start, jax.tree.map(lambda x, c=c: x[c], split)), "all")
-    for split in [contract.by_class(rows, 2)]
+    problem.roles.keep(
+      gradient(start, jax.tree.map(lambda x, c=c: x[c], split)), "all"
+    )
+    for split in [contract.by_group(rows, 2)]
     for c in range(2)
   ]
   whole = contract.Expert(

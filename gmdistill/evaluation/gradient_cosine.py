@@ -44,9 +44,8 @@ def gradient_cosines(
 
   Returns:
     The cosine [C] of each class over all layers, and that of each layer by
-    its name, the mean over classes.
+    its name, the mean over classes, from below.
   """
-  num_classes = syn.batch.class_labels.shape[-1]
   optimizer = optax.adamw(learning_rate)
   moments = np.arange(0, num_steps, every)
 
@@ -54,13 +53,13 @@ def gradient_cosines(
     def one_class(pair):
       syn_grads, real_grads = (jax.grad(problem.loss)(params, b) for b in pair)
       return (
-        distances.cosine(syn_grads, real_grads, "all"),
-        distances.layer_cosines(syn_grads, real_grads),
+        distances.cosine(syn_grads, real_grads, problem.roles, "all"),
+        distances.layer_cosines(syn_grads, real_grads, problem.roles),
       )
 
     split = (
-      contract.by_class(syn_batch, num_classes),
-      contract.by_class(real, num_classes),
+      contract.by_group(syn_batch, problem.groups),
+      contract.by_group(real, problem.groups),
     )
     return jax.lax.map(one_class, split)
 
@@ -97,7 +96,8 @@ def gradient_cosines(
     key = jax.random.key(student)
     compared.append(along(problem, syn.batch, key, real_T))
   cosines, by_layer = jax.tree.map(lambda *xs: np.concatenate(xs), *compared)
-  return cosines.mean(axis=0), {k: float(v.mean()) for k, v in by_layer.items()}
+  names = problem.roles.from_below(by_layer)
+  return cosines.mean(axis=0), {k: float(by_layer[k].mean()) for k in names}
 
 
 def _stacked(rows):
@@ -137,7 +137,7 @@ def gradient_cosine(
   sampler = samplers.class_balanced_sampler(
     setup.corpus.train,
     rows_per_class=rows_per_class,
-    num_classes=len(setup.corpus.label_names),
+    num_classes=setup.problem.groups,
     seed=seed,
   )
   cosines_C, by_layer = gradient_cosines(

@@ -15,7 +15,7 @@ from gmdistill.data import batches
 from gmdistill.evaluation import posterior
 from gmdistill.evaluation import readings as reading
 from gmdistill.sets import synthetic
-from gmdistill.students import roles
+from gmdistill.students import problems
 from gmdistill.teachers import live, rationales
 from gmdistill.training import fitting, optimizers
 from gmdistill.training import replays as replay_steps
@@ -149,8 +149,7 @@ def replaying(
   falling_T = replay_steps.schedule(schedule, num_steps)
 
   def train(problem, syn: SyntheticSet, key, rate):
-    # fit draws its student from the first half of the key; so does this.
-    params = problem.init(jax.random.split(key)[0])
+    params = problems.first_student(problem, key)
     if syn.learning_rates is not None:
       steps = syn.steps
     else:
@@ -158,7 +157,7 @@ def replaying(
       sizes = sizes * falling_T
       shares = None
       if normalised:
-        shares = jnp.tile(roles.even_shares(params), (num_steps, 1))
+        shares = jnp.tile(problem.roles.even_shares(params), (num_steps, 1))
       steps = replay_steps.Steps(sizes, head_sizes, syn.order, shares)
     return replay_steps.replay(problem, params, syn.batch, steps)
 
@@ -215,7 +214,7 @@ def bayesian(
     start_key, chain_key = jax.random.split(key)
     energy = posterior.energy(
       functools.partial(loss, problem),
-      problem.init(jax.random.split(start_key)[0]),  # start's own student
+      problems.first_student(problem, start_key),
       num_rows=len(syn.batch),
       prior_std=prior_std,
     )

@@ -22,25 +22,25 @@ Reading = Callable[
 def logits(
   problem: problems.Problem, params: trees.Params, batch: row_batches.Batch
 ) -> jax.Array:
-  """Returns a student's logits [B, C]."""
+  """Returns a student's logits [B, C], or what else its task reads."""
   return problem.apply(params, batch).logits
 
 
-def count_correct(
+def total_score(
   problem: problems.Problem,
   params: trees.Params,
   batch: row_batches.Batch,
   reading: Reading = logits,
 ) -> jax.Array:
-  """Returns how many rows of `batch` the student labels right (a float).
+  """Returns the sum of the rows' scores, each times what its row counts.
 
-  Rows whose labels are all zero are padding and count as wrong. NaN of a
+  Of classes: how many rows of `batch` the student labels right. NaN of a
   student that has diverged: the largest of logits that are NaN is the first.
   """
-  logits_BxC = reading(problem, params, batch)
-  right_B = logits_BxC.argmax(axis=-1) == batch.class_labels.argmax(axis=-1)
-  count = (right_B & row_batches.counted(batch)).sum()
-  return jnp.where(jnp.isfinite(logits_BxC).all(), count, jnp.nan)
+  read = reading(problem, params, batch)
+  counts_B = problem.task.counts(batch)
+  total = (problem.score(read, batch) * counts_B).sum()
+  return jnp.where(jnp.isfinite(read).all(), total, jnp.nan)
 
 
 def length_buckets(
@@ -114,14 +114,14 @@ def _over_chunks(one):
 
 # Kept for a few readings: functions of modules, never closures.
 @functools.lru_cache(maxsize=8)
-def _bucket_correct(reading):
-  """Returns the count of each student's right answers [S] in a bucket."""
+def _bucket_totals(reading):
+  """Returns the sum of each student's scores [S] in a bucket."""
 
   def one(problem, params, chunks):
-    def count(batch):
-      return count_correct(problem, params, batch, reading)
+    def total(batch):
+      return total_score(problem, params, batch, reading)
 
-    return jax.lax.map(count, chunks).sum()
+    return jax.lax.map(total, chunks).sum()
 
   return _over_chunks(one)
 
@@ -142,9 +142,10 @@ def accuracies(
   buckets: list[row_batches.Batch],
   reading: Reading = logits,
 ) -> np.ndarray:
-  """Returns the accuracy [S] of each of S stacked students (fractions).
+  """Returns the mean score [S] of each of S stacked students.
 
-  NaN where a student's logits are not finite.
+  Of classes, the accuracy (fractions). NaN where a student's logits are not
+  finite.
 
   Args:
     problem: The students' architecture.
@@ -152,10 +153,10 @@ def accuracies(
     buckets: What `length_buckets` made of a split.
     reading: A student's logits.
   """
-  total = sum(int(row_batches.counted(b).sum()) for b in buckets)
-  count = _bucket_correct(reading)
-  counts = np.stack([count(problem, params, b) for b in buckets])
-  return counts.astype(np.float64).sum(0) / total
+  counts = [np.asarray(problem.task.counts(b), np.float64) for b in buckets]
+  totals = _bucket_totals(reading)
+  found = np.stack([totals(problem, params, b) for b in buckets])
+  return found.astype(np.float64).sum(0) / sum(x.sum() for x in counts)
 
 
 def values(

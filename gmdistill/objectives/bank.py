@@ -58,11 +58,11 @@ def _without_layout(student: str) -> str:
 def entry_shapes(setup: spaces.Setup, options: Options) -> contract.Expert:
   """Returns shapes and stored types of one entry; computes nothing."""
   dtype = jnp.dtype(options.precision)
-  num_classes = len(setup.corpus.label_names)
+  groups = setup.problem.groups
 
   def shapes(key):
     params = setup.problem.init(key)
-    return params, roles.keep(params, options.matched)
+    return params, setup.problem.roles.keep(params, options.matched)
 
   def stored(shape):
     return jax.ShapeDtypeStruct(shape, dtype)
@@ -70,10 +70,10 @@ def entry_shapes(setup: spaces.Setup, options: Options) -> contract.Expert:
   params, kept = jax.eval_shape(shapes, jax.random.key(0))
   return contract.Expert(
     params=jax.tree.map(lambda x: stored(x.shape), params),
-    targets=jax.tree.map(lambda x: stored((num_classes, *x.shape)), kept),
+    targets=jax.tree.map(lambda x: stored((groups, *x.shape)), kept),
     losses=None
     if options.noise  # They have none, and would tell.
-    else jax.ShapeDtypeStruct((num_classes,), jnp.float32),
+    else jax.ShapeDtypeStruct((groups,), jnp.float32),
   )
 
 

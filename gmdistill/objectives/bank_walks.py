@@ -13,7 +13,6 @@ from gmdistill.data import batches, samplers
 from gmdistill.objectives import bank, contract, privacy
 from gmdistill.selection import coresets
 from gmdistill.sets import spaces
-from gmdistill.students import roles
 from gmdistill.training import fitting, optimizers
 
 CHUNK = 32  # rows of a class whose gradient is taken at once
@@ -40,11 +39,11 @@ class Walker:
       along: The set that the students train on; None: real rows.
     """
     self._setup, self._options = setup, options
-    self._num_classes = len(setup.corpus.label_names)
+    groups = self._groups = setup.problem.groups
     sampler = functools.partial(
       samplers.class_balanced_sampler,
       setup.corpus.train,
-      num_classes=self._num_classes,
+      num_classes=groups,
     )
     seed = options.seed
     self._training = sampler(
@@ -74,8 +73,8 @@ class Walker:
 
     self._step = step
     self._measure = jax.jit(
-      class_gradients(
-        self._num_classes, options.matched, private if options.clip else None
+      group_gradients(
+        groups, options.matched, private if options.clip else None
       )
     )
     # Without noise, a key that nothing draws from.
@@ -145,22 +144,24 @@ class Walker:
       per_class=self._options.rows_per_class,
       seed=self._options.seed,
     )
-    return batches.as_batch(batches.take(corpus.train, rows), self._num_classes)
+    return batches.as_batch(batches.take(corpus.train, rows), self._groups)
 
 
-def class_gradients(
-  num_classes: int,
+def group_gradients(
+  groups: int,
   matched: str,
   private: Callable[..., tuple[jax.Array, Any]] | None = None,
 ) -> Callable[..., tuple[Any, jax.Array]]:
-  """Returns `gradients(problem, params, batch, key)` of a batch in class order.
+  """Returns `gradients(problem, params, batch, key)` of a batch in group order.
 
-  They are each class's mean gradient [C, ...] and mean loss [C]. Rows are taken
+  They are each group's mean gradient [G, ...] and mean loss [G]. Rows are taken
   a chunk at a time, so memory does not grow with their number. `private` is
   `privacy.gradient` with its clip and noise, which `key` draws.
   """
 
-  def one_class(problem, params, rows, key):
+  def one_group(problem, params, rows, key):
+    roles = problem.roles
+
     def kept_gradient(params, rows):
       value, grads = jax.value_and_grad(problem.loss)(params, rows)
       return value, roles.keep(grads, matched)
@@ -176,16 +177,16 @@ def class_gradients(
     def add(total, chunk):
       return jax.tree.map(jnp.add, total, kept_gradient(params, chunk)), None
 
-    zeros = jax.tree.map(jnp.zeros_like, roles.keep(params, matched))
+    zeros = jax.tree.map(jnp.zeros_like, problem.roles.keep(params, matched))
     total, _ = jax.lax.scan(add, (jnp.float32(0.0), zeros), chunks)
     return jax.tree.map(lambda x: x * size / count, total)
 
   def gradients(problem, params, batch, key):
-    by_class = contract.by_class(jax.tree.map(jnp.asarray, batch), num_classes)
-    keys_C = jax.random.split(key, num_classes)
-    losses_C, grads = jax.lax.map(
-      lambda rows_key: one_class(problem, params, *rows_key), (by_class, keys_C)
+    by_group = contract.by_group(jax.tree.map(jnp.asarray, batch), groups)
+    keys_G = jax.random.split(key, groups)
+    losses_G, grads = jax.lax.map(
+      lambda rows_key: one_group(problem, params, *rows_key), (by_group, keys_G)
     )
-    return grads, losses_C
+    return grads, losses_G
 
   return gradients

@@ -27,9 +27,9 @@ class Expert(NamedTuple):
 
   params: trees.Params | None = None  # theta
   targets: trees.Params | None = (
-    None  # real gradients [C, ...] of matched tensors
+    None  # real gradients [G, ...] of matched tensors
   )
-  losses: Any = None  # [C], real loss of each class (nats)
+  losses: Any = None  # [G], real loss of each group (nats)
   later: trees.Params | None = (
     None  # theta on the same trajectory, some steps on
   )
@@ -40,7 +40,7 @@ class Real(NamedTuple):
 
   batches: (
     row_batches.Batch | None
-  )  # N class-balanced ones, leaves [N, C * rows, ...]
+  )  # N balanced ones, leaves [N, G * rows, ...]
   expert: Expert = Expert()
 
 
@@ -56,7 +56,7 @@ class Objective(NamedTuple):
 
   init: Callable[[problems.Problem, jax.Array, jax.Array], trees.PyTree]
   loss: Callable[..., tuple[jax.Array, tuple[trees.PyTree, Metrics]]]
-  num_batches: int  # N, batches of real rows in class order
+  num_batches: int  # N, batches of real rows in group order
   reads: tuple[str, ...] = ()  # the fields of `Expert` that it needs
 
 
@@ -102,6 +102,9 @@ def no_state(
   return ()
 
 
-def by_class(batch: row_batches.Batch, num_classes: int) -> row_batches.Batch:
-  """Splits rows in class order: leaves [C * rows, ...] to [C, rows, ...]."""
-  return jax.tree.map(lambda x: x.reshape(num_classes, -1, *x.shape[1:]), batch)
+def by_group(batch: row_batches.Batch, groups: int) -> row_batches.Batch:
+  """Splits rows in group order: leaves [G * rows, ...] to [G, rows, ...].
+
+  The groups of rows that have classes are these; see `Problem.groups`.
+  """
+  return jax.tree.map(lambda x: x.reshape(groups, -1, *x.shape[1:]), batch)

@@ -33,12 +33,13 @@ def trajectory_matching(
   replay = _replay(constant_memory, rule)
 
   def loss(problem, syn: synthetic.SyntheticSet, student, real, key):
-    start, later = real.expert.params, real.expert.later
+    start, later, roles = real.expert.params, real.expert.later, problem.roles
     reached = replay(problem, start, syn)
-    whole = gap(start, later)
-    return gap(reached, later) / whole, (
+    whole = gap(start, later, roles)
+    moves = _minus(reached, start), _minus(later, start)
+    return gap(reached, later, roles) / whole, (
       student,
-      {"matching/cosine": _cosine_of_moves(start, reached, later)},
+      {"matching/cosine": distances.cosine(*moves, roles, "all")},
     )
 
   return contract.Objective(contract.no_state, loss, 0, ("params", "later"))
@@ -70,17 +71,13 @@ def task_vector_matching(
   replay = _replay(constant_memory, rule)
 
   def loss(problem, syn: synthetic.SyntheticSet, student, real, key):
-    start, later = real.expert.params, real.expert.later
+    start, later, roles = real.expert.params, real.expert.later, problem.roles
     reached = replay(problem, start, syn)
-    value = distances.between(
-      _minus(reached, start),
-      _minus(later, start),
-      kind=distance_kind,
-      matched="all",
-    )
+    moves = _minus(reached, start), _minus(later, start)
+    value = distances.between(*moves, roles, kind=distance_kind, matched="all")
     return value, (
       student,
-      {"matching/cosine": _cosine_of_moves(start, reached, later)},
+      {"matching/cosine": distances.cosine(*moves, roles, "all")},
     )
 
   return contract.Objective(contract.no_state, loss, 0, ("params", "later"))
@@ -100,8 +97,3 @@ def _replay(constant_memory, rule):
 
 def _minus(a, b):
   return jax.tree.map(lambda x, y: x - y, a, b)
-
-
-def _cosine_of_moves(start, reached, later):
-  moves = _minus(reached, start), _minus(later, start)
-  return distances.cosine(*moves, "all")

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from gmdistill import errors, trees
-from gmdistill.students import roles
+from gmdistill.students import roles as tensor_roles
 
 KINDS = (
   "neuron_cosine",
@@ -18,6 +18,7 @@ KINDS = (
 def between(
   synthetic_grads: trees.Params,
   real_grads: trees.Params,
+  roles: tensor_roles.Roles,
   *,
   kind: str,
   matched: str,
@@ -27,6 +28,7 @@ def between(
   Args:
     synthetic_grads: Gradients of a student on synthetic examples.
     real_grads: The same on real ones; the same tree.
+    roles: Of the student's tensors.
     kind: `neuron_cosine`: 1 - cos for each output neuron's weights, the mean
       over all neurons (Zhao et al. 2021, eq. 10, divided by their number).
       `tensor_cosine`: 1 - cos for each tensor of each layer, the mean.
@@ -35,7 +37,7 @@ def between(
       |a - b|^2 / (|a|^2 + |b|^2), the mean. A cosine leaves open how long a
       gradient is, and so how soon a student knows the examples by heart; this
       asks for the real length too, and no tensor outweighs another.
-    matched: Which tensors; see `select`.
+    matched: Which tensors; see `Roles.select`.
   """
   pairs = list(
     zip(
@@ -75,32 +77,35 @@ def check_kind(kind: str) -> None:
   errors.choice("distance_kind", kind, KINDS)
 
 
-def cosine(a: trees.Params, b: trees.Params, matched: str) -> jax.Array:
+def cosine(
+  a: trees.Params, b: trees.Params, roles: tensor_roles.Roles, matched: str
+) -> jax.Array:
   """Returns the cosine of two gradients, flattened over the matched tensors."""
-  return 1.0 - between(a, b, kind="flat_cosine", matched=matched)
+  return 1.0 - between(a, b, roles, kind="flat_cosine", matched=matched)
 
 
-def layer_cosines(a: trees.Params, b: trees.Params) -> dict[str, jax.Array]:
+def layer_cosines(
+  a: trees.Params, b: trees.Params, roles: tensor_roles.Roles
+) -> dict[str, jax.Array]:
   """Returns the cosine of two gradients in each layer, by the layer's name.
 
   The scanned layers are `layer 1` and so on; other parts have their own names.
   """
   sums: dict[str, jax.Array] = {}  # dot, square a, square b
   for x, y in zip(roles.select(a, "all"), roles.select(b, "all"), strict=True):
-    top = x.name.split("/")[0]
     first = int(x.stacked)
     axes = tuple(range(first, x.array.ndim))
     parts = [
       (u * v).sum(axes).reshape(-1)
       for u, v in ((x.array, y.array), (x.array, x.array), (y.array, y.array))
     ]
-    for place, three in enumerate(jnp.stack(parts, axis=1)):
-      name = f"layer {place + 1}" if x.stacked else top
+    names = roles.layer_names(x)
+    for name, three in zip(names, jnp.stack(parts, axis=1), strict=True):
       sums[name] = sums.get(name, jnp.zeros(3)) + three
   return {name: 1.0 - _one_minus_cosine(*sums[name]) for name in sums}
 
 
-def _reduced_axes(tensor: roles.Tensor, kind: str) -> tuple[int, ...]:
+def _reduced_axes(tensor: tensor_roles.Tensor, kind: str) -> tuple[int, ...]:
   first = int(tensor.stacked)
   is_vector = tensor.array.ndim - first == 1
   keep_output = kind == "neuron_cosine" and not is_vector

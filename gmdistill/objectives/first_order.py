@@ -9,26 +9,26 @@ from gmdistill.sets import synthetic
 
 
 def distribution_matching() -> contract.Objective:
-  """Matches class means of fresh students' features (Zhao and Bilen 2023).
+  """Matches groups' means of fresh students' features (Zhao and Bilen 2023).
 
-      sum_c || mean_syn_c f(x) - mean_real_c f(x) ||^2
+      sum_g || mean_syn_g f(x) - mean_real_g f(x) ||^2
 
   First order: one pass through a student, no gradient of it.
   """
 
   def loss(problem, syn: synthetic.SyntheticSet, student, real, key):
     params = problem.init(key)
-    num_classes = syn.batch.class_labels.shape[-1]
+    groups = problem.groups
 
-    def class_means(batch: batches.Batch) -> jax.Array:
+    def means(batch: batches.Batch) -> jax.Array:
       features_BxF = problem.apply(params, batch).features
-      return features_BxF.reshape(num_classes, -1, features_BxF.shape[-1]).mean(
+      return features_BxF.reshape(groups, -1, features_BxF.shape[-1]).mean(
         axis=1
       )
 
     first = jax.tree.map(lambda x: x[0], real.batches)
-    gap_CxF = class_means(syn.batch) - class_means(first)
-    return jnp.square(gap_CxF).sum(), (student, {})
+    gap_GxF = means(syn.batch) - means(first)
+    return jnp.square(gap_GxF).sum(), (student, {})
 
   return contract.Objective(contract.no_state, loss, 1)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from gmdistill import fields
 from gmdistill.objectives import contract, distances, trajectories
 from gmdistill.sets import synthetic
-from gmdistill.students import roles
+from gmdistill.students import roles as tensor_roles
 from gmdistill.training import mixed_mode
 
 
@@ -25,19 +25,19 @@ class Matching(NamedTuple):
   def check(self) -> None:
     """Raises ValueError where a choice is unknown, or the chunk negative."""
     distances.check_kind(self.distance_kind)
-    roles.check_matched(self.matched)
+    tensor_roles.check_matched(self.matched)
     if self.class_chunk < 0:
       raise ValueError(f"class_chunk={self.class_chunk} must be at least 0.")
 
-  def between(self, a: Any, b: Any) -> jax.Array:
+  def between(self, a: Any, b: Any, roles: tensor_roles.Roles) -> jax.Array:
     """Returns the distance of two gradients."""
     return distances.between(
-      a, b, kind=self.distance_kind, matched=self.matched
+      a, b, roles, kind=self.distance_kind, matched=self.matched
     )
 
-  def cosine(self, a: Any, b: Any) -> jax.Array:
+  def cosine(self, a: Any, b: Any, roles: tensor_roles.Roles) -> jax.Array:
     """Returns the cosine of two gradients, to be logged."""
-    return distances.cosine(a, b, self.matched)
+    return distances.cosine(a, b, roles, self.matched)
 
 
 def gradient_matching(
@@ -57,7 +57,7 @@ def gradient_matching(
   Args:
     along: The trajectory of the student theta.
     distance_kind: One of `distances.KINDS`.
-    matched: `head`, `last_K` or `all`; see `distances.select`.
+    matched: `head`, `last_K` or `all`; see `Roles.select`.
     sum_weight: w, the weight of the sum over classes beside class by class.
     class_chunk: How many classes at most are computed side by side. Fewer
       than there are: memory holds the gradients of so many alone, which are
@@ -72,7 +72,6 @@ def gradient_matching(
   matching.check()
 
   def loss(problem, syn: synthetic.SyntheticSet, student, real, key):
-    num_classes = syn.batch.class_labels.shape[-1]
     first = jax.tree.map(lambda x: x[0], real.batches)
 
     def real_gradient(batch):
@@ -83,7 +82,7 @@ def gradient_matching(
       problem,
       student.params,
       syn,
-      contract.by_class(first, num_classes),
+      contract.by_group(first, problem.groups),
       real_gradient,
     )
     if along.train_on == "real":
@@ -138,7 +137,7 @@ def _gap(matching, problem, params, syn, real, real_gradient):
 
   `real_gradient` turns one class of `real` [C, ...] into its real gradient.
   """
-  matched = matching.matched
+  matched, roles = matching.matched, problem.roles
   gradient = mixed_mode.grad(problem.loss, matching.rule)
 
   def one_class(pair):
@@ -146,13 +145,13 @@ def _gap(matching, problem, params, syn, real, real_gradient):
     syn_grads = roles.keep(gradient(params, syn_class), matched)
     real_grads = roles.keep(real_gradient(real_class), matched)
     return (
-      matching.between(syn_grads, real_grads),
-      matching.cosine(syn_grads, real_grads),
+      matching.between(syn_grads, real_grads, roles),
+      matching.cosine(syn_grads, real_grads, roles),
       (syn_grads, real_grads),
     )
 
-  num_classes = syn.batch.class_labels.shape[-1]
-  pairs = (contract.by_class(syn.batch, num_classes), real)
+  groups = problem.groups
+  pairs = (contract.by_group(syn.batch, groups), real)
   # Side by side, classes come second where a student's layers are stacked:
   # moving them to the front would copy every gradient.
   axes = 2 * (
@@ -161,14 +160,14 @@ def _gap(matching, problem, params, syn, real, real_gradient):
       roles.keep(params, matched),
     ),
   )
-  plan = _plan(matching.class_chunk, num_classes)
+  plan = _plan(matching.class_chunk, groups)
   gaps_C, cosines_C, (syn_sum, real_sum) = plan(one_class, pairs, axes)
   value = gaps_C.mean() + matching.sum_weight * matching.between(
-    syn_sum, real_sum
+    syn_sum, real_sum, roles
   )
   return value, {
     "matching/cosine": cosines_C.mean(),
-    "matching/cosine_of_sum": matching.cosine(syn_sum, real_sum),
+    "matching/cosine_of_sum": matching.cosine(syn_sum, real_sum, roles),
   }
 
 

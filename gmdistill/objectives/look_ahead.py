@@ -66,8 +66,10 @@ def look_ahead(
 def real_loss(
   problem: problems.Problem, params: Any, real: contract.Real, centred: bool
 ) -> tuple[jax.Array, contract.Metrics]:
-  """Returns the loss of the first real batch, and its accuracy to be logged."""
+  """Returns the loss of the first real batch, and its score to be logged."""
   batch = jax.tree.map(lambda x: x[0], real.batches)
-  value, logits_BxC = problem.loss_and_logits(params, batch, centred=centred)
-  right_B = logits_BxC.argmax(axis=-1) == batch.labels.argmax(axis=-1)
-  return value, {"look_ahead/accuracy": right_B.mean()}
+  value, logits = problem.loss_and_logits(params, batch, centred=centred)
+  score = problem.score(logits, batch).mean()
+  task = problem.task
+  shown = -score if task.smaller_is_better else score
+  return value, {f"look_ahead/{task.unit}": shown}

@@ -4,7 +4,7 @@ import jax
 
 from gmdistill.objectives import contract, distances
 from gmdistill.sets import synthetic
-from gmdistill.students import roles
+from gmdistill.students import roles as tensor_roles
 from gmdistill.training import mixed_mode, replays
 
 
@@ -29,7 +29,7 @@ def step_matching(
   Args:
     num_steps: T; each step reads a real batch of its own.
     distance_kind: One of `distances.KINDS`.
-    matched: `head`, `last_K` or `all`; see `distances.select`.
+    matched: `head`, `last_K` or `all`; see `Roles.select`.
     centred: As in `look_ahead`, of the real gradients. Those of a loss that is
       not centred mostly shift all logits, first one way and then back.
     rule: A rule of `mixed_mode.grad`.
@@ -38,10 +38,11 @@ def step_matching(
     ValueError: an unknown distance or matched set.
   """
   distances.check_kind(distance_kind)
-  roles.check_matched(matched)
+  tensor_roles.check_matched(matched)
 
   def loss(problem, syn: synthetic.SyntheticSet, student, real, key):
     gradient = mixed_mode.grad(problem.loss, rule)
+    roles = problem.roles
 
     def real_loss(params, batch):
       return problem.loss_and_logits(params, batch, centred=centred)[0]
@@ -52,10 +53,10 @@ def step_matching(
       syn_grads = gradient(params, taken)
       real_grads = jax.grad(real_loss)(params, batch)
       gap = distances.between(
-        syn_grads, real_grads, kind=distance_kind, matched=matched
+        syn_grads, real_grads, roles, kind=distance_kind, matched=matched
       )
-      cosine = distances.cosine(syn_grads, real_grads, matched)
-      moved = replays.moved(params, syn_grads, sizes)
+      cosine = distances.cosine(syn_grads, real_grads, roles, matched)
+      moved = replays.moved(params, syn_grads, sizes, roles)
       return jax.lax.stop_gradient(moved), (gap, cosine)
 
     params = problem.init(key)

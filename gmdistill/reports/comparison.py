@@ -298,7 +298,8 @@ def layers_figure(runs: Sequence[finished.Run]) -> Figure:
       lines[name] = by_layer
   if not lines:
     raise errors.InputError("no run has gradient_cosine.per_layer.")
-  layers = finished.from_below({key for line in lines.values() for key in line})
+  # A run names its layers from below, and all runs those that they share.
+  layers = list(dict.fromkeys(key for line in lines.values() for key in line))
   figure, axes = figures.new_axes()
   for color, (name, line) in enumerate(lines.items()):
     axes.plot(

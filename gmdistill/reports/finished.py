@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -129,18 +128,6 @@ def series(run: Run, key: str) -> tuple[np.ndarray, np.ndarray]:
   values = run.metrics[key]
   kept = np.isfinite(values)
   return run.metrics["step"][kept].astype(int), values[kept]
-
-
-def from_below(layers: Iterable[str]) -> list[str]:
-  """Names of layers in order: embeddings, `layer 1` and on, pooler, head."""
-  height = {"pooler": 2, "head": 3}
-
-  def place(name):
-    if name.startswith("layer "):
-      return 1, int(name.removeprefix("layer "))
-    return height.get(name, 0), 0
-
-  return sorted(layers, key=place)
 
 
 def class_name(run: Run, label: int) -> str:

@@ -15,7 +15,7 @@ from etils import epath
 from gmdistill import errors
 from gmdistill.data import batches
 from gmdistill.sets import synthetic
-from gmdistill.students import problems, roles
+from gmdistill.students import problems
 from gmdistill.system import json_files, logs, paths
 
 FORMAT = "gmdistill-set-1"
@@ -232,7 +232,7 @@ def for_student(
       logs.say("the set's attention labels are left out: another student's")
       batch = dataclasses.replace(syn.batch, attention=None)
       syn = dataclasses.replace(syn, batch=batch)
-  tokens, slots = syn.batch.tokens, outputs.rationale
+  tokens, slots = syn.batch.tokens, outputs.queries
   if tokens is not None and (
     slots is None or slots.shape != tokens.targets.shape
   ):
@@ -240,7 +240,9 @@ def for_student(
     batch = dataclasses.replace(syn.batch, tokens=None)
     syn = dataclasses.replace(syn, batch=batch)
   shares = syn.tensor_shares
-  if shares is not None and shares.shape[1] != len(roles.movable(shapes)):
+  if shares is not None and shares.shape[1] != len(
+    problem.roles.movable(shapes)
+  ):
     logs.say(
       "the set's steps are left out, being of another student: a protocol that "
       "replays chooses its learning rate"

@@ -5,7 +5,6 @@ Every student of a run, and every reader of its synthetic set, shares it; its id
 is a hash of table and tokenizer.
 """
 
-import functools
 import hashlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -21,13 +20,7 @@ from scipy import sparse
 
 from gmdistill import errors, fields
 from gmdistill.data import batches, formats, loading, tokenizing
-from gmdistill.students import (
-  blocks,
-  encoders,
-  families,
-  hugging_face,
-  problems,
-)
+from gmdistill.students import families, hugging_face, problems
 from gmdistill.system import cache, paths
 
 
@@ -64,10 +57,10 @@ def build(
 
   Args:
     student: `pretrained`, a Hugging Face directory or hub id, with
-      `num_layers` (0: all) and `pooling`; of another `kind` than transformer,
-      a fresh student over that encoder's table. Without it, `kind` and that
-      student's own arguments, over the space in the folder `space` or, where
-      that is empty, over one learned now.
+      `num_layers` (0: all) and `pooling`; of a `kind` that stands in no such
+      directory, a fresh student over that one's table. Without it, `kind` and
+      that student's own arguments, over the space in the folder `space` or,
+      where that is empty, over one learned now.
     table: Arguments of `learn_table`, read where a table is learned.
     options: Which data; their rows must fit the student's positions.
 
@@ -80,7 +73,7 @@ def build(
       f"student.pretrained={student['pretrained']} and student.space="
       f"{student['space']} are two embedding spaces; give one of them."
     )
-  if student.get("pretrained") and kind == "transformer":
+  if student.get("pretrained") and families.named(kind).form is not None:
     problem, corpus, name = _pretrained(student, options)
   else:
     problem, corpus, name = _from_scratch(student, table, options)
@@ -98,20 +91,20 @@ def _pretrained(
   student: Mapping[str, Any], options: loading.Options
 ) -> tuple[problems.Problem, batches.Corpus, str]:
   source = student["pretrained"]
-  read = hugging_face.load(
-    source, student.get("num_layers", 0), student.get("pooling", "first")
-  )
-  _check_choices(student)
-  names = ("remat", "unroll", "compute")
-  common = {name: student[name] for name in names if name in student}
+  choices = {k: student[k] for k in ("num_layers", "pooling") if k in student}
+  read = hugging_face.load(source, **choices)
+  family = read.family
+  family.check_options(student)
+  given = {name: student[name] for name in family.options if name in student}
+  _check_slots(family, f"model_type {read.model_type}", options)
   _check_length(options, read.student["max_positions"])
   corpus = loading.load(options, read.tokenizer_file)
-  module = _transformer(options)(
-    len(corpus.label_names), **read.student, **common
+  module = family.build(
+    len(corpus.label_names), options.slots, {**read.student, **given}
   )
   problem = problems.Problem(read.embeddings, read.params, module)
   name = paths.absolute(source).name
-  return problem, corpus, f"{name}, {module.num_layers} layers"
+  return problem, corpus, name + _depth(module)
 
 
 def _from_scratch(
@@ -121,73 +114,49 @@ def _from_scratch(
 ) -> tuple[problems.Problem, batches.Corpus, str]:
   kind = student.get("kind", "transformer")
   source, space = student.get("pretrained", ""), student.get("space", "")
-  errors.choice("student.kind", kind, families.KINDS)
-  # One config serves every kind: each takes the fields that it has.
-  names = families.KINDS[kind].__dataclass_fields__
-  fields = {name: value for name, value in student.items() if name in names}
-  if options.slots and kind != "transformer":
-    raise errors.InputError(
-      f"data.rationale_key={options.rationale_key}, but a student of kind "
-      f"{kind} has no slots for rationales; use student.kind=transformer."
-    )
-  if kind == "transformer":
-    _check_transformer(fields)
-    _check_length(options, fields.get("max_positions", 128))
+  family = families.named(kind)
+  fields = family.takes(student)
+  _check_slots(family, f"kind {kind}", options)
+  family.check(fields)
+  _check_length(options, _positions(family, fields))
   tokenizer_file = f"{space}/tokenizer.json" if space else ""
   if source:
-    read = hugging_face.load(source, 1, "mean")  # for its table
-    tokenizer_file = read.tokenizer_file
+    embeddings, tokenizer_file = hugging_face.read_table(source)
   corpus = loading.load(options, tokenizer_file)
-  of_kind = families.KINDS[kind]
-  if kind == "transformer":
-    of_kind = _transformer(options)
-  module = of_kind(len(corpus.label_names), **fields)
-  if source:
-    embeddings = read.embeddings
-  elif space:
+  module = family.build(len(corpus.label_names), options.slots, fields)
+  if space:
     embeddings = read_table(paths.path(space))
-    if embeddings.shape[1] != module.width and kind == "transformer":
+    if family.as_wide_as_table and embeddings.shape[1] != module.width:
       raise errors.InputError(
         f"student.width={module.width} is not the width of the table in "
         f"{space}; use student.width={embeddings.shape[1]}."
       )
-  else:
+  elif not source:
     embeddings = _cached_table(module, corpus, dict(table))
   problem = problems.Problem(embeddings, None, module)
-  depth = f", {module.num_layers} layers" if kind == "transformer" else ""
-  return problem, corpus, f"{kind} of width {module.width}{depth}"
+  return problem, corpus, f"{kind} of width {module.width}{_depth(module)}"
 
 
-def _transformer(options: loading.Options) -> Any:
-  """Returns the Transformer that has as many slots as the rows."""
-  if not options.slots:
-    return encoders.Transformer
-  return functools.partial(
-    encoders.RationaleTransformer, rationale_slots=options.slots
-  )
+def _depth(module: Any) -> str:
+  layers = getattr(module, "num_layers", 0)
+  return f", {layers} layers" if layers else ""
 
 
-def _check_transformer(fields: Mapping[str, Any]) -> None:
-  width, heads = fields.get("width", 128), fields.get("num_heads", 4)
-  if heads < 1 or width % heads:
+def _check_slots(
+  family: families.Family, kind: str, options: loading.Options
+) -> None:
+  if options.slots and family.with_slots is None:
+    known = [name for name, x in families.FAMILIES.items() if x.with_slots]
     raise errors.InputError(
-      f"student.width={width} does not divide into student.num_heads={heads}; "
-      f"use a width of {max(heads, 1) * max(1, round(width / max(heads, 1)))}."
+      f"data.rationale_key={options.rationale_key}, but a student of {kind} "
+      "has no slots for rationales; use "
+      f"student.kind={' or '.join(known)}."
     )
-  if fields.get("num_layers", 2) < 1:
-    raise errors.InputError(
-      "student.num_layers=0 means all layers of a pretrained encoder; without "
-      "one, use 1 or more."
-    )
-  pooling = fields.get("pooling", "first")
-  errors.choice("student.pooling", pooling, encoders.POOLINGS)
-  _check_choices(fields)
 
 
-def _check_choices(fields: Mapping[str, Any]) -> None:
-  remat, compute = fields.get("remat", "none"), fields.get("compute", "float32")
-  errors.choice("student.remat", remat, blocks.REMATS)
-  errors.choice("student.compute", compute, encoders.PRECISIONS)
+def _positions(family: families.Family, fields: Mapping[str, Any]) -> int:
+  """Returns how many tokens a student from random weights reads at most."""
+  return family.module(1, **fields).max_positions
 
 
 def learn_table(

@@ -100,7 +100,7 @@ def with_learning_rates(
   initial: float,
   head: float = 0.0,
   shares: np.ndarray | None = None,
-  per_step: int = 0,
+  order: np.ndarray | None = None,
   schedule: str = "constant",
 ) -> synthetic.Parameterization:
   """Learns the sizes of T replayed SGD steps, positive through softplus.
@@ -114,8 +114,7 @@ def with_learning_rates(
     shares: First shares [K] of a student's tensors in a normalised step, see
       `replays.replay`; learned as logarithms, and kept at norm 1, so that a
       step's size is the distance that it moves them. None: plain steps.
-    per_step: Examples a class in each step, in turn: see `cyclic_order`. 0:
-      all of them in every step.
+    order: Rows [T, b] that each step takes: see `cyclic_order`. None: all.
     schedule: Of the steps' sizes at the start, the head's own aside; see
       `replays.schedule`.
   """
@@ -148,11 +147,7 @@ def with_learning_rates(
     if shares is not None:
       squares_TxK = jax.nn.softmax(2 * params["tensor_shares"], axis=-1)
       own["tensor_shares"] = jnp.sqrt(squares_TxK)
-    if per_step:
-      num_rows, num_classes = decoded.batch.class_labels.shape
-      order = cyclic_order(
-        num_classes, num_rows // num_classes, per_step, num_steps
-      )
+    if order is not None:
       own["order"] = jnp.asarray(order, jnp.int32)
     return dataclasses.replace(decoded, **own)
 
@@ -173,23 +168,23 @@ def with_learning_rates(
 
 
 def cyclic_order(
-  num_classes: int, per_class: int, per_step: int, num_steps: int
+  groups: int, per_group: int, per_step: int, num_steps: int
 ) -> np.ndarray:
-  """Returns rows [T, C * per_step]: the next few of each class every step.
+  """Returns rows [T, G * per_step]: the next few of each group every step.
 
-  The set's rows are in class order, and so are those of a step. An example
+  The set's rows are in group order, and so are those of a step. An example
   then learns for its own steps alone, and a step costs the same whatever the
   size of the set.
 
   Args:
-    num_classes: C.
-    per_class: Examples a class in the set.
-    per_step: Examples a class in one step, at most `per_class`.
+    groups: G; of rows that have classes, those.
+    per_group: Examples a group in the set.
+    per_step: Examples a group in one step, at most `per_group`.
     num_steps: T.
   """
   steps_Tx1x1 = np.arange(num_steps)[:, None, None]
-  place_Tx1xB = (steps_Tx1x1 * per_step + np.arange(per_step)) % per_class
-  rows = place_Tx1xB + per_class * np.arange(num_classes)[None, :, None]
+  place_Tx1xB = (steps_Tx1x1 * per_step + np.arange(per_step)) % per_group
+  rows = place_Tx1xB + per_group * np.arange(groups)[None, :, None]
   return rows.reshape(num_steps, -1)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from gmdistill import errors
-from gmdistill.students import encoders
+from gmdistill.students import encoders, roles
 
 # Our name under a layer -> Hugging Face's. Kernels are transposed: Flax keeps
 # (in, out), PyTorch (out, in).
@@ -144,12 +144,18 @@ def from_flax(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
   return tensors
 
 
+def head(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """Returns the head as PyTorch keeps such layers."""
+  kernel, bias = roles.readout(dict(params))
+  return {"weight": np.asarray(kernel).T, "bias": np.asarray(bias)}
+
+
 def rationale_head(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
   """Returns the second head as PyTorch keeps such layers."""
-  head = jax.tree.map(np.asarray, dict(params["rationale_head"]))
+  second = jax.tree.map(np.asarray, dict(params["rationale_head"]))
   return {
-    "dense.weight": head["dense"]["kernel"].T,
-    "dense.bias": head["dense"]["bias"],
-    "LayerNorm.weight": head["norm"]["scale"],
-    "LayerNorm.bias": head["norm"]["bias"],
+    "dense.weight": second["dense"]["kernel"].T,
+    "dense.bias": second["dense"]["bias"],
+    "LayerNorm.weight": second["norm"]["scale"],
+    "LayerNorm.bias": second["norm"]["bias"],
   }

@@ -15,6 +15,7 @@ import numpy as np
 
 from gmdistill import errors
 from gmdistill.students import blocks, encoders
+from gmdistill.students import roles as tensor_roles
 
 NORMS = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
 
@@ -228,6 +229,13 @@ class Decoder(nn.Module):
   remat: str = "none"  # what a backward pass computes again; see blocks
   unroll: int = 1
   compute: str = "float32"  # of the products; the hidden states are in it
+
+  @property
+  def roles(self) -> tensor_roles.Roles:
+    """Which tensor is what; a key's bias depends on the positions."""
+    return tensor_roles.of_decoder(
+      rotary=self.rotary is not None, head_norms=self.head_norms
+    )
 
   def setup(self) -> None:
     """Names the parts as the parameter tree shows them."""

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from gmdistill import errors, fields
 from gmdistill.students import blocks, outputs
+from gmdistill.students import roles as tensor_roles
 
 POOLINGS = ("first", "mean")
 
@@ -39,6 +40,8 @@ class Transformer(nn.Module):
     compute: Of the layers' products, `float32` or `bfloat16`; parameters, their
       gradients, logits and features keep the precision of the parameters.
   """
+
+  roles = tensor_roles.ENCODER  # of the class: no field
 
   num_classes: int
   width: fields.Width = 128
@@ -122,7 +125,7 @@ class Transformer(nn.Module):
     )
 
   def say(self, hidden_BxLxD: jax.Array) -> jax.Array | None:
-    """Returns `Outputs.rationale`, of a student that has a head for it."""
+    """Returns `Outputs.queries`, of a student that has a head for it."""
     del hidden_BxLxD
     return None
 
@@ -145,8 +148,10 @@ class RationaleTransformer(Transformer):
   """A Transformer that says a token at each of R slots too.
 
   The slots are the positions 1 to R, right after the first token; see
-  `data.with_slots`. Every layer may read them, and so may the head.
+  `formats.with_slots`. Every layer may read them, and so may the head.
   """
+
+  roles = tensor_roles.ENCODER_WITH_SLOTS
 
   rationale_slots: int = 16  # R
 

@@ -1,8 +1,8 @@
-"""Hugging Face directories of the BERT family: into students and back.
+"""Hugging Face directories of any family: into students and back.
 
-`config.json`, `model.safetensors` and `tokenizer.json` become the Transformer
-student's arguments, its parameters and the frozen word-embedding table; a
-trained student becomes a `BertForSequenceClassification` directory.
+`config.json`, the tensors and `tokenizer.json` become a student's arguments,
+its parameters and the frozen word-embedding table; a trained student becomes a
+directory again. What is a family's own in them, its `families.Form` knows.
 """
 
 import json
@@ -17,32 +17,32 @@ from etils import epath
 
 from gmdistill import errors
 from gmdistill.data import tokenizing
-from gmdistill.students import bert_weights, blocks, encoders, weight_files
+from gmdistill.students import families, weight_files
 from gmdistill.system import json_files, paths
 
 FILES = ("config.json", weight_files.WHOLE, "tokenizer.json")
 
-# For what BERT has no place.
+# What a directory may hold that its model has no place for.
 BESIDE = ("classifier.safetensors", "rationale_head.safetensors")
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 
-_SIZES = (
-  "hidden_size",
-  "num_hidden_layers",
-  "num_attention_heads",
-  "intermediate_size",
-  "max_position_embeddings",
-)
-
 
 class Pretrained(NamedTuple):
-  """A pretrained encoder, ready for `problem.Problem`."""
+  """A pretrained model, ready for `problems.Problem`."""
 
-  student: dict[str, Any]  # arguments of encoders.Transformer, classes aside
+  student: dict[str, Any]  # arguments of its family's module, classes aside
   params: dict[str, Any]  # all but the head
   embeddings: jax.Array  # [V, D], the word-embedding table
   tokenizer_file: str
+  model_type: str  # of its family
+
+  @property
+  def family(self) -> families.Family:
+    """The family that it is of."""
+    found = families.of_model_type(self.model_type)
+    assert found is not None  # it was read as one
+    return found
 
 
 def find(source: str) -> epath.Path:
@@ -71,60 +71,53 @@ def find(source: str) -> epath.Path:
   return folder
 
 
-def load(
-  source: str, num_layers: int = 0, pooling: str = "first"
-) -> Pretrained:
-  """Reads a BERT-family encoder.
+def load(source: str, num_layers: int = 0, **choices: Any) -> Pretrained:
+  """Reads a pretrained model.
 
   Args:
     source: A Hugging Face directory, or a hub id.
     num_layers: How many of the first layers to keep; 0 keeps all.
-    pooling: `first` or `mean`; `first` needs the pooler's weights and draws
-      them from the checkpoint.
+    **choices: Other fields of a config's `student` that its family reads, such
+      as `pooling`.
 
   Raises:
-    InputError: the directory is incomplete, damaged or of another family.
+    InputError: the directory is incomplete, damaged or of no student's family.
   """
-  errors.choice("student.pooling", pooling, encoders.POOLINGS)
   folder = find(source)
   config = read_config(folder)
-  total = config["num_hidden_layers"]
-  if not 0 <= num_layers <= total:
-    raise errors.InputError(
-      f"student.num_layers={num_layers}, but {source} has {total} layers; "
-      f"use 1 to {total}, or 0 for all."
-    )
-  path = folder / weight_files.names(folder)[0]
-  tensors = weight_files.read(folder, bert_weights.ANCHOR)
-  layers = num_layers or total
-  student = dict(
-    width=config["hidden_size"],
-    num_layers=layers,
-    num_heads=config["num_attention_heads"],
-    hidden=config["intermediate_size"],
-    max_positions=config["max_position_embeddings"],
-    pooling=pooling,
-    activation=config["hidden_act"],
-    epsilon=config["layer_norm_eps"],
+  arguments, params, table = _form(config["model_type"]).load(
+    folder, config, {"num_layers": num_layers, **choices}
   )
-  try:
-    params = bert_weights.to_flax(tensors, layers, pooling)
-    embeddings = jnp.asarray(tensors[bert_weights.ANCHOR])
-  except KeyError as error:
+  return Pretrained(
+    arguments, params, table, str(folder / FILES[2]), config["model_type"]
+  )
+
+
+def read_table(source: str) -> tuple[jax.Array, str]:
+  """Returns the table [V, D] of a pretrained model, and its tokenizer's file.
+
+  Raises:
+    InputError: as in `load`.
+  """
+  folder = find(source)
+  form = _form(read_config(folder)["model_type"])
+  tensors = weight_files.read(folder, form.anchor)
+  if form.anchor not in tensors:
     raise errors.InputError(
-      f"{path} has no tensor {error}; it is not a complete BERT encoder"
-      + (
-        " with a pooler: use student.pooling=mean."
-        if "pooler" in str(error)
-        else f" of {layers} layers."
-      )
-    ) from error
-  except ValueError as error:  # np.stack
-    raise errors.InputError(
-      f"{path} holds layers of different shapes; copy or download it again."
-    ) from error
-  bert_weights.check_shapes(path, student, params, embeddings)
-  return Pretrained(student, params, embeddings, str(folder / FILES[2]))
+      f"{folder / weight_files.names(folder)[0]} has no tensor {form.anchor}; "
+      "copy or download it again."
+    )
+  return jnp.asarray(tensors[form.anchor]), str(folder / FILES[2])
+
+
+def read_tensors(folder: epath.Path) -> dict[str, np.ndarray]:
+  """Returns all tensors of a directory by the names of its bare model.
+
+  Raises:
+    InputError: as in `load`.
+  """
+  form = _form(read_config(folder)["model_type"])
+  return weight_files.read(folder, form.anchor)
 
 
 def save(
@@ -136,32 +129,22 @@ def save(
   label_names: Sequence[str],
   tokenizer_json: str,
 ) -> epath.Path:
-  """Writes a Hugging Face directory.
-
-  With `first` pooling, `BertForSequenceClassification` loads it and gives the
-  same logits. That class knows no other pooling: with `mean`, the directory
-  holds a `BertModel`, and `classifier.safetensors` beside it the `weight` and
-  `bias` that read the mean of its last hidden states over unmasked tokens. A
-  student with slots has its second head in `rationale_head.safetensors`, and
-  `config.json` says how many `rationale_slots` ([MASK] after [CLS]) it reads.
+  """Writes a Hugging Face directory; its family says what stands in it.
 
   Args:
     folder: Made if absent; files of the same names are replaced.
-    params: Parameters of a Transformer student.
+    params: Parameters of the student.
     embeddings: The word-embedding table [V, D].
-    student: The students.Transformer, whose sizes go into `config.json`.
+    student: Its module, whose sizes go into `config.json`.
     label_names: One name a class, in the order of the logits.
     tokenizer_json: The text of `tokenizer.json`.
 
   Raises:
-    InputError: BERT has no place for this student's architecture.
+    InputError: Hugging Face has no place for this student's architecture.
   """
-  check_exportable(student)
+  form = families.form_of(student)
   folder = paths.absolute(folder)
-  is_classifier = student.pooling == "first"
-  architecture = (
-    "BertForSequenceClassification" if is_classifier else "BertModel"
-  )
+  config, tensors, beside = form.write(params, embeddings, student)
   added = json.loads(tokenizer_json)["added_tokens"]
   known = {token["content"]: token["id"] for token in added}
   special = {
@@ -170,39 +153,11 @@ def save(
     for token in reversed(tokens)  # the first that is there stays
     if token in known
   }
-  config = {
-    "architectures": [architecture],
-    "model_type": "bert",
-    "vocab_size": embeddings.shape[0],
-    "hidden_size": student.width,
-    "num_hidden_layers": student.num_layers,
-    "num_attention_heads": student.num_heads,
-    "intermediate_size": student.hidden,
-    "hidden_act": student.activation,
-    "max_position_embeddings": student.max_positions,
-    "type_vocab_size": 2,
-    "layer_norm_eps": student.epsilon,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
+  config |= {
     "pad_token_id": known.get(special.get("pad_token"), 0),
     "id2label": {str(i): name for i, name in enumerate(label_names)},
     "label2id": {name: i for i, name in enumerate(label_names)},
   }
-  beside = {}
-  if "rationale_head" in params:
-    config["rationale_slots"] = student.rationale_slots
-    beside["rationale_head.safetensors"] = bert_weights.rationale_head(params)
-  tensors = bert_weights.from_flax(params)
-  tensors[bert_weights.ANCHOR] = np.asarray(embeddings)
-  head = {
-    "weight": np.asarray(params["head"]["kernel"]).T,
-    "bias": np.asarray(params["head"]["bias"]),
-  }
-  if is_classifier:
-    tensors = {f"bert.{name}": x for name, x in tensors.items()}
-    tensors |= {f"classifier.{name}": x for name, x in head.items()}
-  else:
-    beside["classifier.safetensors"] = head
   tokenizer_config = {
     "tokenizer_class": "PreTrainedTokenizerFast",
     "model_max_length": student.max_positions,
@@ -227,13 +182,9 @@ def check_exportable(student: Any) -> None:
   """Refuses a student that has no Hugging Face form.
 
   Raises:
-    InputError: it is no Transformer.
+    InputError: it has none.
   """
-  if not isinstance(student, encoders.Transformer):
-    raise errors.InputError(
-      f"a {type(student).__name__} student has no Hugging Face BERT form; "
-      "use student.kind=transformer."
-    )
+  families.form_of(student)
 
 
 def _as_json(content: dict[str, Any]) -> bytes:
@@ -279,10 +230,10 @@ def tells_pairs(folder: epath.Path) -> bool:
 
 
 def read_config(folder: epath.Path) -> dict[str, Any]:
-  """Returns a directory's `config.json`, checked.
+  """Returns a directory's `config.json`, checked by its family.
 
   Raises:
-    InputError: it is damaged, or of another family.
+    InputError: it is damaged, or of no student's family.
   """
   mend = "save the model again with save_pretrained."
   config = json_files.read(folder / "config.json", mend)
@@ -290,43 +241,17 @@ def read_config(folder: epath.Path) -> dict[str, Any]:
     raise errors.InputError(
       f"{folder / 'config.json'} is not a Hugging Face model config; {mend}"
     )
-  family = config["model_type"]
-  if family != "bert":
+  model_type = config["model_type"]
+  if families.of_model_type(model_type) is None:
+    known = [x.form.model_type for x in families.FAMILIES.values() if x.form]
     raise errors.InputError(
-      f"{folder} holds a model of type {family}; student.pretrained takes the "
-      "BERT family (model_type bert)."
+      f"{folder} holds a model of type {model_type}; student.pretrained takes "
+      f"model_type {', '.join(known)}."
     )
-  if config.get("hidden_act", "gelu") not in list(blocks.ACTIVATIONS):
-    raise errors.InputError(
-      f"{folder} uses hidden_act={config['hidden_act']}; known are "
-      f"{', '.join(blocks.ACTIVATIONS)}."
-    )
-  if config.get("position_embedding_type", "absolute") != "absolute":
-    raise errors.InputError(
-      f"{folder} uses position_embedding_type="
-      f"{config['position_embedding_type']}; only absolute is known."
-    )
-  for name in _SIZES:
-    if not isinstance(config.get(name), int) or config[name] < 1:
-      raise errors.InputError(
-        f"{folder / 'config.json'} has {name}={config.get(name)!r}; it must be "
-        "a positive integer."
-      )
-  if config["hidden_size"] % config["num_attention_heads"]:
-    raise errors.InputError(
-      f"{folder / 'config.json'} has hidden_size={config['hidden_size']}, "
-      f"which {config['num_attention_heads']} attention heads do not divide."
-    )
-  if config.get("is_decoder"):
-    raise errors.InputError(
-      f"{folder} holds a decoder (is_decoder), whose tokens see no later ones; "
-      "use an encoder."
-    )
-  config = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, **config}
-  epsilon = config["layer_norm_eps"]
-  if not isinstance(epsilon, float | int) or not 0 < epsilon < 1:
-    raise errors.InputError(
-      f"{folder / 'config.json'} has layer_norm_eps={epsilon!r}; it must be a "
-      "small number above 0."
-    )
-  return config
+  return _form(model_type).checked(folder, config)
+
+
+def _form(model_type: str) -> families.Form:
+  family = families.of_model_type(model_type)
+  assert family is not None and family.form is not None  # see read_config
+  return family.form

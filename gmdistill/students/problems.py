@@ -12,7 +12,8 @@ import numpy as np
 from gmdistill import trees
 from gmdistill.data import batches
 from gmdistill.students import outputs as student_outputs
-from gmdistill.students import roles, tasks
+from gmdistill.students import roles as tensor_roles
+from gmdistill.students import tasks
 
 
 @flax.struct.dataclass
@@ -26,12 +27,28 @@ class Problem:
   embeddings: jax.Array  # [V, D], frozen, shared by every student of a run
   initial: trees.Params | None  # pretrained parameters, all but the head
   student: nn.Module = flax.struct.field(pytree_node=False)
-  # What is lost beside the labels; None: nothing.
+  # What is lost beside the task; None: nothing.
   criterion: tasks.Criterion | None = flax.struct.field(
     pytree_node=False, default=None
   )
-  # Of the labels in the loss, where a batch has rationales; they have the rest.
-  label_share: float = flax.struct.field(pytree_node=False, default=1.0)
+  # What is asked of a student; None: a row's class.
+  asks: tasks.Task | None = flax.struct.field(pytree_node=False, default=None)
+
+  @property
+  def task(self) -> tasks.Task:
+    """What is asked of a student."""
+    return self.asks or tasks.classes(self.student.num_classes)
+
+  @property
+  def groups(self) -> int:
+    """G: real batches and sets hold as many rows of each, group by group."""
+    return self.task.groups
+
+  @property
+  def roles(self) -> tensor_roles.Roles:
+    """Which of its students' tensors is what."""
+    found: tensor_roles.Roles = self.student.roles
+    return found
 
   @property
   def weights_id(self) -> str:
@@ -54,16 +71,17 @@ class Problem:
     drawn = jax.tree.map(lambda x: x.astype(self.embeddings.dtype), drawn)
     if self.initial is None:
       return drawn
-    fresh = {name: drawn[name] for name in roles.FRESH if name in drawn}
+    fresh = {name: drawn[name] for name in self.roles.fresh if name in drawn}
     return {**self.initial, **fresh}
 
   def apply(
     self, params: trees.Params, batch: batches.Batch
   ) -> student_outputs.Outputs:
-    """Returns logits [B, C] and features [B, F] of ids or of embeddings."""
+    """Returns the task's logits and features [B, F] of ids or of embeddings."""
     variables = {"params": params}
     outputs: Any = self.student.apply(variables, self.embed(batch), batch.mask)
-    return outputs
+    logits = self.task.logits(outputs, self.embeddings)
+    return outputs._replace(logits=logits)
 
   def embed(self, batch: batches.Batch) -> batches.Array:
     """Returns the batch's word-level embeddings [B, L, D]."""
@@ -72,42 +90,46 @@ class Problem:
     return batch.inputs
 
   def loss(self, params: trees.Params, batch: batches.Batch) -> jax.Array:
-    """Returns the soft cross-entropy, the mean over the batch (nats).
+    """Returns what the task loses, the mean over the batch (nats).
 
-    -1/B sum_b sum_c y_bc log softmax(logits)_bc. The labels need not be a
-    distribution: synthetic labels may be unrestricted. Where the batch has
-    attention labels, their divergence from the student's attention is added;
-    then comes what the criterion makes of it. Where it has rationales, all that
-    has the weight `label_share`, and `rationale_loss` the rest (Hsieh et al.
-    2023).
+    The labels of classes need not be a distribution: synthetic labels may be
+    unrestricted. Where the batch has attention labels, their divergence from
+    the student's attention is added; then comes what the criterion makes of it.
+    Where the batch has token targets beside labels, all that has the task's
+    `label_share`, and their cross-entropy the rest (Hsieh et al. 2023).
     """
     return self.loss_and_logits(params, batch)[0]
 
   def loss_and_logits(
     self, params: trees.Params, batch: batches.Batch, *, centred: bool = False
   ) -> tuple[jax.Array, jax.Array]:
-    """Returns the loss of `batch` and its logits [B, C], in one pass.
+    """Returns the loss of `batch` and its logits, in one pass.
 
-    `centred`: of the logits around their mean over the batch, and 0.01 times
-    the square of how that mean shifts the classes apart.
+    `centred`: of the logits [B, C] around their mean over the batch, and 0.01
+    times the square of how that mean shifts the classes apart.
     """
+    task = self.task
     outputs = whole = self.apply(params, batch)
     shift: batches.Array | float = 0.0
     if centred:
       mean_1xC = whole.logits.mean(axis=0, keepdims=True)
       outputs = whole._replace(logits=whole.logits - mean_1xC)
       shift = 0.01 * jnp.square(mean_1xC - mean_1xC.mean()).sum()
-    log_probs_BxC = jax.nn.log_softmax(outputs.logits)
-    value = -(batch.class_labels * log_probs_BxC).sum(axis=-1).mean()
+    value = task.loss(outputs.logits, batch, self.embeddings).mean()
     if batch.attention is not None:
       value += _attention_gap(batch.attention, outputs.attention)
     if self.criterion is not None:
       value = self.criterion.loss(value, params, outputs, batch)
-    if batch.tokens is not None and outputs.rationale is not None:
-      share = self.label_share
-      said = self.rationale_loss(outputs.rationale, batch)
-      value = share * value + (1 - share) * said
+    if batch.tokens is not None and outputs.queries is not None:
+      beside = tasks.token_loss(
+        outputs.queries, batch.tokens, self.embeddings, task.token_logits
+      ).mean()
+      value = task.label_share * value + (1 - task.label_share) * beside
     return value + shift, whole.logits
+
+  def score(self, logits: jax.Array, batch: batches.Batch) -> jax.Array:
+    """Returns how well each row is answered, [B]; more is better."""
+    return self.task.score(logits, batch, self.embeddings)
 
   def with_criterion_params(
     self, params: trees.Params, batch: batches.Batch, key: jax.Array
@@ -119,36 +141,17 @@ class Problem:
     return {**params, **self.criterion.init(key, outputs, batch)}
 
   def token_logits(self, queries: batches.Array) -> jax.Array:
-    """Returns the table's logits [..., V] of queries [..., D].
+    """Returns the logits [..., V] of tokens that queries [..., D] say."""
+    return self.task.token_logits(queries, self.embeddings)
 
-    The products with the table over the length of its rows: a query of unit
-    entries, as a LayerNorm starts with, is then sure of a token whatever the
-    table's scale. Products with a table of small entries stay near zero for
-    the thousands of steps in which the LayerNorm grows.
-    """
-    squares_V = jnp.square(self.embeddings).sum(axis=1)
-    length = jnp.sqrt(squares_V.mean())
-    return jnp.asarray(queries) @ self.embeddings.T / length
 
-  def rationale_loss(
-    self, said_BxRxD: jax.Array, batch: batches.Batch
-  ) -> jax.Array:
-    """Returns the cross-entropy of the rationales' tokens (nats).
+def first_student(problem: Problem, key: jax.Array) -> trees.Params:
+  """Returns the student that a training with `key` starts from.
 
-    -1/B sum_b sum_r w_br sum_v p_brv log q_brv, with q the softmax of what
-    the slots say, and p the token, or the softmax of a synthetic example's
-    queries.
-    """
-    logs_BxRxV = jax.nn.log_softmax(self.token_logits(said_BxRxD))
-    assert batch.tokens is not None and batch.tokens.weights is not None
-    target, weights_BxR = batch.tokens.targets, batch.tokens.weights
-    if jnp.issubdtype(target.dtype, jnp.integer):
-      ids_BxRx1 = jnp.asarray(target)[..., None]
-      values_BxR = -jnp.take_along_axis(logs_BxRxV, ids_BxRx1, axis=-1)[..., 0]
-    else:
-      p_BxRxV = jax.nn.softmax(self.token_logits(target))
-      values_BxR = -(p_BxRxV * logs_BxRxV).sum(axis=-1)
-    return (weights_BxR * values_BxR).sum(axis=-1).mean()
+  Every protocol draws it here, so that students of one key are one student
+  whatever they are trained by.
+  """
+  return problem.init(jax.random.split(key)[0])
 
 
 def _attention_gap(labels: batches.Array, attention: Any) -> jax.Array:

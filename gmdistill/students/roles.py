@@ -1,4 +1,10 @@
-"""Which tensor of a student is what: fresh, stacked, matched, moved."""
+"""Which tensor of a student is what; the one place that knows them by name.
+
+A student's module brings its `Roles` as the attribute `roles`: one value for a
+family, or a property where a choice decides (a key's bias has no gradient where
+positions are absolute, and one where they rotate). Whoever matches, moves,
+stores or names tensors asks them.
+"""
 
 from typing import Any, NamedTuple
 
@@ -7,49 +13,9 @@ import numpy as np
 
 from gmdistill import errors, trees
 
-FRESH = ("head", "rationale_head")  # drawn anew for every student
+HEAD = "head"  # the dense layer that reads a student's features
 
-
-def is_stacked(path: Any) -> bool:
-  """Whether the parameter at this path of a tree is one of every layer."""
-  return bool(path[0].key == "layers")
-
-
-def movable(params: trees.Params) -> np.ndarray:
-  """Returns the sizes [K] of the tensors that normalised steps move, in order.
-
-  Every tensor of every layer but the head's, whose steps are its own; the
-  embedding tables, whose rows of absent positions have no gradient; and the
-  key biases, whose gradient is zero up to rounding.
-
-  Args:
-    params: A student's parameters, or their shapes.
-  """
-  sizes: list[int] = []
-  for path, x in jax.tree_util.tree_leaves_with_path(params):
-    count = num_movable(path, x)
-    sizes += [int(np.prod(x.shape)) // max(count, 1)] * count
-  return np.array(sizes)
-
-
-def even_shares(params: trees.Params) -> np.ndarray:
-  """Returns shares [K] of norm 1 that move every weight alike, in the mean."""
-  sizes_K = movable(params)
-  return np.sqrt(sizes_K / sizes_K.sum()).astype(np.float32)
-
-
-def num_movable(path: Any, x: Any) -> int:
-  """Returns how many tensors of a parameter normalised steps move."""
-  name = "/".join(str(part.key) for part in path)
-  top = name.split("/")[0]
-  if top in (*FRESH, "position", "token_type"):
-    return 0
-  if name.endswith("key/bias"):
-    return 0
-  return x.shape[0] if is_stacked(path) else 1
-
-
-_TABLES = ("position", "token_type")  # embedding tables, by name
+KINDS = ("fresh", "table", "null", "layer", "body")
 
 
 class Tensor(NamedTuple):
@@ -60,54 +26,180 @@ class Tensor(NamedTuple):
   stacked: bool  # whether the leading axis counts layers
 
 
-def select(grads: trees.Params, matched: str) -> list[Tensor]:
-  """Returns the matched tensors of a gradient, chosen by name.
+class Roles(NamedTuple):
+  """The roles of a student's tensors, by their names: "layers/output/bias".
 
-  Args:
-    grads: A tree like a student's parameters.
-    matched: `head`; `last_K`, both heads, the pooler and the last K scanned
-      layers; `all`. Embedding tables and key biases (whose gradient is zero in
-      exact arithmetic: softmax ignores a shift of the scores) are never in.
+  Every tensor has one, the first of `KINDS` that it is:
+
+  fresh: of a head, drawn anew for every student, with steps of its own size.
+  table: an embedding table, whose rows of absent positions have no gradient;
+    never matched, nor moved by normalised steps.
+  null: its gradient is identically zero; never matched, nor moved by those.
+  layer: of a stack of layers, whose leading axis counts them.
+  body: the rest.
+  """
+
+  fresh: tuple[str, ...] = (HEAD,)  # parts, by the tree's own keys
+  tables: tuple[str, ...] = ()  # parts
+  null: tuple[str, ...] = ()  # tensors, by their whole names
+  stacks: tuple[str, ...] = ()  # parts
+  above: tuple[str, ...] = ()  # parts between the layers and the heads
+
+  def of(self, path: Any) -> str:
+    """Returns the role of the tensor at this path of a tree: a `KINDS`."""
+    name, part = name_of(path), path[0].key
+    if part in self.fresh:
+      return "fresh"
+    if part in self.tables:
+      return "table"
+    if name in self.null:
+      return "null"
+    return "layer" if part in self.stacks else "body"
+
+  def is_stacked(self, path: Any) -> bool:
+    """Whether the tensor at this path of a tree is one of every layer."""
+    return path[0].key in self.stacks
+
+  def select(self, grads: trees.Params, matched: str) -> list[Tensor]:
+    """Returns the matched tensors of a gradient.
+
+    Args:
+      grads: A tree like a student's parameters.
+      matched: `head`; `last_K`, the heads, what stands between them and the
+        layers, and the last K layers; `all`. Tables, and what has no gradient,
+        are never in.
+
+    Raises:
+      ValueError: another name, or `last_K` for a student without layers.
+    """
+    check_matched(matched)
+    last = matched.removeprefix("last_")
+    of_last = (*self.stacks, *self.above, *self.fresh)
+    if matched.startswith("last_") and not any(x in grads for x in self.stacks):
+      raise ValueError(f"matched={matched!r}, but this student has no layers.")
+    chosen = []
+    for path, array in jax.tree_util.tree_leaves_with_path(grads):
+      part = path[0].key
+      if self.of(path) in ("table", "null"):
+        continue
+      if matched == "head" and part != HEAD:
+        continue
+      stacked = self.is_stacked(path)
+      if matched.startswith("last_"):
+        if part not in of_last:
+          continue
+        if stacked:
+          array = array[-int(last) :]
+      chosen.append(Tensor(name_of(path), array, stacked))
+    return chosen
+
+  def keep(self, grads: trees.Params, matched: str) -> trees.Params:
+    """Returns the matched tensors alone, as a tree like the gradient's.
+
+    `select` reads the result as it reads a whole gradient, for the same
+    `matched` or for one that it contains.
+    """
+    kept: dict[str, Any] = {}
+    for tensor in self.select(grads, matched):
+      *parents, name = tensor.name.split("/")
+      place = kept
+      for parent in parents:
+        place = place.setdefault(parent, {})
+      place[name] = tensor.array
+    return kept
+
+  def num_movable(self, path: Any, x: Any) -> int:
+    """Returns how many tensors of a parameter normalised steps move."""
+    role = self.of(path)
+    if role == "layer":
+      return int(x.shape[0])
+    return int(role == "body")
+
+  def movable(self, params: trees.Params) -> np.ndarray:
+    """Returns the sizes [K] of what normalised steps move, in order.
+
+    Every tensor of every layer but the heads', whose steps are their own; the
+    tables'; and those that have no gradient but rounding.
+
+    Args:
+      params: A student's parameters, or their shapes.
+    """
+    sizes: list[int] = []
+    for path, x in jax.tree_util.tree_leaves_with_path(params):
+      count = self.num_movable(path, x)
+      sizes += [int(np.prod(x.shape)) // max(count, 1)] * count
+    return np.array(sizes)
+
+  def even_shares(self, params: trees.Params) -> np.ndarray:
+    """Returns shares [K] of norm 1: every weight moves alike, in the mean."""
+    sizes_K = self.movable(params)
+    return np.sqrt(sizes_K / sizes_K.sum()).astype(np.float32)
+
+  def layer_names(self, tensor: Tensor) -> list[str]:
+    """Returns what reports call the layers of a tensor, the first one first."""
+    if not tensor.stacked:
+      return [tensor.name.split("/")[0]]
+    return [f"layer {i + 1}" for i in range(len(tensor.array))]
+
+  def from_below(self, names: Any) -> list[str]:
+    """Returns names of `layer_names` in the order in which a text goes up."""
+    top = (*self.above, *self.fresh)
+
+    def height(name: str) -> tuple[int, int, str]:
+      if name in top:
+        return 2, top.index(name), name
+      layer = name.removeprefix("layer ")
+      return (1, int(layer), name) if layer != name else (0, 0, name)
+
+    return sorted(names, key=height)
+
+
+# Embeddings with absolute positions, BERT's layers, a linear head. Of a key's
+# bias softmax sees a shift of a query's scores, which it ignores.
+ENCODER = Roles(
+  tables=("position", "token_type"),
+  null=("layers/attention/key/bias",),
+  stacks=("layers",),
+  above=("pooler",),
+)
+
+ENCODER_WITH_SLOTS = ENCODER._replace(fresh=(HEAD, "rationale_head"))
+
+
+def of_decoder(*, rotary: bool, head_norms: bool) -> Roles:
+  """Returns the roles of a causal Transformer, which draws nothing afresh.
+
+  A key's bias has a gradient where positions rotate it, and where a norm of
+  each head's keys comes after it.
+  """
+  stacks = ("lower_layers", "layers")
+  null = tuple(f"{stack}/attention/key/bias" for stack in stacks)
+  return Roles(
+    fresh=(),
+    tables=("position",),
+    null=() if rotary or head_norms else null,
+    stacks=stacks,
+    above=("final_norm", "unembedding"),
+  )
+
+
+SMALL = Roles()  # no layers, no tables
+
+
+def name_of(path: Any) -> str:
+  """Returns the name of the tensor at this path of a tree."""
+  return "/".join(str(part.key) for part in path)
+
+
+def readout(params: trees.Params) -> tuple[jax.Array, jax.Array]:
+  """Returns the kernel [F, C] and the bias [C] that read a student's features.
 
   Raises:
-    ValueError: another name, or `last_K` for a student without layers.
+    ValueError: the student has no such head.
   """
-  check_matched(matched)
-  last = matched.removeprefix("last_")
-  if matched.startswith("last_") and "layers" not in grads:
-    raise ValueError(f"matched={matched!r}, but this student has no layers.")
-  chosen = []
-  for path, array in jax.tree_util.tree_leaves_with_path(grads):
-    name = "/".join(str(part.key) for part in path)
-    if name in _TABLES or name.endswith("key/bias"):
-      continue
-    top = name.split("/")[0]
-    stacked = top == "layers"
-    if matched == "head" and top != "head":
-      continue
-    if matched.startswith("last_"):
-      if top not in ("layers", "pooler", "head", "rationale_head"):
-        continue
-      if stacked:
-        array = array[-int(last) :]
-    chosen.append(Tensor(name, array, stacked))
-  return chosen
-
-
-def keep(grads: trees.Params, matched: str) -> trees.Params:
-  """Returns the matched tensors alone, as a tree like the gradient's.
-
-  `between` and `select` read the result as they read a whole gradient, for the
-  same `matched` or for one that it contains.
-  """
-  kept: dict[str, Any] = {}
-  for tensor in select(grads, matched):
-    *parents, name = tensor.name.split("/")
-    place = kept
-    for parent in parents:
-      place = place.setdefault(parent, {})
-    place[name] = tensor.array
-  return kept
+  if HEAD not in params:
+    raise ValueError("this student has no head that reads its features.")
+  return params[HEAD]["kernel"], params[HEAD]["bias"]
 
 
 def contains(matched: str, other: str) -> bool:

@@ -5,10 +5,13 @@ import jax
 import jax.numpy as jnp
 
 from gmdistill.students import blocks, outputs
+from gmdistill.students import roles as tensor_roles
 
 
 class BiLSTM(nn.Module):
   """A bidirectional LSTM, mean-pooled (Graves and Schmidhuber 2005)."""
+
+  roles = tensor_roles.SMALL  # of the class: no field
 
   num_classes: int
   width: int = 128
@@ -41,6 +44,7 @@ class BiLSTM(nn.Module):
         reverse=reverse,
       )
       carry = cell.initialize_carry(jax.random.key(0), x_BxLxD[:, 0].shape)
+      carry = jax.tree.map(lambda x: x.astype(x_BxLxD.dtype), carry)
       return scan(cell, carry, (x_BxLxD, mask_BxL))[1]
 
     both = [run("forward", False), run("backward", True)]
@@ -51,6 +55,8 @@ class BiLSTM(nn.Module):
 
 class TextCNN(nn.Module):
   """Convolutions of several widths, max over time (Kim 2014)."""
+
+  roles = tensor_roles.SMALL
 
   num_classes: int
   width: int = 128

@@ -1,13 +1,17 @@
-"""What is asked of a student beside its labels."""
+"""What is asked of a student: its loss, its score, and the score's unit."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from gmdistill import trees
 from gmdistill.data import batches
-from gmdistill.students import outputs
+from gmdistill.students import outputs as student_outputs
+
+# (queries [..., D], table [V, D]) -> logits [..., V] of tokens
+TokenLogits = Callable[[batches.Array, jax.Array], jax.Array]
 
 
 class Criterion(NamedTuple):
@@ -18,7 +22,128 @@ class Criterion(NamedTuple):
   the student loses without it.
   """
 
-  init: Callable[[jax.Array, outputs.Outputs, batches.Batch], trees.Params]
-  loss: Callable[
-    [jax.Array, trees.Params, outputs.Outputs, batches.Batch], jax.Array
+  init: Callable[
+    [jax.Array, student_outputs.Outputs, batches.Batch], trees.Params
   ]
+  loss: Callable[
+    [jax.Array, trees.Params, student_outputs.Outputs, batches.Batch], jax.Array
+  ]
+
+
+class Task(NamedTuple):
+  """What is asked of a student, as pure functions.
+
+  `logits(outputs, table)` are what losses, scores and teachers read: [B, C], or
+  queries [B, R, D] whose products with the table are the logits of tokens.
+  `loss(logits, batch, table)` is what each row loses [B], in nats;
+  `score(logits, batch, table)` how well each row is answered [B], more being
+  better; `counts(batch)` what each row counts in a mean score [B], 0 where it
+  is padding.
+  """
+
+  logits: Callable[[student_outputs.Outputs, jax.Array], jax.Array]
+  loss: Callable[[jax.Array, batches.Batch, jax.Array], jax.Array]
+  score: Callable[[jax.Array, batches.Batch, jax.Array], jax.Array]
+  counts: Callable[[batches.Batch], jax.Array]
+  token_logits: TokenLogits  # how a query says a token
+  unit: str  # of the score, or of what it is the negative of
+  groups: int  # G: real batches and sets hold equally many rows of each
+  smaller_is_better: bool = False  # tables show the score's negative
+  # What labels count in the loss of a batch that has token targets beside them;
+  # those have the rest.
+  label_share: float = 1.0
+
+
+def classes(num_classes: int, *, label_share: float = 1.0) -> Task:
+  """Asks for a row's class; the score is 1 where it is right.
+
+  Args:
+    num_classes: C; rows come class by class.
+    label_share: What the labels count in the loss of a batch that has token
+      targets beside them, such as rationales (Hsieh et al. 2023).
+  """
+  return Task(
+    logits=_class_logits,
+    loss=_class_loss,
+    score=_is_right,
+    counts=_counted,
+    token_logits=scaled_token_logits,
+    unit="accuracy",
+    groups=num_classes,
+    label_share=label_share,
+  )
+
+
+TASKS: dict[str, Callable[..., Task]] = {"classes": classes}
+
+
+def _class_logits(
+  outputs: student_outputs.Outputs, table_VxD: jax.Array
+) -> jax.Array:
+  del table_VxD
+  return outputs.logits
+
+
+def _class_loss(
+  logits_BxC: jax.Array, batch: batches.Batch, table_VxD: jax.Array
+) -> jax.Array:
+  """Returns -sum_c y_c log softmax(logits)_c of each row, [B]."""
+  del table_VxD
+  return -(batch.class_labels * jax.nn.log_softmax(logits_BxC)).sum(axis=-1)
+
+
+def _is_right(
+  logits_BxC: jax.Array, batch: batches.Batch, table_VxD: jax.Array
+) -> jax.Array:
+  del table_VxD
+  classes_B = batch.class_labels.argmax(axis=-1)
+  right_B = logits_BxC.argmax(axis=-1) == classes_B
+  return right_B.astype(jnp.float32)
+
+
+def _counted(batch: batches.Batch) -> jax.Array:
+  return jnp.asarray(batches.counted(batch)).astype(jnp.float32)
+
+
+def token_loss(
+  queries_BxRxD: jax.Array,
+  tokens: batches.Tokens,
+  table_VxD: jax.Array,
+  token_logits: TokenLogits,
+) -> jax.Array:
+  """Returns the weighted cross-entropy of each row's tokens [B] (nats).
+
+  -sum_r w_br sum_v p_brv log q_brv, with q the softmax of what the queries say,
+  and p the token, or the softmax of what a synthetic example's queries say.
+  """
+  assert tokens.weights is not None
+  logs_BxRxV = jax.nn.log_softmax(token_logits(queries_BxRxD, table_VxD))
+  targets = tokens.targets
+  if jnp.issubdtype(targets.dtype, jnp.integer):
+    ids_BxRx1 = jnp.asarray(targets)[..., None]
+    values_BxR = -jnp.take_along_axis(logs_BxRxV, ids_BxRx1, axis=-1)[..., 0]
+  else:
+    p_BxRxV = jax.nn.softmax(token_logits(targets, table_VxD))
+    values_BxR = -(p_BxRxV * logs_BxRxV).sum(axis=-1)
+  return (tokens.weights * values_BxR).sum(axis=-1)
+
+
+def plain_token_logits(
+  queries: batches.Array, table_VxD: jax.Array
+) -> jax.Array:
+  """Returns products [..., V] with a table, as a language model has them."""
+  return jnp.asarray(queries) @ table_VxD.T
+
+
+def scaled_token_logits(
+  queries: batches.Array, table_VxD: jax.Array
+) -> jax.Array:
+  """Returns products [..., V] with a table over the length of its rows.
+
+  A query of unit entries, as a LayerNorm starts with, is then sure of a token
+  whatever the table's scale. Products with a table of small entries stay near
+  zero for the thousands of steps in which the LayerNorm grows.
+  """
+  squares_V = jnp.square(table_VxD).sum(axis=1)
+  length = jnp.sqrt(squares_V.mean())
+  return jnp.asarray(queries) @ table_VxD.T / length

@@ -15,7 +15,7 @@ import numpy as np
 from gmdistill import errors, trees
 from gmdistill.data import batches
 from gmdistill.students import outputs as student_outputs
-from gmdistill.students import tasks
+from gmdistill.students import roles, tasks
 from gmdistill.teachers import divergences, ensembles
 
 Schedule = Callable[[Any], jax.Array]  # of the share of training that is over
@@ -219,12 +219,12 @@ def to_deepest(*, weight: float) -> tasks.Criterion:
 
   def value(lost_before, params, outputs, batch):
     del batch
-    head = params["head"]
+    readout = roles.readout(params)
     layers_BxNxF = _layers(outputs)
     if layers_BxNxF.shape[1] == 1:
       return lost_before
     # The head is the deep branch's: it is a teacher here, and stays as it is.
-    kernel, bias = jax.lax.stop_gradient((head["kernel"], head["bias"]))
+    kernel, bias = jax.lax.stop_gradient(readout)
     logits_NxBxC = jnp.moveaxis(layers_BxNxF, 1, 0) @ kernel
     logits_NxBxC = logits_NxBxC + bias[None, None]
     # Of the last layer too: a loss may have centred the outputs' own logits.

@@ -12,13 +12,7 @@ from etils import epath
 from gmdistill import errors
 from gmdistill.data import batches, loading, tokenizing
 from gmdistill.sets import spaces
-from gmdistill.students import (
-  bert_weights,
-  encoders,
-  hugging_face,
-  problems,
-  weight_files,
-)
+from gmdistill.students import hugging_face, problems, roles, weight_files
 from gmdistill.system import cache, logs
 
 ROWS = 64  # of a batch that a teacher labels
@@ -47,7 +41,7 @@ def load(source: str) -> Teacher:
     InputError: it is incomplete, damaged, or has no classification head.
   """
   folder = hugging_face.find(source)
-  tensors = weight_files.read(folder, bert_weights.ANCHOR)
+  tensors = hugging_face.read_tensors(folder)
   pooling, beside = "first", folder / "classifier.safetensors"
   if "classifier.weight" not in tensors and beside.is_file():
     pooling = "mean"
@@ -59,7 +53,7 @@ def load(source: str) -> Teacher:
       "model.safetensors, or classifier.safetensors beside it); a teacher is "
       "what gmdistill teach writes, or a BertForSequenceClassification."
     )
-  read = hugging_face.load(source, 0, pooling)
+  read = hugging_face.load(source, pooling=pooling)
   weight_CxD = tensors["classifier.weight"]
   config = hugging_face.read_config(folder)
   names, slots = config.get("id2label", {}), config.get("rationale_slots", 0)
@@ -73,9 +67,9 @@ def load(source: str) -> Teacher:
       "it again."
     )
   labels = tuple(str(names.get(str(i), f"LABEL_{i}")) for i in range(classes))
-  module = encoders.Transformer(len(labels), **read.student)
+  module = read.family.module(len(labels), **read.student)
   head = {"kernel": weight_CxD.T, "bias": tensors["classifier.bias"]}
-  params = {**read.params, "head": jax.tree.map(jnp.asarray, head)}
+  params = {**read.params, roles.HEAD: jax.tree.map(jnp.asarray, head)}
   return Teacher(
     folder.name,
     identity(folder),

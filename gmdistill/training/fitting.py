@@ -92,8 +92,8 @@ def fit_course(
   teaching = course.teaching
   if teaching is not None and problem.criterion is None:
     raise ValueError("a changing teacher needs a problem with a criterion.")
-  init_key, order_key = jax.random.split(key)
-  params = problem.init(init_key)
+  params = problems.first_student(problem, key)
+  order_key = jax.random.split(key)[1]  # the first is the student's
   rows_TxB = shuffled_rows(
     order_key, len(examples), course.num_steps, course.batch_size
   )

@@ -9,7 +9,8 @@ import numpy as np
 
 from gmdistill import errors, trees
 from gmdistill.data import batches
-from gmdistill.students import problems, roles
+from gmdistill.students import problems
+from gmdistill.students import roles as tensor_roles
 from gmdistill.training import mixed_mode
 
 SCHEDULES = ("constant", "linear")
@@ -42,8 +43,8 @@ def replay(
       theta_k <- theta_k - eta_t s_tk g_k / || g_k ||
 
   (layer-wise normalised, as You et al. 2017): eta_t is how far a step moves
-  them all where each row of shares has norm 1. `movable` says which they are.
-  Differentiable with respect to the batch and the step sizes through
+  them all where each row of shares has norm 1. `Roles.movable` says which they
+  are. Differentiable with respect to the batch and the step sizes through
   `mixed_mode.grad`, whose backward pass recomputes each step from its
   parameters: memory grows by the parameters alone with T.
 
@@ -62,7 +63,7 @@ def replay(
   def step(params, progress_own):
     progress, own = progress_own
     grads = gradient(params, _taken(batch, progress, own))
-    return moved(params, grads, own), None
+    return moved(params, grads, own, problem.roles), None
 
   return jax.lax.scan(step, params, _in_order(steps))[0]
 
@@ -102,7 +103,10 @@ def _in_order(steps):
 
 
 def moved(
-  params: trees.Params, grads: trees.Params, own: Steps
+  params: trees.Params,
+  grads: trees.Params,
+  own: Steps,
+  roles: tensor_roles.Roles,
 ) -> trees.Params:
   """Returns the parameters after one SGD step of the sizes in `own`."""
 
@@ -113,19 +117,19 @@ def moved(
     body = jax.tree.map(down(own.learning_rates), params, grads)
   else:
     body = _normalised_step(
-      params, grads, own.learning_rates * own.tensor_shares
+      params, grads, own.learning_rates * own.tensor_shares, roles
     )
   rate = own.head_learning_rates
   rate = own.learning_rates if rate is None else rate
   fresh = {
     name: jax.tree.map(down(rate), params[name], grads[name])
-    for name in roles.FRESH
+    for name in roles.fresh
     if name in params
   }
   return {**body, **fresh}
 
 
-def _normalised_step(params, grads, distances_K):
+def _normalised_step(params, grads, distances_K, roles):
   """Moves the k-th movable tensor by the k-th distance down its gradient."""
   first = 0
 
@@ -202,7 +206,7 @@ def replay_in_constant_memory(
       # the covector to theirs.
       grads = jax.grad(loss_of)(params, floats, progress, own)
       later, transpose = jax.vjp(
-        lambda grads, sizes: moved(params, grads, sizes),
+        lambda grads, sizes: moved(params, grads, sizes, problem.roles),
         grads,
         own._replace(order=None),
       )

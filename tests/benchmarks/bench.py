@@ -35,7 +35,7 @@ from gmdistill.objectives import contract, gradient_matching, trajectories
 from gmdistill.runs import outer, states
 from gmdistill.runs.config import schedule
 from gmdistill.sets import synthetic
-from gmdistill.students import encoders, problems, roles
+from gmdistill.students import encoders, problems
 from gmdistill.system import costs, devices
 
 SHAPES = {
@@ -91,8 +91,10 @@ def our_step(problem, real_rows, bank, between=0):
   if bank:
     student = problem.init(jax.random.key(1))
     targets = jax.lax.map(
-      lambda batch: roles.keep(jax.grad(problem.loss)(student, batch), "all"),
-      contract.by_class(jax.tree.map(jnp.asarray, real_batch), 2),
+      lambda batch: problem.roles.keep(
+        jax.grad(problem.loss)(student, batch), "all"
+      ),
+      contract.by_group(jax.tree.map(jnp.asarray, real_batch), 2),
     )
     expert = stacked(contract.Expert(params=student, targets=targets))
     real = contract.Real(

@@ -19,7 +19,7 @@ from gmdistill.objectives import contract, gradient_matching
 from gmdistill.runs import outer, states
 from gmdistill.runs.config import schedule
 from gmdistill.sets import synthetic
-from gmdistill.students import encoders, problems, roles
+from gmdistill.students import encoders, problems
 from gmdistill.system import costs, devices, units
 from gmdistill.training import mixed_mode
 
@@ -55,7 +55,7 @@ def cost(
     )
   )
   shapes = jax.eval_shape(problem.init, jax.random.key(0))
-  kept = jax.eval_shape(lambda x: roles.keep(x, "all"), shapes)
+  kept = jax.eval_shape(lambda x: problem.roles.keep(x, "all"), shapes)
   lie = devices.sharding(mesh, devices.EXPERTS)
 
   def read(tree, *axes):  # as a bank's states lie on the mesh

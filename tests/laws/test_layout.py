@@ -139,8 +139,6 @@ EXCEPTIONS = {
   "evaluation.gradient_cosine.gradient_cosines",
   "evaluation.protocols.fine_tuning",
   "sets.wrappers.with_learning_rates",
-  "students.hugging_face",
-  "students.hugging_face.save",
 }
 
 

@@ -35,7 +35,6 @@ from gmdistill.objectives import (
 )
 from gmdistill.runs.config import schedule
 from gmdistill.sets import synthetic, wrappers
-from gmdistill.students import roles
 from gmdistill.training import optimizers
 
 TRAJECTORY = trajectories.trajectory(optax.sgd(0.1), max_age=4, steps_between=2)
@@ -177,7 +176,7 @@ def program(name, stored="unrestricted"):
   shares = None
   if stored == "normalised_steps":
     shapes = jax.eval_shape(problem.init, jax.random.key(0))
-    shares = roles.even_shares(shapes)
+    shares = problem.roles.even_shares(shapes)
   parameterization = wrappers.with_learning_rates(
     PARAMETERIZATIONS[stored](), law.num_steps, 0.1, 0.3, shares
   )

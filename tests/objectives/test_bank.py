@@ -26,7 +26,6 @@ from gmdistill.objectives import (
 from gmdistill.runs import distill, first_set, jobs, workdirs
 from gmdistill.runs.config import assembly, schedule, settings
 from gmdistill.sets import set_files
-from gmdistill.students import roles
 from gmdistill.system import devices
 from gmdistill.training import fitting, optimizers
 
@@ -90,13 +89,13 @@ def test_targets_are_the_mean_gradients_of_each_class(built, setup):
   sampler = samplers.class_balanced_sampler(
     setup.corpus.train, rows_per_class=6, num_classes=4, seed=1
   )
-  split = contract.by_class(sampler(1), 4)  # trajectory 0, second state
+  split = contract.by_group(sampler(1), 4)  # trajectory 0, second state
   both = jax.jit(jax.value_and_grad(setup.problem.loss))
   for label in range(4):
     rows = jax.tree.map(lambda x, c=label: x[c], split)
     loss, grads = both(expert.params, rows)
     np.testing.assert_allclose(expert.losses[label], loss, rtol=1e-5)
-    kept = roles.keep(grads, "all")
+    kept = setup.problem.roles.keep(grads, "all")
     jax.tree.map(
       lambda a, b, c=label: np.testing.assert_allclose(a[c], b, atol=1e-6),
       expert.targets,
@@ -114,7 +113,7 @@ def test_chunks_do_not_change_a_gradient(setup, monkeypatch):
   def gradients(chunk):
     monkeypatch.setattr(bank_walks, "CHUNK", chunk)
     return jax.jit(
-      functools.partial(bank_walks.class_gradients(4, "head"), setup.problem)
+      functools.partial(bank_walks.group_gradients(4, "head"), setup.problem)
     )(params, sampler(0), jax.random.key(0))
 
   for whole, part in zip(

@@ -11,12 +11,16 @@ from conftest import make_problem
 from gmdistill.objectives import distances
 from gmdistill.students import roles
 
+ROLES = roles.ENCODER
+
 
 @pytest.mark.parametrize("kind", distances.KINDS)
 def test_zero_gradients_give_finite_distances_and_finite_derivatives(kind):
   grads = {"head": {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros((2,))}}
   zeros = jax.tree.map(jnp.zeros_like, grads)
-  measure = functools.partial(distances.between, kind=kind, matched="all")
+  measure = functools.partial(
+    distances.between, roles=ROLES, kind=kind, matched="all"
+  )
   for a, b in ((zeros, grads), (grads, zeros), (zeros, zeros)):
     value, slope = jax.value_and_grad(measure)(a, b)
     assert np.isfinite(value)
@@ -27,7 +31,7 @@ def test_zero_gradients_give_finite_distances_and_finite_derivatives(kind):
 def test_the_neuron_cosine_ignores_each_neurons_scale():
   kernel = jax.random.normal(jax.random.key(0), (4, 3))
   scaled = kernel * jnp.array([[1.0, 5.0, 0.1]])
-  measure = functools.partial(distances.between, matched="all")
+  measure = functools.partial(distances.between, roles=ROLES, matched="all")
   a, b = {"head": {"kernel": kernel}}, {"head": {"kernel": scaled}}
   assert float(measure(a, b, kind="neuron_cosine")) == pytest.approx(
     0, abs=1e-6
@@ -47,6 +51,7 @@ def test_the_neuron_cosine_is_the_sum_over_columns_of_a_dense_kernel():
   found = distances.between(
     {"head": {"kernel": a}},
     {"head": {"kernel": b}},
+    ROLES,
     kind="neuron_cosine",
     matched="all",
   )
@@ -55,7 +60,7 @@ def test_the_neuron_cosine_is_the_sum_over_columns_of_a_dense_kernel():
 
 def test_tables_and_key_biases_are_left_out_by_name():
   params = make_problem().init(jax.random.key(0))
-  names = [tensor.name for tensor in roles.select(params, "all")]
+  names = [tensor.name for tensor in ROLES.select(params, "all")]
   every = [
     "/".join(part.key for part in path)
     for path, _ in jax.tree_util.tree_leaves_with_path(params)
@@ -69,35 +74,35 @@ def test_tables_and_key_biases_are_left_out_by_name():
 
 def test_last_k_takes_the_last_layers_and_the_head():
   params = make_problem(num_layers=3).init(jax.random.key(0))
-  chosen = {t.name: t for t in roles.select(params, "last_2")}
+  chosen = {t.name: t for t in ROLES.select(params, "last_2")}
   kernel = params["layers"]["intermediate"]["kernel"]
   np.testing.assert_array_equal(
     chosen["layers/intermediate/kernel"].array, kernel[1:]
   )
   assert "head/kernel" in chosen and "embedding_norm/scale" not in chosen
-  head = [t.name for t in roles.select(params, "head")]
+  head = [t.name for t in ROLES.select(params, "head")]
   assert head == ["head/bias", "head/kernel"]
 
 
 @pytest.mark.parametrize("matched", ["first_2", "last_0", "last_x", ""])
 def test_an_unknown_matched_set_is_refused(matched):
   with pytest.raises(ValueError, match="head, last_K, all"):
-    roles.select({"head": {}}, matched)
+    ROLES.select({"head": {}}, matched)
 
 
 def test_last_k_is_refused_where_there_are_no_layers():
   params = make_problem("textcnn").init(jax.random.key(0))
   with pytest.raises(ValueError, match="no layers"):
-    roles.select(params, "last_1")
+    ROLES.select(params, "last_1")
 
 
 @pytest.mark.parametrize("matched", ["head", "last_1", "all"])
 def test_kept_tensors_are_read_like_a_whole_gradient(matched):
   grads = make_problem().init(jax.random.key(0))
-  kept = roles.keep(grads, matched)
+  kept = ROLES.keep(grads, matched)
   pairs = zip(
-    roles.select(grads, matched),
-    roles.select(kept, matched),
+    ROLES.select(grads, matched),
+    ROLES.select(kept, matched),
     strict=True,
   )
   for whole, part in pairs:
@@ -125,7 +130,7 @@ def test_layers_are_compared_one_by_one():
     lambda x: x.at[1].multiply(-2.0), turned["layers"]
   )
   turned["head"] = jax.tree.map(jnp.zeros_like, turned["head"])
-  found = distances.layer_cosines(params, turned)
+  found = distances.layer_cosines(params, turned, ROLES)
   assert float(found["layer 1"]) == pytest.approx(1.0, abs=1e-5)
   assert float(found["layer 2"]) == pytest.approx(-1.0, abs=1e-5)
   assert float(found["head"]) == 0.0

@@ -148,9 +148,9 @@ def test_class_chunks_change_neither_loss_nor_gradient():
       np.testing.assert_allclose(other_seen[name], value, rtol=1e-5)
 
 
-def test_by_class_undoes_class_order():
+def test_by_group_undoes_group_order():
   batch = make_synthetic(per_class=3)
-  split = contract.by_class(batch, 2)
+  split = contract.by_group(batch, 2)
   assert isinstance(split, row_batches.Batch)
   for label in range(2):
     assert (np.asarray(split.labels[label]).argmax(-1) == label).all()

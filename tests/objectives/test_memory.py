@@ -11,7 +11,7 @@ from gmdistill.objectives import contract, gradient_matching
 from gmdistill.runs import outer, states
 from gmdistill.runs.config import schedule
 from gmdistill.sets import synthetic
-from gmdistill.students import encoders, problems, roles
+from gmdistill.students import encoders, problems
 from gmdistill.system import costs, devices
 
 LENGTH, WIDTH = 32, 64
@@ -48,7 +48,7 @@ def step(
   stored = synthetic.direct()
   params = stored.init(batch)
   shapes = jax.eval_shape(problem.init, jax.random.key(0))
-  kept = jax.eval_shape(lambda x: roles.keep(x, "all"), shapes)
+  kept = jax.eval_shape(lambda x: problem.roles.keep(x, "all"), shapes)
   lie = devices.sharding(mesh, devices.EXPERTS)
   abstract = lambda tree, *axes: jax.tree.map(  # noqa: E731
     lambda x: jax.ShapeDtypeStruct(

@@ -23,7 +23,6 @@ from gmdistill.objectives import (
   step_matching,
 )
 from gmdistill.sets import synthetic, wrappers
-from gmdistill.students import roles
 from gmdistill.training import fitting, optimizers, replays
 
 ONE = finetune_ahead.Windows(window=1, skip=0)
@@ -113,7 +112,7 @@ def test_the_head_may_take_steps_of_its_own():
 def test_normalised_steps_move_each_tensor_by_its_distance():
   problem, batch = make_problem(), make_synthetic()
   params = problem.init(jax.random.key(0))
-  shares = roles.even_shares(params)
+  shares = problem.roles.even_shares(params)
   assert np.square(shares).sum() == pytest.approx(1.0)
   stored = wrappers.with_learning_rates(synthetic.direct(), 1, 0.3, 2.0, shares)
   steps = stored.decode(stored.init(batch)).steps
@@ -126,7 +125,7 @@ def test_normalised_steps_move_each_tensor_by_its_distance():
   assert not np.any(delta["layers"]["attention"]["key"]["bias"])
   whole = delta["layers"]["intermediate"]["kernel"]
   grad = grads["layers"]["intermediate"]["kernel"]
-  sizes = roles.movable(params)
+  sizes = problem.roles.movable(params)
   expected = 0.3 * np.sqrt(whole[0].size / sizes.sum())
   for layer in range(2):
     np.testing.assert_allclose(
@@ -145,7 +144,7 @@ def test_a_tensor_without_gradient_stays_and_gives_no_nan():
   problem, batch = make_problem(), make_synthetic()
   params = problem.init(jax.random.key(0))
   params["head"] = jax.tree.map(jnp.zeros_like, params["head"])
-  shares = jnp.tile(roles.even_shares(params), (1, 1))
+  shares = jnp.tile(problem.roles.even_shares(params), (1, 1))
   steps = replays.Steps(jnp.array([0.3]), jnp.array([1.0]), None, shares)
 
   def size(inputs):
@@ -202,7 +201,11 @@ def test_each_step_is_matched_at_the_student_that_the_last_one_left(centred):
         jax.grad(problem.loss)(params, taken),
         jax.grad(real_loss)(params, t),
       )
-      gaps.append(distances.between(*pair, kind="tensor_cosine", matched="all"))
+      gaps.append(
+        distances.between(
+          *pair, problem.roles, kind="tensor_cosine", matched="all"
+        )
+      )
     return sum(gaps) / 3
 
   def found(inputs):

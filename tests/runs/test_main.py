@@ -17,7 +17,6 @@ from orbax.checkpoint import v1 as ocp
 
 from gmdistill import main
 from gmdistill.sets import set_files, synthetic
-from gmdistill.students import roles
 from gmdistill.system import folders, logs, paths
 
 CONFIG = f"--config={pathlib.Path(__file__).parents[1] / 'tiny_config.py'}"
@@ -304,7 +303,7 @@ def test_another_student_leaves_out_what_only_the_sets_own_can_use(capfd):
   params = own.init(jax.random.key(0))
   batch = make_synthetic()
   batch = batch.replace(attention=own.apply(params, batch).attention)
-  shares = roles.even_shares(params)[None]
+  shares = own.roles.even_shares(params)[None]
   syn = synthetic.SyntheticSet(
     batch, np.ones(1), head_learning_rates=np.ones(1), tensor_shares=shares
   )

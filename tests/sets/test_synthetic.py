@@ -116,7 +116,8 @@ def test_the_sizes_of_all_steps_are_saved_beside_the_others(tmp_path):
 
 
 def test_a_step_takes_the_next_examples_of_each_class():
-  stored = wrappers.with_learning_rates(synthetic.direct(), 4, 0.1, per_step=2)
+  order = wrappers.cyclic_order(2, 5, 2, 4)
+  stored = wrappers.with_learning_rates(synthetic.direct(), 4, 0.1, order=order)
   decoded = stored.decode(stored.init(make_synthetic(per_class=5)))
   expected = [[0, 1, 5, 6], [2, 3, 7, 8], [4, 0, 9, 5], [1, 2, 6, 7]]
   np.testing.assert_array_equal(decoded.steps.order, expected)

@@ -429,11 +429,11 @@ def test_another_architecture_is_not_saved(tmp_path, kind):
     tmp_path / "saved",
     params={},
     embeddings=jnp.zeros((4, 8)),
-    student=families.KINDS[kind](2, width=8),
+    student=families.FAMILIES[kind].module(2, width=8),
     label_names=NAMES,
     tokenizer_json="{}",
   )
-  assert families.KINDS[kind].__name__ in message
+  assert families.FAMILIES[kind].module.__name__ in message
   assert "student.kind=transformer" in message
   assert not (tmp_path / "saved").exists()
 

@@ -167,7 +167,7 @@ def test_half_precision_products_leave_gradients_in_single():
   grads = [jax.grad(p.loss)(params, batch) for p in (whole, half)]
   for exact, near in zip(*map(jax.tree.leaves, grads), strict=True):
     assert near.dtype == exact.dtype == jnp.float32
-  cosine = float(distances.cosine(*grads, "all"))
+  cosine = float(distances.cosine(*grads, whole.roles, "all"))
   assert 0.99 < cosine < 1.0  # sixteen bits were used, and suffice
   outputs = half.apply(params, batch)
   assert outputs.logits.dtype == outputs.features.dtype == jnp.float32

@@ -30,7 +30,7 @@ from gmdistill.evaluation import measuring, protocols, readings
 from gmdistill.objectives import contract, look_ahead
 from gmdistill.runs.config import assembly, row_fields, settings, teacher_fields
 from gmdistill.sets import set_files, synthetic, wrappers
-from gmdistill.students import encoders, hugging_face, roles
+from gmdistill.students import encoders, hugging_face, tasks
 from gmdistill.teachers import rationales, relabelling, trained
 from gmdistill.training import fitting, replays
 
@@ -42,7 +42,7 @@ STEPS = np.array([[0, 0, 1, 2], [0, 1, -1, -1], [-1, -1, -1, -1]], np.int32)
 IDS = np.array([[5, 6, 7, 3], [5, 3, 0, 0], [0, 0, 0, 0]], np.int32)
 
 
-def reasoner(**fields):
+def reasoner(label_share=1.0, **fields):
   """A student of D=8 with four slots before six positions of text."""
   module = encoders.RationaleTransformer(
     conftest.CLASSES,
@@ -53,7 +53,10 @@ def reasoner(**fields):
     max_positions=conftest.LENGTH + SLOTS,
     rationale_slots=SLOTS,
   )
-  return dataclasses.replace(make_problem(), student=module, **fields)
+  asks = tasks.classes(conftest.CLASSES, label_share=label_share)
+  return dataclasses.replace(
+    make_problem(), student=module, asks=asks, **fields
+  )
 
 
 def even(problem):
@@ -184,7 +187,7 @@ def test_the_loss_is_the_shares_of_label_and_rationale():
 def test_the_rationale_loss_is_the_weighted_cross_entropy_of_the_tokens():
   problem, batch = reasoner(label_share=0.0), told_batch(3)
   params = problem.init(jax.random.key(0))
-  said = problem.apply(params, batch).rationale
+  said = problem.apply(params, batch).queries
   table = np.asarray(problem.embeddings)
   logits = np.asarray(said) @ table.T / np.sqrt((table**2).sum(1).mean())
   logs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
@@ -233,11 +236,12 @@ def test_the_table_s_scale_does_not_change_what_the_slots_say():
 
 
 def test_both_heads_are_drawn_afresh_over_pretrained_parameters():
-  drawn = reasoner().init(jax.random.key(0))
-  body = {k: x for k, x in drawn.items() if k not in roles.FRESH}
+  bare = reasoner()
+  drawn = bare.init(jax.random.key(0))
+  body = {k: x for k, x in drawn.items() if k not in bare.roles.fresh}
   problem = reasoner(initial=body)
   one, two = problem.init(jax.random.key(1)), problem.init(jax.random.key(2))
-  for name in roles.FRESH:
+  for name in problem.roles.fresh:
     kernels = [jax.tree.leaves(drawn[name])[1] for drawn in (one, two)]
     assert np.abs(kernels[0] - kernels[1]).max() > 0
   np.testing.assert_array_equal(one["position"], drawn["position"])
@@ -504,7 +508,7 @@ def test_the_rationale_head_takes_the_head_s_steps():
   one = jax.tree.map(lambda x: x[:1], syn.steps)
   later = jax.jit(replays.replay)(problem, start, syn.batch, one)
   grads = jax.jit(jax.grad(problem.loss))(start, syn.batch)
-  for name in roles.FRESH:
+  for name in problem.roles.fresh:
     expected = jax.tree.map(
       lambda p, g: p - one.head_learning_rates[0] * g, start[name], grads[name]
     )
@@ -514,7 +518,9 @@ def test_the_rationale_head_takes_the_head_s_steps():
       expected,
     )
   bare = make_problem().init(jax.random.key(0))
-  assert len(roles.movable(start)) == len(roles.movable(bare))
+  assert len(problem.roles.movable(start)) == len(
+    make_problem().roles.movable(bare)
+  )
 
 
 def test_the_look_ahead_moves_the_rationales_of_a_set():

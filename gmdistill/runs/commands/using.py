@@ -42,7 +42,7 @@ def train(flags: Any, rest: list[str], command: str) -> None:
     f"{name}: accuracy {100 * accuracy:.1f} % on the reported split; trained "
     f"in {units.seconds(seconds)}; saved in {path}"
   )
-  if setup.problem.student.pooling != "first":
+  if getattr(setup.problem.student, "pooling", "first") != "first":
     console.show(
       "a BertModel, and classifier.safetensors for the mean of its hidden "
       "states: BertForSequenceClassification knows no mean pooling"

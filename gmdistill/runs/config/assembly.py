@@ -21,7 +21,7 @@ from gmdistill.runs.config import (
 )
 from gmdistill.selection import coresets
 from gmdistill.sets import set_files, spaces, synthetic, wrappers
-from gmdistill.students import problems, roles
+from gmdistill.students import problems
 from gmdistill.teachers import criteria, divergences
 
 
@@ -83,7 +83,9 @@ def require_matched(setup: spaces.Setup, matched: str, field: str) -> None:
 
   def tensors(key):
     grads = setup.problem.init(key)
-    return [tensor.array for tensor in roles.select(grads, matched)]
+    return [
+      tensor.array for tensor in setup.problem.roles.select(grads, matched)
+    ]
 
   errors.named(field, lambda: jax.eval_shape(tensors, jax.random.key(0)))
 
@@ -203,14 +205,8 @@ def parameterization(
   shares = None
   if config.normalised_steps:
     shapes = jax.eval_shape(problem.init, jax.random.key(0))
-    shares = roles.even_shares(shapes)
-  per_class, per_step = config.data_per_class, config.examples_per_step
-  if num_steps and 0 < per_step * num_steps < per_class:
-    raise errors.InputError(
-      f"examples_per_step={per_step} in replay_steps={num_steps} steps leaves "
-      f"out some of data_per_class={per_class}; take at least "
-      f"{-(-per_class // num_steps)} a step, or more steps."
-    )
+    shares = problem.roles.even_shares(shapes)
+  order = _order(config, problem.groups, num_steps)
   return errors.named(
     "step_schedule",
     lambda: wrappers.with_learning_rates(
@@ -219,10 +215,24 @@ def parameterization(
       config.initial_step_size,
       config.initial_head_step_size,
       shares,
-      per_step,
+      order,
       config.step_schedule,
     ),
   )
+
+
+def _order(config, groups, num_steps):
+  """Returns the rows of each step, as the config asks; None: all of them."""
+  per_class, per_step = config.data_per_class, config.examples_per_step
+  if not (num_steps and per_step):
+    return None
+  if per_step * num_steps < per_class:
+    raise errors.InputError(
+      f"examples_per_step={per_step} in replay_steps={num_steps} steps leaves "
+      f"out some of data_per_class={per_class}; take at least "
+      f"{-(-per_class // num_steps)} a step, or more steps."
+    )
+  return wrappers.cyclic_order(groups, per_class, per_step, num_steps)
 
 
 def _attention(problem, batch):

@@ -4,17 +4,17 @@ import jax
 
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.runs.config import schedule
+from gmdistill.students import families
 from gmdistill.system import costs, units
 
 
 def remedies(config: recipes.Recipe, mesh: jax.sharding.Mesh) -> list[str]:
   """Returns what would make the outer step of a config smaller, best first."""
   found = []
-  if config.student.kind == "transformer" and config.student.remat != "layers":
+  options = families.named(config.student.kind).options
+  if "remat" in options and config.student.remat != "layers":
     found.append("student.remat=layers")
-  if config.student.kind == "transformer" and (
-    config.student.compute == "float32"
-  ):
+  if "compute" in options and config.student.compute == "float32":
     found.append("student.compute=bfloat16")
   if config.outer.students_at_once > 1:
     found.append("outer.students_at_once=1")

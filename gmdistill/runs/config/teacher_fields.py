@@ -204,7 +204,8 @@ def with_rationales(
   )
   tokens = dataclasses.replace(tokens, weights=weights_NxR)
   train = train._replace(tokens=tokens)
-  problem = dataclasses.replace(built.problem, label_share=options.label_share)
+  asks = built.problem.task._replace(label_share=options.label_share)
+  problem = dataclasses.replace(built.problem, asks=asks)
   return built._replace(
     corpus=built.corpus._replace(train=train), problem=problem
   )
