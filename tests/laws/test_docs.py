@@ -187,11 +187,13 @@ def test_the_worked_objective_is_an_objective():
 
 
 def test_the_worked_student_is_a_student(monkeypatch):
-  monkeypatch.setattr(families, "KINDS", dict(families.KINDS))
+  monkeypatch.setattr(families, "FAMILIES", dict(families.FAMILIES))
   exec(block_of("docs/development/add_a_student.md", "MeanOfWords"), {})
   batch = make_synthetic()
   problem = make_problem().replace(
-    student=families.KINDS["mean_of_words"](batch.labels.shape[1], width=4)
+    student=families.named("mean_of_words").build(
+      batch.labels.shape[1], 0, {"width": 4}
+    )
   )
   params = problem.init(jax.random.key(0))
   gradient = jax.grad(problem.loss)(params, batch)
@@ -200,6 +202,23 @@ def test_the_worked_student_is_a_student(monkeypatch):
   other = hidden.replace(inputs=batch.inputs.at[:, -1].add(1.0))
   said = [problem.apply(params, b).logits for b in (hidden, other)]
   assert (said[0] == said[1]).all()
+
+
+def test_the_worked_task_is_a_task():
+  names = {}
+  exec(block_of("docs/development/add_a_task.md", "squared_error"), names)
+  batch = make_synthetic()
+  task = names["squared_error"](batch.labels.shape[1])
+  problem = make_problem().replace(asks=task)
+  params = problem.init(jax.random.key(0))
+  logits = problem.apply(params, batch).logits
+  gap = jax.nn.softmax(logits) - batch.labels
+  lost = problem.loss(params, batch)
+  assert abs(float(lost) - float(jnp.square(gap).sum(-1).mean())) < 1e-6
+  gradient = jax.grad(problem.loss)(params, batch)
+  assert float(jnp.abs(gradient["head"]["kernel"]).max()) > 0
+  assert (problem.score(logits, batch) <= 0).all()
+  assert problem.groups == batch.labels.shape[1]
 
 
 def test_the_builder_of_a_data_set_prepares_what_is_then_read(tmp_path):
