@@ -5,7 +5,6 @@ A page holds a table between `<!-- table:KIND STUDY ... -->` and
 folder of all studies. `filled` renders each again from the summaries there.
 """
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from etils import epath
 
 from gmdistill import errors
 from gmdistill.reports import finished, tables
-from gmdistill.system import paths
+from gmdistill.system import json_files, paths
 
 MARKED = re.compile(r"(<!-- table:(.*?) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
@@ -131,7 +130,7 @@ def published(runs: Sequence[finished.Run]) -> str:
       f"there is no {path}: published numbers stand beside the folder whose "
       "folders are studies, and those of a study its runs."
     )
-  said = json.loads(path.read_text())
+  said = json_files.read(path, "restore it from a copy.")
   ours = comparison.over_seeds(tables.results_table(runs))
   body = [
     [

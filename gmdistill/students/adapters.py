@@ -14,9 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gmdistill import errors, trees
 from gmdistill.students import decoder_weights, decoders
-
-Params = dict[str, Any]
 
 # The matrices of a layer, by the last part of their names.
 TARGETS = ("query", "key", "value", "output", "gate", "up", "down")
@@ -26,8 +25,10 @@ class Adapted(NamedTuple):
   """A student over a frozen base."""
 
   student: "LowRank | Part"
-  frozen: Params  # what it reads and does not change
-  initial: Params | None  # where every student starts; None: drawn from a key
+  frozen: trees.Params  # what it reads and does not change
+  initial: (
+    trees.Params | None
+  )  # where every student starts; None: drawn from a key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +51,10 @@ class LowRank:
     """What a change A B is multiplied by."""
     return self.alpha / self.rank
 
-  def init(self, key: jax.Array, *inputs: Any) -> Params:
+  def init(self, key: jax.Array, *inputs: Any) -> trees.Params:
     """Returns new variables; A is uniform within 1 / sqrt(in), as PEFT's."""
     del inputs  # a change of weights has no shape of inputs
-    layers: Params = {}
+    layers: trees.Params = {}
     shapes = kernels(decoder_weights.shapes(self.module)["layers"])
     chosen = [name for name in shapes if name.split("/")[-1] in self.targets]
     for name, own in zip(
@@ -68,7 +69,9 @@ class LowRank:
       put(layers, name, {"A": down, "B": up})
     return {"params": {"layers": layers}}
 
-  def variables(self, frozen: Params, params: Params) -> dict[str, Any]:
+  def variables(
+    self, frozen: trees.Params, params: trees.Params
+  ) -> dict[str, Any]:
     """Returns the decoder's variables."""
     return {"params": frozen, "lora": _scaled(params, self.scale)}
 
@@ -78,7 +81,7 @@ class LowRank:
     hidden: Any = self.module.apply(whole, *inputs)
     return hidden
 
-  def merged(self, frozen: Params, params: Params) -> Params:
+  def merged(self, frozen: trees.Params, params: trees.Params) -> trees.Params:
     """Returns the changed decoder's parameters, for those who know no LoRA."""
     layers = jax.tree.map(lambda x: x, frozen["layers"])  # its dicts are new
     for name, pair in pairs(params["layers"]).items():
@@ -94,12 +97,14 @@ class Part:
 
   module: decoders.Decoder
 
-  def init(self, key: jax.Array, *inputs: Any) -> Params:
+  def init(self, key: jax.Array, *inputs: Any) -> trees.Params:
     """Returns no variables: nothing is drawn, a part starts as it was."""
     del key, inputs
     return {"params": {}}
 
-  def variables(self, frozen: Params, params: Params) -> dict[str, Any]:
+  def variables(
+    self, frozen: trees.Params, params: trees.Params
+  ) -> dict[str, Any]:
     """Returns the decoder's variables."""
     return {"params": {**frozen, **params}}
 
@@ -109,7 +114,7 @@ class Part:
     hidden: Any = self.module.apply(whole, *inputs)
     return hidden
 
-  def merged(self, frozen: Params, params: Params) -> Params:
+  def merged(self, frozen: trees.Params, params: trees.Params) -> trees.Params:
     """Returns the parameters of the decoder that is not cut in two."""
     whole = {**frozen, **params}
     lower = whole.pop("lower_layers", None)
@@ -122,7 +127,7 @@ class Part:
 
 def lora(
   module: decoders.Decoder,
-  params: Params,
+  params: trees.Params,
   *,
   rank: int = 8,
   alpha: float | None = None,
@@ -145,18 +150,14 @@ def lora(
       f"rank={rank}, but the decoder is {module.width} wide; use 1 to "
       f"{module.width}."
     )
-  unknown = [name for name in targets if name not in TARGETS]
-  if unknown or not targets:
-    raise ValueError(
-      f"{', '.join(unknown) or 'nothing'} is none of the matrices "
-      f"{', '.join(TARGETS)}."
-    )
+  for name in targets or ("",):
+    errors.choice("targets", name, TARGETS)
   alpha = 2.0 * rank if alpha is None else float(alpha)
   return Adapted(LowRank(module, rank, alpha, tuple(targets)), params, None)
 
 
 def last_layers(
-  module: decoders.Decoder, params: Params, count: int
+  module: decoders.Decoder, params: trees.Params, count: int
 ) -> Adapted:
   """Returns students that are the last layers, and the norm after them.
 
@@ -181,7 +182,7 @@ def last_layers(
 
 
 def head(
-  module: decoders.Decoder, params: Params, embeddings: jax.Array
+  module: decoders.Decoder, params: trees.Params, embeddings: jax.Array
 ) -> Adapted:
   """Returns students that are the unembedding, untied where it is the table."""
   trained = {"unembedding": params.get("unembedding", embeddings)}
@@ -189,12 +190,12 @@ def head(
   return Adapted(Part(module.clone(tied=False)), frozen, trained)
 
 
-def everything(module: decoders.Decoder, params: Params) -> Adapted:
+def everything(module: decoders.Decoder, params: trees.Params) -> Adapted:
   """Returns students that are all parameters but the table of embeddings."""
   return Adapted(Part(module), {}, params)
 
 
-def identity(params: Params) -> str:
+def identity(params: trees.Params) -> str:
   """Returns a hash of a base's parameters; slow, keep it."""
   digest = hashlib.sha256()
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -204,7 +205,7 @@ def identity(params: Params) -> str:
   return digest.hexdigest()
 
 
-def kernels(layers: Params) -> dict[str, Any]:
+def kernels(layers: trees.Params) -> dict[str, Any]:
   """Returns the stacked matrices of the layers by their names."""
   return {
     "/".join(part.key for part in path[:-1]): leaf
@@ -213,7 +214,7 @@ def kernels(layers: Params) -> dict[str, Any]:
   }
 
 
-def pairs(layers: Params) -> dict[str, Params]:
+def pairs(layers: trees.Params) -> dict[str, trees.Params]:
   """Returns the pairs A, B by the names of the matrices that they change."""
   names = {
     "/".join(part.key for part in path[:-1])
@@ -228,7 +229,7 @@ def _at(tree, name):
   return tree
 
 
-def put(tree: Params, name: str, value: Any) -> None:
+def put(tree: trees.Params, name: str, value: Any) -> None:
   """Sets a part of a tree by its name, such as "attention/query"."""
   *parents, last = name.split("/")
   for part in parents:
@@ -243,6 +244,6 @@ def _scaled(params, scale):
   return jax.tree_util.tree_map_with_path(of, params)
 
 
-def num_parameters(params: Params) -> int:
+def num_parameters(params: trees.Params) -> int:
   """Returns how many numbers a student is."""
   return sum(math.prod(x.shape) for x in jax.tree.leaves(params))

@@ -10,7 +10,7 @@ import safetensors
 import safetensors.numpy
 from etils import epath
 
-from gmdistill import errors
+from gmdistill import errors, trees
 from gmdistill.students import adapters, decoder_weights, decoders
 from gmdistill.system import json_files, paths
 
@@ -34,7 +34,7 @@ _PLAIN = {
 def save(
   folder: epath.PathLike,
   student: adapters.LowRank,
-  params: adapters.Params,
+  params: trees.Params,
   *,
   family: str,
   base: str,
@@ -113,7 +113,7 @@ def load(
   *,
   family: str,
   base_id: str,
-) -> tuple[adapters.LowRank, adapters.Params]:
+) -> tuple[adapters.LowRank, trees.Params]:
   """Reads an adapter of this base, by whatever library it was written.
 
   Layers and matrices that it leaves alone get a change of zero; scales of

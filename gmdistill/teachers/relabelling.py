@@ -115,9 +115,7 @@ def _parsed(line, where, names):
   try:
     row = json_files.parse(line)
     text, label = row["text"], row.get("label")
-  except (
-    ValueError, KeyError, TypeError, AttributeError, RecursionError
-  ) as error:  # fmt: skip
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise errors.InputError(
       f'{where} is no {{"text": "...", "label": "..."}} in JSON.'
     ) from error

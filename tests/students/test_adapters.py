@@ -225,7 +225,7 @@ def test_ranks_layers_and_targets_that_are_none_are_refused(llama):
   for rank in (0, 9):
     with pytest.raises(ValueError, match="is 8 wide; use 1 to 8"):
       adapters.lora(module, params, rank=rank)
-  with pytest.raises(ValueError, match="q_proj is none of the matrices query"):
+  with pytest.raises(ValueError, match="targets=q_proj is none of query"):
     adapters.lora(module, params, targets=("q_proj",))
   for count in (0, 3):
     with pytest.raises(ValueError, match="use 1 to 2"):
