@@ -2,7 +2,10 @@
 
 from typing import Any
 
+import jax
+
 from gmdistill.sets import spaces
+from gmdistill.students import bert_weights, encoders, problems
 from gmdistill.system import folders
 
 DISTILLED = "distilled"  # what a learned set's examples are; see `first_card`
@@ -37,6 +40,79 @@ def first_card(
     "data_per_class": data_per_class,
     "sequence_length": sequence_length,
     "embedding_space": setup.space_id,
+    "reader": reader(setup.problem),
     "provenance": folders.environment(command),
     "results": {},
   }
+
+
+def reader(problem: problems.Problem) -> dict[str, Any]:
+  """Returns what another framework must know to train a student on a set.
+
+  Words for a person, and beside them the values that a program reads.
+  """
+  student = problem.student
+  shapes = jax.eval_shape(problem.init, jax.random.key(0))
+  is_bert = isinstance(student, encoders.Transformer)
+  pooled = {
+    "first": "tanh of the pooler's dense layer of the first token's last state",
+    "mean": "the mean of the last hidden states over unmasked positions",
+  }
+  still = ["embeddings.word_embeddings.weight"]
+  if is_bert:
+    # Their gradients are zero, or rows of them are.
+    still_in_steps = [
+      *still,
+      "embeddings.position_embeddings.weight",
+      "embeddings.token_type_embeddings.weight",
+      *(
+        f"encoder.layer.{i}.attention.self.key.bias"
+        for i in range(student.num_layers)
+      ),
+    ]
+    moved = bert_weights.movable_names(shapes, problem.roles)
+  else:
+    still_in_steps, moved = still, _names(shapes, problem.roles)
+  return {
+    "student": type(student).__name__,
+    "layers": getattr(student, "num_layers", None),
+    "inputs": "embeddings are word-level (inputs_embeds): positions, token "
+    "type 0 of every position and the embedding LayerNorm come after; no "
+    "dropout",
+    "features": pooled.get(getattr(student, "pooling", "mean"), "its own"),
+    "head": {
+      "is": "a dense layer of the features, a logit a class; fresh for every "
+      "student",
+      "weight_std": encoders.HEAD_STD if is_bert else None,
+      "bias": 0.0,
+    },
+    "loss": {
+      "kind": "soft_cross_entropy",
+      "is": "-sum over classes of labels * log softmax(logits), the mean over "
+      "the examples of a step; labels need not sum to one, nor be positive. "
+      "Where the file has `attention`, KL(attention || the first token's "
+      "attention weights) is added, the mean over rows, layers and heads",
+      "besides": [] if problem.criterion is None else ["kd, see config.json"],
+    },
+    "steps": {
+      "is": "t = 1 .. T, on the rows order[t], or all: plain SGD of step "
+      "learning_rates[t]; of the head, head_learning_rates[t] where there are "
+      "some. With tensor_shares [T, K], the k-th tensor of `moved` goes "
+      "learning_rates[t] * tensor_shares[t, k] along its gradient over that "
+      "gradient's norm (a gradient of zero: stays), the head as before, and "
+      "`frozen_in_normalised_steps` stay",
+      "moved": moved,
+      "frozen": still,
+      "frozen_in_normalised_steps": still_in_steps,
+    },
+  }
+
+
+def _names(shapes, roles):
+  names = []
+  for path, x in jax.tree_util.tree_leaves_with_path(shapes):
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    count = roles.num_movable(path, x)
+    stacked = roles.is_stacked(path)
+    names += [f"{name}[{i}]" if stacked else name for i in range(count)]
+  return names

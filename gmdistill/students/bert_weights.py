@@ -150,6 +150,27 @@ def head(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
   return {"weight": np.asarray(kernel).T, "bias": np.asarray(bias)}
 
 
+def movable_names(params: Mapping[str, Any], of: roles.Roles) -> list[str]:
+  """Returns the names of what normalised steps move, in the steps' order.
+
+  Args:
+    params: A Transformer student's parameters, or their shapes.
+    of: The student's roles.
+  """
+  tops = {"embedding_norm": "embeddings.LayerNorm", "pooler": "pooler.dense"}
+  names: list[str] = []
+  for path, x in jax.tree_util.tree_leaves_with_path(dict(params)):
+    *parents, leaf = (part.key for part in path)
+    leaf = "bias" if leaf == "bias" else "weight"
+    count = of.num_movable(path, x)
+    if count and parents[0] == "layers":
+      theirs = _LAYER["/".join(parents[1:])]
+      names += [f"encoder.layer.{i}.{theirs}.{leaf}" for i in range(count)]
+    elif count:
+      names.append(f"{tops[parents[0]]}.{leaf}")
+  return names
+
+
 def rationale_head(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
   """Returns the second head as PyTorch keeps such layers."""
   second = jax.tree.map(np.asarray, dict(params["rationale_head"]))

@@ -17,6 +17,8 @@ POOLINGS = ("first", "mean")
 
 PRECISIONS = ("float32", "bfloat16")
 
+HEAD_STD = 0.02  # of the weights of a fresh head; its bias is zero
+
 
 class Transformer(nn.Module):
   """A BERT-style encoder (Devlin et al. 2019) with a linear head.
@@ -85,7 +87,8 @@ class Transformer(nn.Module):
     )
     if self.pooling == "first":
       self.pooler = nn.Dense(self.width, kernel_init=normal)
-    self.head = nn.Dense(self.num_classes, kernel_init=normal)
+    fresh = nn.initializers.normal(HEAD_STD)
+    self.head = nn.Dense(self.num_classes, kernel_init=fresh)
 
   def encode(
     self, x_BxLxD: jax.Array, mask_BxL: jax.Array
