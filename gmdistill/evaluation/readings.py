@@ -40,7 +40,8 @@ def total_score(
   read = reading(problem, params, batch)
   counts_B = problem.task.counts(batch)
   total = (problem.score(read, batch) * counts_B).sum()
-  return jnp.where(jnp.isfinite(read).all(), total, jnp.nan)
+  finite = [jnp.isfinite(x).all() for x in jax.tree.leaves(read)]
+  return jnp.where(jnp.stack(finite).all(), total, jnp.nan)
 
 
 def length_buckets(

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gmdistill import errors, trees
-from gmdistill.students import decoder_weights, decoders
+from gmdistill.students import decoder_weights, decoders, problems, roles
 
 # The matrices of a layer, by the last part of their names.
 TARGETS = ("query", "key", "value", "output", "gate", "up", "down")
@@ -47,13 +47,27 @@ class LowRank:
   targets: tuple[str, ...]
 
   @property
+  def roles(self) -> roles.Roles:
+    """Which tensor is what: pairs of every layer, and perhaps a head."""
+    fresh = self.module.roles.fresh
+    return roles.Roles(fresh=fresh, stacks=("layers",))
+
+  @property
+  def num_classes(self) -> int:
+    """C of the decoder's head; 0: it has none."""
+    return self.module.num_classes
+
+  @property
   def scale(self) -> float:
     """What a change A B is multiplied by."""
     return self.alpha / self.rank
 
   def init(self, key: jax.Array, *inputs: Any) -> trees.Params:
     """Returns new variables; A is uniform within 1 / sqrt(in), as PEFT's."""
-    del inputs  # a change of weights has no shape of inputs
+    fresh: trees.Params = {}
+    if self.module.roles.fresh:
+      drawn: Any = self.module.init(key, *inputs)
+      fresh = {name: drawn["params"][name] for name in self.roles.fresh}
     layers: trees.Params = {}
     shapes = kernels(decoder_weights.shapes(self.module)["layers"])
     chosen = [name for name in shapes if name.split("/")[-1] in self.targets]
@@ -67,19 +81,20 @@ class LowRank:
       )
       up = jnp.zeros((count, self.rank, columns))
       put(layers, name, {"A": down, "B": up})
-    return {"params": {"layers": layers}}
+    return {"params": {"layers": layers, **fresh}}
 
   def variables(
     self, frozen: trees.Params, params: trees.Params
   ) -> dict[str, Any]:
     """Returns the decoder's variables."""
-    return {"params": frozen, "lora": _scaled(params, self.scale)}
+    fresh = {name: x for name, x in params.items() if name != "layers"}
+    changes = _scaled({"layers": params["layers"]}, self.scale)
+    return {"params": {**frozen, **fresh}, "lora": changes}
 
-  def apply(self, variables: dict[str, Any], *inputs: Any) -> jax.Array:
-    """Returns the hidden states of the changed decoder."""
+  def apply(self, variables: dict[str, Any], *inputs: Any) -> Any:
+    """Returns what the changed decoder says."""
     whole = self.variables(variables["frozen"], variables["params"])
-    hidden: Any = self.module.apply(whole, *inputs)
-    return hidden
+    return self.module.apply(whole, *inputs)
 
   def merged(self, frozen: trees.Params, params: trees.Params) -> trees.Params:
     """Returns the changed decoder's parameters, for those who know no LoRA."""
@@ -88,7 +103,8 @@ class LowRank:
       kernel = _at(layers, name)
       change = jnp.einsum("nir,nro->nio", pair["A"], pair["B"])
       kernel["kernel"] = kernel["kernel"] + self.scale * change
-    return {**frozen, "layers": layers}
+    fresh = {name: x for name, x in params.items() if name != "layers"}
+    return {**frozen, **fresh, "layers": layers}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,10 +113,20 @@ class Part:
 
   module: decoders.Decoder
 
+  @property
+  def roles(self) -> roles.Roles:
+    """Which tensor is what, as of the whole decoder."""
+    return self.module.roles
+
+  @property
+  def num_classes(self) -> int:
+    """C of the decoder's head; 0: it has none."""
+    return self.module.num_classes
+
   def init(self, key: jax.Array, *inputs: Any) -> trees.Params:
-    """Returns no variables: nothing is drawn, a part starts as it was."""
-    del key, inputs
-    return {"params": {}}
+    """Returns a whole decoder's variables; but a head's, they stay as given."""
+    drawn: Any = self.module.init(key, *inputs)
+    return drawn
 
   def variables(
     self, frozen: trees.Params, params: trees.Params
@@ -108,11 +134,10 @@ class Part:
     """Returns the decoder's variables."""
     return {"params": {**frozen, **params}}
 
-  def apply(self, variables: dict[str, Any], *inputs: Any) -> jax.Array:
-    """Returns the hidden states."""
+  def apply(self, variables: dict[str, Any], *inputs: Any) -> Any:
+    """Returns what the decoder says."""
     whole = self.variables(variables["frozen"], variables["params"])
-    hidden: Any = self.module.apply(whole, *inputs)
-    return hidden
+    return self.module.apply(whole, *inputs)
 
   def merged(self, frozen: trees.Params, params: trees.Params) -> trees.Params:
     """Returns the parameters of the decoder that is not cut in two."""
@@ -193,6 +218,16 @@ def head(
 def everything(module: decoders.Decoder, params: trees.Params) -> Adapted:
   """Returns students that are all parameters but the table of embeddings."""
   return Adapted(Part(module), {}, params)
+
+
+def over(problem: problems.Problem, adapted: Adapted) -> problems.Problem:
+  """Returns the problem whose students are adapted ones."""
+  return dataclasses.replace(
+    problem,
+    student=adapted.student,
+    frozen=adapted.frozen,
+    initial=adapted.initial,
+  )
 
 
 def identity(params: trees.Params) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from etils import epath
 
 from gmdistill import errors
-from gmdistill.students import blocks, decoders
+from gmdistill.students import blocks, decoder_layers, decoders
 from gmdistill.system import json_files, paths
 
 NAME = "config.json"
@@ -85,7 +85,7 @@ class Fields(dict[str, Any]):
       )
     return value
 
-  def rotary(self) -> decoders.Rotary:
+  def rotary(self) -> decoder_layers.Rotary:
     """Returns the rotary positions, by their old names or by the new ones.
 
     Raises:
@@ -96,15 +96,15 @@ class Fields(dict[str, Any]):
       said = {"rope_type": said}
     scaling = Fields(said, self.path)
     kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if kind not in decoders.SCALINGS:
+    if kind not in decoder_layers.SCALINGS:
       raise errors.InputError(
         f"{self.path} has rotary positions of kind {kind}; known are "
-        f"{', '.join(decoders.SCALINGS)}."
+        f"{', '.join(decoder_layers.SCALINGS)}."
       )
     for fields in (self, scaling):
       fields.refuse("partial_rotary_factor", 1.0, "whole heads that rotate")
     theta = scaling.number("rope_theta", self.number("rope_theta", 10000.0))
-    rotary = decoders.Rotary(theta=theta, kind=kind)
+    rotary = decoder_layers.Rotary(theta=theta, kind=kind)
     if kind != "default":
       rotary = rotary._replace(factor=scaling.number("factor", 1.0))
     if kind == "llama3":

@@ -72,32 +72,42 @@ class Form(NamedTuple):
   """How a family stands in a directory."""
 
   names: Names
+  module: type[decoders.Decoder]
   architecture: str
   read: Callable[[decoder_configs.Fields], dict[str, Any]]
   write: Callable[[decoders.Decoder], dict[str, Any]]
+
+  @property
+  def anchor(self) -> str:
+    """The table's name, without what stands before a bare model's names."""
+    return f"{self.names.table.removeprefix('transformer.')}.weight"
 
 
 FORMS = {
   "gpt2": Form(
     _GPT2,
+    decoders.GPT2,
     "GPT2LMHeadModel",
     decoder_configs.read_gpt2,
     decoder_configs.write_gpt2,
   ),
   "llama": Form(
     _LLAMA,
+    decoders.Llama,
     "LlamaForCausalLM",
     decoder_configs.read_llama,
     decoder_configs.write_llama,
   ),
   "qwen2": Form(
     _LLAMA,
+    decoders.Qwen2,
     "Qwen2ForCausalLM",
     decoder_configs.read_qwen2,
     decoder_configs.write_llama,
   ),
   "qwen3": Form(
     _LLAMA,
+    decoders.Qwen3,
     "Qwen3ForCausalLM",
     decoder_configs.read_qwen3,
     decoder_configs.write_llama,
@@ -126,14 +136,29 @@ def load(folder: epath.Path, dtype: str = "float32", **options: Any) -> Decoder:
     InputError: the directory is incomplete, damaged or of another family.
   """
   fields = decoder_configs.Fields.of_folder(folder, FORMS)
-  form = FORMS[fields["model_type"]]
-  module = decoders.Decoder(**{**form.read(fields), **options})
-  tensors = shards.Tensors(folder)
-  reader = _Reader(folder, tensors, form.names, jnp.dtype(dtype))
+  family = fields["model_type"]
+  form = FORMS[family]
+  module = form.module(**{**form.read(fields), **options})
+  return Decoder(family, module, *read_weights(folder, family, module, dtype))
+
+
+def read_weights(
+  folder: epath.Path,
+  family: str,
+  module: decoders.Decoder,
+  dtype: str = "float32",
+) -> tuple[trees.Params, jax.Array]:
+  """Returns the parameters that a module asks for, and the table [V, D].
+
+  Raises:
+    InputError: some are missing, or of other shapes.
+  """
+  names = FORMS[family].names
+  reader = _Reader(folder, shards.Tensors(folder), names, jnp.dtype(dtype))
   params = jax.tree_util.tree_map_with_path(reader.leaf, shapes(module))
   like = jax.ShapeDtypeStruct((module.vocabulary, module.width), reader.dtype)
-  embeddings = reader.filled([f"{form.names.table}.weight"], like)
-  return Decoder(fields["model_type"], module, params, jnp.asarray(embeddings))
+  table = reader.filled([f"{names.table}.weight"], like)
+  return params, jnp.asarray(table)
 
 
 def shapes(module: decoders.Decoder) -> trees.Params:

@@ -1,12 +1,11 @@
 """Decoder-only students: a causal Transformer over token embeddings.
 
-One module holds GPT-2, Llama and Qwen alike; `decoder_weights` says which
-arguments each of them takes. What comes out are hidden states: logits [B, L, V]
-are products with the unembedding that few need at once (see `next_token`).
+One module holds GPT-2, Llama and Qwen alike, each a few arguments of it. What
+comes out are hidden states: logits [B, L, V] are products with the unembedding
+that few need at once (see `next_token`).
 """
 
-import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,208 +13,30 @@ import jax.numpy as jnp
 import numpy as np
 
 from gmdistill import errors
-from gmdistill.students import blocks, encoders
+from gmdistill.students import blocks, decoder_layers, encoders, outputs
 from gmdistill.students import roles as tensor_roles
-
-NORMS = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
-
-SCALINGS = ("default", "linear", "llama3")  # of rotary positions
-
-
-class Rotary(NamedTuple):
-  """Rotary positions (Su et al. 2021), and how they reach longer texts."""
-
-  theta: float = 10000.0
-  kind: str = "default"  # one of `SCALINGS`
-  factor: float = 1.0  # how many times longer
-  low: float = 1.0  # llama3 stretches waves longer than original / low
-  high: float = 4.0  # and leaves those shorter than original / high
-  original: int = 8192  # tokens that the model was first trained on
-
-  def frequencies(self, width: int) -> np.ndarray:
-    """Returns the angle a token [width / 2], float32.
-
-    Raises:
-      ValueError: an unknown kind of scaling.
-    """
-    if self.kind not in SCALINGS:
-      raise ValueError(
-        f"rotary positions of kind {self.kind!r} are none of "
-        f"{', '.join(SCALINGS)}."
-      )
-    exponents = np.arange(0, width, 2, dtype=np.float32) / width
-    angles = (1.0 / self.theta**exponents).astype(np.float32)
-    if self.kind == "default":
-      return angles
-    if self.kind == "linear":
-      return (angles / self.factor).astype(np.float32)
-    # Between the two lengths the share of the unscaled frequency falls from
-    # one to zero, linearly in the number of waves that the original text held.
-    waves = self.original * angles / (2 * np.pi)
-    share = np.clip((waves - self.low) / (self.high - self.low), 0.0, 1.0)
-    return (angles * (share + (1 - share) / self.factor)).astype(np.float32)
-
-  def tables(self, length: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the cosines and the sines of every position [L, width / 2]."""
-    positions = np.arange(length, dtype=np.float32)
-    angles = positions[:, None] * self.frequencies(width)[None]
-    return np.cos(angles), np.sin(angles)
-
-
-class Shape(NamedTuple):
-  """What the layers of a decoder have in common."""
-
-  num_heads: int
-  num_key_value_heads: int  # each is read by as many queries as come out even
-  head_width: int
-  hidden: int
-  activation: str
-  epsilon: float
-  norm: str  # one of `NORMS`
-  gated: bool  # activation(gate) * up instead of activation(up)
-  query_bias: bool  # of query, key and value
-  output_bias: bool
-  mlp_bias: bool
-  head_norms: bool  # an RMS norm of each head's query and of its key
-  dtype: Any = None  # of the products; None: the inputs'
-
-
-class Reading(NamedTuple):
-  """Who sees whom, and from where: the same in every layer."""
-
-  seen_BxLxL: jax.Array  # whether token q sees token s
-  # Cosines and sines [B, L, 1, K / 2]; None: learned positions.
-  turns: tuple[jax.Array, jax.Array] | None = None
-
-
-class Projection(blocks.Dense):
-  """A dense layer, and beside it the low-rank update of an adapter.
-
-  x W + b + (x A) B, where the collection `lora` has A [in, r] and B [r, out];
-  B holds the scale of the update too (see `adapters`).
-  """
-
-  def __call__(self, inputs: jax.Array) -> jax.Array:
-    """Returns the product [..., features]."""
-    whole = super().__call__(inputs)
-    if not self.has_variable("lora", "A"):
-      return whole
-    down = jnp.asarray(self.get_variable("lora", "A"), whole.dtype)
-    up = jnp.asarray(self.get_variable("lora", "B"), whole.dtype)
-    flat = inputs.reshape(-1, inputs.shape[-1]).astype(whole.dtype)
-    return whole + ((flat @ down) @ up).reshape(whole.shape)
-
-
-def _projection(features, name, use_bias, dtype):
-  return Projection(
-    features,
-    use_bias=use_bias,
-    kernel_init=nn.initializers.normal(0.02),
-    dtype=dtype,
-    name=name,
-  )
-
-
-def rotated(
-  x_BxLxHxK: jax.Array, cosines: jax.Array, sines: jax.Array
-) -> jax.Array:
-  """Returns heads turned by their positions; halves are the coordinates."""
-  first, second = jnp.split(x_BxLxHxK, 2, axis=-1)
-  return jnp.concatenate(
-    (first * cosines - second * sines, second * cosines + first * sines), -1
-  )
-
-
-class CausalAttention(nn.Module):
-  """Grouped-query attention (Ainslie et al. 2023), second-order safe."""
-
-  shape: Shape
-
-  @nn.compact
-  def __call__(self, x_BxLxD: jax.Array, reading: Reading) -> jax.Array:
-    """Returns the mixed values [B, L, D]; unseen keys get weight zero."""
-    shape = self.shape
-    keys, width = shape.num_key_value_heads, shape.head_width
-
-    def heads(name: str, count: int) -> jax.Array:
-      project = _projection(count * width, name, shape.query_bias, shape.dtype)
-      return project(x_BxLxD).reshape(*x_BxLxD.shape[:2], count, width)
-
-    query_BxLxHxK = heads("query", shape.num_heads)
-    key_BxLxGxK, value_BxLxGxK = heads("key", keys), heads("value", keys)
-    if shape.head_norms:
-      norm = functools.partial(
-        nn.RMSNorm, epsilon=shape.epsilon, dtype=shape.dtype
-      )
-      query_BxLxHxK = norm(name="query_norm")(query_BxLxHxK)
-      key_BxLxGxK = norm(name="key_norm")(key_BxLxGxK)
-    if reading.turns is not None:
-      query_BxLxHxK = rotated(query_BxLxHxK, *reading.turns)
-      key_BxLxGxK = rotated(key_BxLxGxK, *reading.turns)
-    # R queries read one key.
-    query = query_BxLxHxK.reshape(*query_BxLxHxK.shape[:2], keys, -1, width)
-    scores = jnp.einsum("bqgrk,bsgk->bgrqs", query, key_BxLxGxK) * width**-0.5
-    # As in `blocks.Attention`: finite, and at least in float32.
-    wide = jnp.promote_types(scores.dtype, jnp.float32)
-    seen = reading.seen_BxLxL[:, None, None]
-    weights = jax.nn.softmax(jnp.where(seen, scores.astype(wide), -1e9))
-    mixed = jnp.einsum(
-      "bgrqs,bsgk->bqgrk", weights.astype(value_BxLxGxK.dtype), value_BxLxGxK
-    )
-    output = _projection(
-      x_BxLxD.shape[-1], "output", shape.output_bias, shape.dtype
-    )
-    return output(mixed.reshape(*x_BxLxD.shape[:2], shape.num_heads * width))
-
-
-class DecoderLayer(nn.Module):
-  """One pre-norm layer; returns a pair, as `nn.scan` asks."""
-
-  shape: Shape
-
-  @nn.compact
-  def __call__(
-    self, x_BxLxD: jax.Array, reading: Reading
-  ) -> tuple[jax.Array, None]:
-    """Returns the output [B, L, D]."""
-    shape = self.shape
-    norm = functools.partial(
-      NORMS[shape.norm], epsilon=shape.epsilon, dtype=shape.dtype
-    )
-    activation = blocks.ACTIVATIONS[shape.activation]
-    project = functools.partial(
-      _projection, use_bias=shape.mlp_bias, dtype=shape.dtype
-    )
-    normed = norm(name="attention_norm")(x_BxLxD)
-    x_BxLxD = x_BxLxD + CausalAttention(shape, name="attention")(
-      normed, reading
-    )
-    normed = norm(name="mlp_norm")(x_BxLxD)
-    hidden = project(shape.hidden, "up")(normed)
-    if shape.gated:
-      hidden = activation(project(shape.hidden, "gate")(normed)) * hidden
-    else:
-      hidden = activation(hidden)
-    return x_BxLxD + project(x_BxLxD.shape[-1], "down")(hidden), None
 
 
 class Decoder(nn.Module):
-  """A causal Transformer; gives hidden states [B, L, D] after the last norm.
+  """A causal Transformer; what each family changes of it, stands below.
 
-  Layers are scanned: their parameters carry a leading [layers] axis. The first
-  `lower` of them, where a student trains the others alone, lie under that name
-  in the parameter tree.
+  Gives hidden states [B, L, D] after the last norm, whose products with the
+  unembedding are logits; or, of `num_classes` classes, a head's logits [B, C]
+  of each row's last token. Layers are scanned: their parameters carry a leading
+  [layers] axis. The first `lower` of them, where a student trains the others
+  alone, lie under a name of their own in the parameter tree.
   """
 
-  width: int
-  num_layers: int
-  num_heads: int
-  hidden: int
-  vocabulary: int
+  num_classes: int = 0  # 0: no head
+  width: int = 128
+  num_layers: int = 2
+  num_heads: int = 4
+  hidden: int = 512
+  max_positions: int = 128
+  vocabulary: int = 0  # V of an unembedding that is not the table
   num_key_value_heads: int = 0  # 0: one for every query
   head_width: int = 0  # 0: width / num_heads
-  max_positions: int = 1024
-  rotary: Rotary | None = None  # None: learned positions
+  rotary: decoder_layers.Rotary | None = None  # None: learned positions
   norm: str = "layer"
   epsilon: float = 1e-5
   activation: str = "gelu_new"
@@ -233,8 +54,12 @@ class Decoder(nn.Module):
   @property
   def roles(self) -> tensor_roles.Roles:
     """Which tensor is what; a key's bias depends on the positions."""
+    rotary = self.rotary is not None
     return tensor_roles.of_decoder(
-      rotary=self.rotary is not None, head_norms=self.head_norms
+      head=bool(self.num_classes),
+      lower=bool(self.lower),
+      rotary=rotary,
+      null_keys=self.query_bias and not rotary and not self.head_norms,
     )
 
   def setup(self) -> None:
@@ -244,7 +69,7 @@ class Decoder(nn.Module):
     dtype = None if self.compute == "float32" else jnp.dtype(self.compute)
     normal = nn.initializers.normal(0.02)
     shape = self.shape(dtype)
-    layer = blocks.rematerialised(DecoderLayer, self.remat)
+    layer = blocks.rematerialised(decoder_layers.DecoderLayer, self.remat)
 
     def scanned(length: int) -> Any:
       return nn.scan(
@@ -263,15 +88,19 @@ class Decoder(nn.Module):
     if self.lower:
       self.lower_layers = scanned(self.lower)
     self.layers = scanned(self.num_layers - self.lower)
-    self.final_norm = NORMS[self.norm](epsilon=self.epsilon, dtype=dtype)
-    if not self.tied:
+    self.final_norm = decoder_layers.NORMS[self.norm](
+      epsilon=self.epsilon, dtype=dtype
+    )
+    if self.num_classes:
+      self.head = nn.Dense(self.num_classes, kernel_init=normal)
+    elif not self.tied:
       self.unembedding = self.param(
         "unembedding", normal, (self.vocabulary, self.width)
       )
 
-  def shape(self, dtype: Any = None) -> Shape:
+  def shape(self, dtype: Any = None) -> decoder_layers.Shape:
     """Returns what the layers have in common."""
-    return Shape(
+    return decoder_layers.Shape(
       self.num_heads,
       self.num_key_value_heads or self.num_heads,
       self.head_width or self.width // self.num_heads,
@@ -287,7 +116,18 @@ class Decoder(nn.Module):
       dtype,
     )
 
-  def __call__(self, x_BxLxD: jax.Array, mask_BxL: jax.Array) -> jax.Array:
+  def __call__(
+    self, x_BxLxD: jax.Array, mask_BxL: jax.Array
+  ) -> outputs.Outputs:
+    """Returns logits or hidden states, and each row's last state [B, D]."""
+    hidden_BxLxD = self.encode(x_BxLxD, mask_BxL)
+    last_BxD = last_states(hidden_BxLxD, mask_BxL).astype(x_BxLxD.dtype)
+    if self.num_classes:
+      return outputs.Outputs(self.head(last_BxD), last_BxD)
+    unembedding = None if self.tied else self.unembedding
+    return outputs.Outputs(hidden_BxLxD, last_BxD, unembedding=unembedding)
+
+  def encode(self, x_BxLxD: jax.Array, mask_BxL: jax.Array) -> jax.Array:
     """Returns the hidden states [B, L, D], in the precision of `compute`.
 
     A token's position counts the unmasked ones before it: padding on either
@@ -301,7 +141,7 @@ class Decoder(nn.Module):
     if self.compute != "float32":
       x_BxLxD = x_BxLxD.astype(self.compute)
     earlier_1xLxL = np.tri(length, dtype=bool)[None]
-    reading = Reading(mask_BxL[:, None, :] & earlier_1xLxL)
+    reading = decoder_layers.Reading(mask_BxL[:, None, :] & earlier_1xLxL)
     if self.rotary is not None:
       tables = self.rotary.tables(length, self.shape().head_width)
       # In the precision of the products: else queries and keys become wide.
@@ -315,6 +155,34 @@ class Decoder(nn.Module):
     x_BxLxD, _ = self.layers(x_BxLxD, reading)
     hidden_BxLxD: jax.Array = self.final_norm(x_BxLxD)
     return hidden_BxLxD
+
+
+class GPT2(Decoder):
+  """GPT-2 (Radford et al. 2019), as `Decoder` stands."""
+
+
+class Llama(Decoder):
+  """Llama (Touvron et al. 2023) and those that share its architecture."""
+
+  rotary: decoder_layers.Rotary | None = decoder_layers.Rotary()
+  norm: str = "rms"
+  activation: str = "silu"
+  gated: bool = True
+  query_bias: bool = False
+  output_bias: bool = False
+  mlp_bias: bool = False
+
+
+class Qwen2(Llama):
+  """Qwen 2 and 2.5: queries, keys and values have biases."""
+
+  query_bias: bool = True
+
+
+class Qwen3(Llama):
+  """Qwen 3: each head's query and key is normed."""
+
+  head_norms: bool = True
 
 
 def last_states(hidden_BxLxD: jax.Array, mask_BxL: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ embeddings [B, L, D] and a mask [B, L], gives `outputs.Outputs`, and has fields
 `roles.Roles`.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -14,7 +15,15 @@ import numpy as np
 from etils import epath
 
 from gmdistill import errors
-from gmdistill.students import bert, bert_weights, blocks, encoders, small
+from gmdistill.students import (
+  bert,
+  bert_weights,
+  blocks,
+  decoder_forms,
+  decoder_weights,
+  encoders,
+  small,
+)
 
 Fields = Mapping[str, Any]
 
@@ -102,6 +111,40 @@ def _check_transformer(fields: Fields) -> None:
   _check_options(fields)
 
 
+def _check_decoder(fields: Fields) -> None:
+  width, heads = fields.get("width", 128), fields.get("num_heads", 4)
+  pairs = 2 * max(heads, 1)  # halves of a head turn by each other
+  if heads < 1 or width % pairs:
+    raise errors.InputError(
+      f"student.width={width} gives student.num_heads={heads} no even width "
+      f"each; use a width of {pairs * max(1, round(width / pairs))}."
+    )
+  if fields.get("num_layers", 2) < 1:
+    raise errors.InputError(
+      "student.num_layers=0 means all layers of a pretrained decoder; without "
+      "one, use 1 or more."
+    )
+  _check_options(fields)
+
+
+def _decoder(model_type: str) -> Family:
+  form = decoder_weights.FORMS[model_type]
+  return Family(
+    form.module,
+    check=_check_decoder,
+    options=("remat", "unroll", "compute"),
+    check_options=_check_options,
+    as_wide_as_table=True,
+    form=Form(
+      model_type,
+      form.anchor,
+      functools.partial(decoder_forms.checked, model_type),
+      functools.partial(decoder_forms.load, model_type),
+      functools.partial(decoder_forms.write, model_type),
+    ),
+  )
+
+
 FAMILIES: dict[str, Family] = {
   "transformer": Family(
     encoders.Transformer,
@@ -114,6 +157,7 @@ FAMILIES: dict[str, Family] = {
   ),
   "bilstm": Family(small.BiLSTM),
   "textcnn": Family(small.TextCNN),
+  **{name: _decoder(name) for name in decoder_weights.FORMS},
 }
 
 

@@ -8,8 +8,6 @@ again in the backward pass; they can be differentiated any number of times.
 import jax
 import jax.numpy as jnp
 
-from gmdistill.students import decoders
-
 CHUNK = 128  # tokens whose logits stand in memory at once
 
 
@@ -44,14 +42,14 @@ def losses(
     return jnp.pad(flat, padding).reshape(count, chunk, *rest)
 
   is_ids = jnp.issubdtype(targets.dtype, jnp.integer)
-  table_VxD = unembedding_VxD.astype(hidden_BxLxD.dtype)
+  table_VxD = unembedding_VxD.astype(hidden_BxLxD.dtype)  # once, not a chunk
 
   @jax.checkpoint
   def of_chunk(hidden_TxD, targets):
-    logs_TxV = jax.nn.log_softmax(_logits(hidden_TxD, table_VxD))
+    logs_TxV = jax.nn.log_softmax(logits(hidden_TxD, table_VxD))
     if is_ids:
       return -jnp.take_along_axis(logs_TxV, targets[:, None], axis=1)[:, 0]
-    p_TxV = jax.nn.softmax(_logits(targets, table_VxD))
+    p_TxV = jax.nn.softmax(logits(targets, table_VxD))
     return -(p_TxV * logs_TxV).sum(axis=1)
 
   assert is_ids or targets.shape[-1] == width
@@ -61,26 +59,12 @@ def losses(
   return values.reshape(-1)[:tokens].reshape(hidden_BxLxD.shape[:2])
 
 
-def word_logits(
-  hidden_BxLxD: jax.Array,
-  mask_BxL: jax.Array,
-  unembedding_VxD: jax.Array,
-  words_C: jax.Array,
-) -> jax.Array:
-  """Returns the logits [B, C] of label words after each row's last token.
-
-  A softmax over them is the answer's distribution among the words: the loss
-  over C rows of the unembedding needs none over the vocabulary.
-  """
-  last_BxD = decoders.last_states(hidden_BxLxD, mask_BxL)
-  return _logits(last_BxD, unembedding_VxD[words_C].astype(last_BxD.dtype))
-
-
-def _logits(queries_TxD, table_VxD):
+def logits(queries_TxD: jax.Array, table_VxD: jax.Array) -> jax.Array:
+  """Returns logits [T, V], summed in float32 at least."""
   wide = jnp.promote_types(queries_TxD.dtype, jnp.float32)
   return jnp.einsum(
     "td,vd->tv",
-    queries_TxD.astype(table_VxD.dtype),
-    table_VxD,
+    queries_TxD,
+    table_VxD.astype(queries_TxD.dtype),
     preferred_element_type=wide,
   )

@@ -17,3 +17,6 @@ class Outputs(NamedTuple):
   # [B, R, D], whose products with the table are the logits of tokens that are
   # said beside the logits; None: no such head
   queries: jax.Array | None = None
+  # [V, D], whose products with hidden states are logits of words; None: the
+  # table
+  unembedding: jax.Array | None = None

@@ -3,7 +3,6 @@
 import hashlib
 from typing import Any
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -26,11 +25,14 @@ class Problem:
 
   embeddings: jax.Array  # [V, D], frozen, shared by every student of a run
   initial: trees.Params | None  # pretrained parameters, all but the head
-  student: nn.Module = flax.struct.field(pytree_node=False)
+  # A Linen module, or what changes one; see `adapters`.
+  student: Any = flax.struct.field(pytree_node=False)
   # What is lost beside the task; None: nothing.
   criterion: tasks.Criterion | None = flax.struct.field(
     pytree_node=False, default=None
   )
+  # What students read beside what they train; None: nothing. See `adapters`.
+  frozen: trees.Params | None = None
   # What is asked of a student; None: a row's class.
   asks: tasks.Task | None = flax.struct.field(pytree_node=False, default=None)
 
@@ -54,7 +56,8 @@ class Problem:
   def weights_id(self) -> str:
     """A hash of the pretrained parameters; slow, keep it."""
     digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(self.initial):
+    leaves = jax.tree_util.tree_leaves_with_path
+    for path, leaf in (*leaves(self.initial), *leaves(self.frozen)):
       digest.update(jax.tree_util.keystr(path).encode())
       digest.update(np.ascontiguousarray(leaf).data)
     return digest.hexdigest()
@@ -72,13 +75,17 @@ class Problem:
     if self.initial is None:
       return drawn
     fresh = {name: drawn[name] for name in self.roles.fresh if name in drawn}
-    return {**self.initial, **fresh}
+    # A decoder's unembedding is no part of a student that tells classes.
+    kept = {name: x for name, x in self.initial.items() if name in drawn}
+    return {**kept, **fresh}
 
   def apply(
     self, params: trees.Params, batch: batches.Batch
   ) -> student_outputs.Outputs:
     """Returns the task's logits and features [B, F] of ids or of embeddings."""
     variables = {"params": params}
+    if self.frozen is not None:
+      variables["frozen"] = self.frozen
     outputs: Any = self.student.apply(variables, self.embed(batch), batch.mask)
     logits = self.task.logits(outputs, self.embeddings)
     return outputs._replace(logits=logits)

@@ -166,18 +166,24 @@ ENCODER = Roles(
 ENCODER_WITH_SLOTS = ENCODER._replace(fresh=(HEAD, "rationale_head"))
 
 
-def of_decoder(*, rotary: bool, head_norms: bool) -> Roles:
-  """Returns the roles of a causal Transformer, which draws nothing afresh.
+def of_decoder(
+  *, head: bool, lower: bool, rotary: bool, null_keys: bool
+) -> Roles:
+  """Returns the roles of a causal Transformer.
 
-  A key's bias has a gradient where positions rotate it, and where a norm of
-  each head's keys comes after it.
+  Args:
+    head: Whether it has one, of classes; without, nothing is drawn afresh.
+    lower: Whether its first layers lie apart.
+    rotary: Whether its positions rotate; others are a table.
+    null_keys: Whether its keys have biases that nothing turns after them:
+      neither a rotation, nor a norm of each head's keys.
   """
-  stacks = ("lower_layers", "layers")
+  stacks = ("lower_layers", "layers") if lower else ("layers",)
   null = tuple(f"{stack}/attention/key/bias" for stack in stacks)
   return Roles(
-    fresh=(),
-    tables=("position",),
-    null=() if rotary or head_norms else null,
+    fresh=(HEAD,) if head else (),
+    tables=() if rotary else ("position",),
+    null=null if null_keys else (),
     stacks=stacks,
     above=("final_norm", "unembedding"),
   )

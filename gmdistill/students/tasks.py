@@ -1,13 +1,16 @@
 """What is asked of a student: its loss, its score, and the score's unit."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gmdistill import trees
 from gmdistill.data import batches
+from gmdistill.students import next_token
 from gmdistill.students import outputs as student_outputs
 
 # (queries [..., D], table [V, D]) -> logits [..., V] of tokens
@@ -74,7 +77,108 @@ def classes(num_classes: int, *, label_share: float = 1.0) -> Task:
   )
 
 
-TASKS: dict[str, Callable[..., Task]] = {"classes": classes}
+@dataclasses.dataclass(frozen=True)
+class _Words:
+  """The logits of label words; equal words are one function to jit."""
+
+  words: tuple[int, ...]
+
+  def __call__(
+    self, outputs: student_outputs.Outputs, table_VxD: jax.Array
+  ) -> jax.Array:
+    whole = _unembedding(outputs, table_VxD)
+    return next_token.logits(outputs.features, whole[np.array(self.words)])
+
+
+def label_words(words: Sequence[int]) -> Task:
+  """Asks a language model for a row's class by a word after its last token.
+
+  Args:
+    words: One token id a class, in the classes' order.
+
+  Raises:
+    ValueError: two classes share a word.
+  """
+  if len(set(words)) < len(words):
+    raise ValueError(f"label words {list(words)} are not one a class.")
+  return classes(len(words))._replace(
+    logits=_Words(tuple(int(x) for x in words)),
+    token_logits=plain_token_logits,
+  )
+
+
+class Said(NamedTuple):
+  """What a language model says at every place, before any logits of V."""
+
+  queries: jax.Array  # [B, L, D]
+  unembedding: jax.Array | None  # [V, D]; None: the table
+
+
+@dataclasses.dataclass(frozen=True)
+class _OfTokens:
+  """What each row loses or scores a token [B]; equal ones are one to jit."""
+
+  sign: int
+  chunk: int
+
+  def __call__(
+    self, said: Any, batch: batches.Batch, table_VxD: jax.Array
+  ) -> jax.Array:
+    tokens = batch.tokens
+    assert tokens is not None and tokens.weights is not None
+    whole = table_VxD if said.unembedding is None else said.unembedding
+    values_BxL = next_token.losses(
+      said.queries, whole, jnp.asarray(tokens.targets), chunk=self.chunk
+    )
+    weights_BxL = jnp.asarray(tokens.weights)
+    total_B = weights_BxL.sum(axis=1)
+    # Guarded: a row that is padding has no weight, and no loss.
+    safe_B = jnp.where(total_B > 0, total_B, 1.0)
+    return self.sign * (weights_BxL * values_BxL).sum(axis=1) / safe_B
+
+
+def next_tokens(*, groups: int = 1, chunk: int = next_token.CHUNK) -> Task:
+  """Asks a language model for the token that follows, at every place.
+
+  A batch's `tokens` say it: targets [B, L], of a text its next tokens, and the
+  weights that they count with. A row loses the mean over its weights; in a mean
+  score it counts with their sum, so that the score's negative is nats a token.
+
+  Args:
+    groups: G, such as of sources or of clusters of rows.
+    chunk: Tokens whose logits [V] stand in memory at once.
+  """
+  return Task(
+    logits=_said,
+    loss=_OfTokens(1, chunk),
+    score=_OfTokens(-1, chunk),
+    counts=_token_weights,
+    token_logits=plain_token_logits,
+    unit="nats",
+    groups=groups,
+    smaller_is_better=True,
+  )
+
+
+TASKS: dict[str, Callable[..., Task]] = {
+  "classes": classes,
+  "label_words": label_words,
+  "next_token": next_tokens,
+}
+
+
+def _unembedding(outputs, table_VxD):
+  return table_VxD if outputs.unembedding is None else outputs.unembedding
+
+
+def _said(outputs: student_outputs.Outputs, table_VxD: jax.Array) -> Any:
+  del table_VxD
+  return Said(outputs.logits, outputs.unembedding)
+
+
+def _token_weights(batch: batches.Batch) -> jax.Array:
+  assert batch.tokens is not None and batch.tokens.weights is not None
+  return jnp.asarray(batch.tokens.weights).sum(axis=1)
 
 
 def _class_logits(

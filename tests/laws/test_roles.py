@@ -18,6 +18,7 @@ from conftest import (
 
 from gmdistill.data import batches
 from gmdistill.students import (
+  decoder_layers,
   decoders,
   encoders,
   families,
@@ -170,7 +171,7 @@ def test_layers_are_named_from_below():
   ]
 
 
-@pytest.mark.parametrize("rotary", [None, decoders.Rotary()])
+@pytest.mark.parametrize("rotary", [None, decoder_layers.Rotary()])
 @pytest.mark.parametrize("head_norms", [False, True])
 def test_a_decoder_s_key_bias_is_null_where_nothing_turns_it(
   rotary, head_norms, x64
@@ -190,7 +191,7 @@ def test_a_decoder_s_key_bias_is_null_where_nothing_turns_it(
   @jax.jit
   @jax.grad
   def gradient(params):
-    hidden = module.apply({"params": params}, x_BxLxD, mask_BxL)
+    hidden = module.apply({"params": params}, x_BxLxD, mask_BxL).logits
     return jnp.square(hidden - x_BxLxD).sum()
 
   for path, grad in jax.tree_util.tree_leaves_with_path(gradient(params)):

@@ -18,21 +18,49 @@ from conftest import (
 
 from gmdistill.data import batches
 from gmdistill.evaluation import protocols, readings
+from gmdistill.objectives import distances
 from gmdistill.sets import synthetic
-from gmdistill.students import problems, tasks
+from gmdistill.students import adapters, problems, tasks
 from gmdistill.training import fitting
 
-TASKS = {name: make(CLASSES) for name, make in tasks.TASKS.items()}
+ARGUMENTS = {"classes": (CLASSES,), "label_words": ((3, 11),), "next_token": ()}
+
+TASKS = {name: make(*ARGUMENTS[name]) for name, make in tasks.TASKS.items()}
 
 
-def asked(task):
-  return dataclasses.replace(make_problem(), asks=task)
+def asked(name):
+  """A student that can answer: of words, a decoder without a head."""
+  problem = make_problem()
+  if name != "classes":
+    problem = make_problem("llama", classes=0, hidden=16)
+  return dataclasses.replace(problem, asks=TASKS[name])
+
+
+def rows_of(name, rows):
+  """Rows with classes, or with a token to follow each of their own."""
+  examples = make_examples(rows)
+  if name != "next_token":
+    return examples
+  weights = examples.mask.astype(np.float32)
+  weights[:, 0] = 0.5
+  targets = np.roll(examples.token_ids, -1, axis=1)
+  return examples._replace(tokens=batches.Tokens(targets, weights))
+
+
+def batch_of(name):
+  batch = make_synthetic()
+  if name != "next_token":
+    return batch
+  targets = jnp.arange(24).reshape(4, 6) % 5
+  weights = jnp.linspace(0.0, 1.0, 24).reshape(4, 6)
+  tokens = batches.Tokens(targets, weights)
+  return dataclasses.replace(batch, labels=None, tokens=tokens)
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_answers_row_by_row(name):
-  problem = asked(TASKS[name])
-  params, batch = problem.init(jax.random.key(0)), make_synthetic()
+  problem, batch = asked(name), batch_of(name)
+  params = problem.init(jax.random.key(0))
 
   @jax.jit
   def answers(params, batch):
@@ -53,7 +81,7 @@ def test_a_task_answers_row_by_row(name):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_padding_counts_nothing(name):
-  batch = batches.as_batch(make_examples(4), CLASSES)
+  batch = batches.as_batch(rows_of(name, 4), CLASSES)
   padded = batches.without_count(batch, np.array([1, 3]))
   counts = np.asarray(TASKS[name].counts(padded))
   assert (counts[[1, 3]] == 0).all() and (counts[[0, 2]] > 0).all()
@@ -61,8 +89,7 @@ def test_padding_counts_nothing(name):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_training_on_rows_raises_their_score(name):
-  problem = asked(TASKS[name])
-  batch = make_synthetic()
+  problem, batch = asked(name), batch_of(name)
   start, step = problem.init(jax.random.key(0)), jax.jit(jax.grad(problem.loss))
   params = start
   for _ in range(30):
@@ -77,7 +104,7 @@ def test_training_on_rows_raises_their_score(name):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_mean_score_over_buckets_is_that_over_rows(name):
-  problem, rows = asked(TASKS[name]), make_examples(10)
+  problem, rows = asked(name), rows_of(name, 10)
   params = problem.init(jax.random.key(0))
   batch = batches.as_batch(rows, CLASSES)
   scores = problem.score(problem.apply(params, batch).logits, batch)
@@ -160,3 +187,72 @@ def test_queries_that_are_sure_of_a_token_ask_for_it():
     for x in (ids, sure)
   )
   np.testing.assert_allclose(hard, soft, rtol=1e-5)
+
+
+# --- language models ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_words_are_read_from_the_unembedding(tied):
+  problem = make_problem(
+    "qwen3", classes=0, hidden=16, tied=tied, vocabulary=VOCABULARY
+  )
+  params = problem.init(jax.random.key(0))
+  rows = rows_of("next_token", 4)
+  batch = jax.tree.map(jnp.asarray, batches.as_batch(rows, CLASSES))
+  hidden = problem.apply(params, batch).features
+  table = problem.embeddings if tied else 9 * params["unembedding"]
+  params = params if tied else {**params, "unembedding": table}
+  words = dataclasses.replace(problem, asks=TASKS["label_words"])
+  np.testing.assert_allclose(
+    words.apply(params, batch).logits,
+    (hidden @ table.T)[:, np.array([3, 11])],
+    rtol=1e-5,
+    atol=1e-5,
+  )
+  tokens = dataclasses.replace(problem, asks=TASKS["next_token"])
+  said = tokens.apply(params, batch).logits
+  logs = jax.nn.log_softmax(said.queries @ table.T)
+  expected = tasks.token_loss(
+    said.queries, batch.tokens, table, tasks.plain_token_logits
+  ) / batch.tokens.weights.sum(axis=1)
+  assert logs.shape == (4, 6, VOCABULARY)
+  np.testing.assert_allclose(
+    tokens.loss(params, batch), expected.mean(), rtol=1e-5
+  )
+  np.testing.assert_allclose(
+    tokens.score(said, batch), -expected, rtol=1e-5, atol=1e-6
+  )
+
+
+def test_label_words_are_one_a_class():
+  assert tasks.label_words([3, 11]) == TASKS["label_words"]
+  with pytest.raises(ValueError, match="are not one a class"):
+    tasks.label_words([3, 3])
+
+
+def test_an_adapter_is_a_student_of_any_objective():
+  """What is drawn, trained and told apart is the adapter; the base is there."""
+  whole = make_problem("llama", hidden=16)
+  base = whole.init(jax.random.key(3))
+  base = {name: x for name, x in base.items() if name != "head"}
+  adapted = adapters.lora(whole.student, base, rank=2, targets=("query", "up"))
+  problem, batch = adapters.over(whole, adapted), make_synthetic()
+  params = problem.init(jax.random.key(0))
+  assert sorted(params) == ["head", "layers"]
+  grads = jax.jit(jax.grad(problem.loss))(params, batch)
+  own = problem.roles
+  names = {x.name for x in own.select(grads, "all")}
+  assert "layers/attention/query/A" in names and "head/kernel" in names
+  gap = distances.between(
+    grads, grads, own, kind="tensor_cosine", matched="last_1"
+  )
+  np.testing.assert_allclose(gap, 0.0, atol=1e-6)
+  sizes = own.movable(params)
+  assert len(sizes) == 2 * 4  # a pair of two matrices in two layers
+  assert (
+    problem.weights_id
+    != adapters.over(
+      whole, adapters.lora(whole.student, params, rank=2)
+    ).weights_id
+  )

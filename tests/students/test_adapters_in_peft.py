@@ -82,8 +82,8 @@ def test_one_of_theirs_gives_the_same_logits_here(family, rslora, tmp_path):
   )
   ids, mask = rows()
   hidden = jax.jit(
-    lambda frozen, params, x: student.apply(
-      {"frozen": frozen, "params": params}, x, mask
+    lambda frozen, params, x: (
+      student.apply({"frozen": frozen, "params": params}, x, mask).logits
     )
   )(read.params, params, read.embeddings[ids])
   table = read.params.get("unembedding", read.embeddings)

@@ -16,15 +16,26 @@ import safetensors.numpy
 from etils import epath
 
 from gmdistill import errors
-from gmdistill.students import decoder_weights, decoders, shards
+from gmdistill.students import (
+  decoder_layers,
+  decoder_weights,
+  decoders,
+  hugging_face,
+  problems,
+  shards,
+)
 
 TINY = pathlib.Path(__file__).parents[1] / "tiny_decoders"
 
 FAMILIES = sorted(decoder_weights.FORMS)
 
+ROTARY = decoder_layers.Rotary()
+
 # Compiled once for all the tests that use the same module.
 hidden_states = jax.jit(
-  lambda module, params, x, mask: module.apply({"params": params}, x, mask),
+  lambda module, params, x, mask: module.apply(
+    {"params": params}, x, mask, method="encode"
+  ),
   static_argnums=0,
 )
 
@@ -128,7 +139,9 @@ def test_what_is_saved_is_what_was_read_bit_for_bit(read, tmp_path):
 
 def test_rematerialised_layers_give_the_same_gradients():
   fields = dict(width=8, num_layers=2, num_heads=2, hidden=12, vocabulary=19)
-  fields |= dict(rotary=decoders.Rotary(), gated=True, num_key_value_heads=1)
+  fields |= dict(
+    rotary=decoder_layers.Rotary(), gated=True, num_key_value_heads=1
+  )
   x = jax.random.normal(jax.random.key(0), (2, 5, 8))
   mask = jnp.ones((2, 5), bool)
   grads = []
@@ -139,7 +152,9 @@ def test_rematerialised_layers_give_the_same_gradients():
     @jax.jit
     def gradient(params, module=module):
       return jax.grad(
-        lambda p: jnp.square(module.apply({"params": p}, x, mask)[:, 0]).sum()
+        lambda p: jnp.square(
+          module.apply({"params": p}, x, mask).logits[:, 0]
+        ).sum()
       )(params)
 
     grads.append(gradient(params))
@@ -151,7 +166,7 @@ def test_rematerialised_layers_give_the_same_gradients():
 
 def test_half_the_bits_are_close_and_nothing_becomes_wide_again():
   fields = dict(width=8, num_layers=2, num_heads=2, hidden=12, vocabulary=19)
-  fields |= dict(rotary=decoders.Rotary(), norm="rms", gated=True)
+  fields |= dict(rotary=ROTARY, norm="rms", gated=True)
   x = jax.random.normal(jax.random.key(0), (2, 5, 8))
   mask = jnp.ones((2, 5), bool)
   wide, half = (
@@ -163,7 +178,9 @@ def test_half_the_bits_are_close_and_nothing_becomes_wide_again():
   actual = hidden_states(half, params, x, mask)
   assert actual.dtype == jnp.bfloat16
   np.testing.assert_allclose(actual, expected, atol=0.1)
-  program = jax.make_jaxpr(lambda x: half.apply({"params": params}, x, mask))(x)
+  program = jax.make_jaxpr(
+    lambda x: half.apply({"params": params}, x, mask).logits
+  )(x)
   products = [
     line for line in str(program).splitlines() if "dot_general" in line
   ]
@@ -240,3 +257,29 @@ def test_a_smaller_model_leaves_no_shard_of_the_earlier_one(tmp_path):
   assert [x.name for x in folder.iterdir()] == [shards.WHOLE]
   loaded = safetensors.numpy.load_file(folder / shards.WHOLE)
   np.testing.assert_array_equal(loaded["3"], arrays["3"])
+
+
+def test_a_student_that_tells_classes_comes_back_from_its_directory(tmp_path):
+  folder = write_directory(tmp_path, "llama")  # whose unembedding is untied
+  (folder / "tokenizer.json").write_text("{}")
+  read = hugging_face.load(str(folder), num_layers=1)
+  module = read.family.build(2, 0, read.student)
+  problem = problems.Problem(read.embeddings, read.params, module)
+  params = problem.init(jax.random.key(0))
+  assert sorted(params) == ["final_norm", "head", "layers"]
+  config, tensors, beside = read.family.form.write(
+    params, read.embeddings, module
+  )
+  assert config["architectures"] == ["LlamaModel"]
+  assert sorted(beside) == ["classifier.safetensors"]
+  (tmp_path / "again").mkdir()
+  again = write_directory(tmp_path / "again", "llama", tensors, **config)
+  (again / "tokenizer.json").write_text("{}")
+  back = hugging_face.load(str(again))
+  np.testing.assert_array_equal(back.embeddings, read.embeddings)
+  for name in ("final_norm", "layers"):
+    jax.tree.map(np.testing.assert_array_equal, back.params[name], params[name])
+  table, _ = hugging_face.read_table(str(folder))
+  np.testing.assert_array_equal(table, read.embeddings)
+  with pytest.raises(errors.InputError, match="has 2 layers; use 1 to 2"):
+    hugging_face.load(str(folder), num_layers=3)

@@ -106,14 +106,3 @@ def test_memory_by_vocabulary_is_that_of_a_chunk_in_every_order():
   tokens_at_once = grown / a_token
   # Forward over reverse holds a few arrays of a chunk's logits, not of 256.
   assert tokens_at_once <= 8 * chunk < 4 * 64
-
-
-def test_label_words_are_read_after_the_last_token():
-  hidden, table, _ = make()
-  mask = np.arange(L)[None] < np.array([L, 4, 1])[:, None]
-  words = jnp.array([3, 11])
-  logits = next_token.word_logits(hidden, jnp.asarray(mask), table, words)
-  for b, last in enumerate((L - 1, 3, 0)):
-    np.testing.assert_allclose(
-      logits[b], (hidden[b, last] @ table.T)[words], rtol=1e-5, atol=1e-5
-    )

@@ -13,7 +13,7 @@ from gmdistill.data import batches
 from gmdistill.objectives import distances
 from gmdistill.students import blocks, problems, small
 
-KINDS = ["transformer", "bilstm", "textcnn"]
+KINDS = ["transformer", "bilstm", "textcnn", "gpt2", "qwen2"]
 
 
 def padded_batch():

@@ -1,0 +1,86 @@
+"""Decoders as any family of students stands in a Hugging Face directory.
+
+`families` names these functions; `hugging_face` calls them.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from gmdistill import errors, trees
+from gmdistill.students import decoder_configs, decoder_weights, decoders, roles
+
+
+def checked(
+  family: str, folder: epath.Path, config: dict[str, Any]
+) -> decoder_configs.Fields:
+  """Returns a `config.json` that a decoder of the family can be built from.
+
+  Raises:
+    InputError: none can.
+  """
+  fields = decoder_configs.Fields(config, folder / decoder_configs.NAME)
+  decoder_weights.FORMS[family].read(fields)
+  return fields
+
+
+def load(
+  family: str,
+  folder: epath.Path,
+  config: Mapping[str, Any],
+  choices: Mapping[str, Any],
+) -> tuple[dict[str, Any], trees.Params, jax.Array]:
+  """Returns a student's arguments, its parameters, and the table [V, D].
+
+  `choices`: `num_layers`, how many of the first layers to keep; 0: all.
+
+  Raises:
+    InputError: it has fewer layers, or its tensors are damaged.
+  """
+  form = decoder_weights.FORMS[family]
+  fields = decoder_configs.Fields(config, folder / decoder_configs.NAME)
+  arguments = form.read(fields)
+  count, total = choices.get("num_layers", 0), arguments["num_layers"]
+  if not 0 <= count <= total:
+    raise errors.InputError(
+      f"student.num_layers={count}, but {folder} has {total} layers; use 1 to "
+      f"{total}, or 0 for all."
+    )
+  arguments["num_layers"] = count or total
+  module = form.module(**arguments)
+  return arguments, *decoder_weights.read_weights(folder, family, module)
+
+
+def write(
+  family: str,
+  params: trees.Params,
+  embeddings: jax.Array,
+  module: decoders.Decoder,
+) -> tuple[
+  dict[str, Any], dict[str, np.ndarray], dict[str, dict[str, np.ndarray]]
+]:
+  """Returns the fields of a `config.json`, the tensors, and files beside them.
+
+  A student that tells classes is a bare decoder there, and the tensors of
+  `classifier.safetensors` read the last token's state.
+  """
+  form = decoder_weights.FORMS[family]
+  body = {name: x for name, x in params.items() if name != roles.HEAD}
+  written = module.clone(vocabulary=len(embeddings))
+  architecture, beside = form.architecture, {}
+  if module.num_classes:
+    written = written.clone(tied=True)
+    architecture = form.architecture.replace("LMHead", "")
+    architecture = architecture.replace("ForCausalLM", "Model")
+    kernel, bias = roles.readout(params)
+    head = {"weight": np.asarray(kernel).T, "bias": np.asarray(bias)}
+    beside["classifier.safetensors"] = head
+  config = {
+    "architectures": [architecture],
+    "model_type": family,
+    **form.write(written),
+  }
+  return config, decoder_weights.tensors_of(family, body, embeddings), beside
