@@ -7,6 +7,7 @@ import re
 import sys
 
 _HERE = pathlib.Path(__file__).parent
+_ITEM = re.compile(r"[a-z_]+: ")
 _SECTIONS = ("Args", "Attributes", "Raises", "Returns", "Yields")
 _BARS = re.compile(r"\|(?=(?:[^`]*`[^`]*`)*[^`]*$)")  # outside of code
 sys.path.insert(0, str(_HERE / "_tools"))
@@ -72,15 +73,19 @@ def _skip(app, what, name, obj, skip, options):
 
 
 def _readable(app, what, name, obj, options, lines):
-  """Shows a docstring's equations as they stand, and its bars as bars."""
+  """Shows a docstring's equations and lists as they stand, and bars as bars."""
   del app, what, name, obj, options
-  shown, equation, in_section = [], False, False
+  shown, equation, in_section, listed = [], False, False, True
   for line in lines:
     in_section = in_section or line.rstrip(":") in _SECTIONS
     indented = line.startswith("    ") and not in_section
     if indented and not equation:
       shown += ["::", ""]
     equation = indented or (equation and not line)
+    # "name: what it is", where a paragraph or such a list goes before.
+    item = listed and not in_section and _ITEM.match(line)
+    listed = not line or bool(item) or (listed and line.startswith("  "))
+    line = f"- {line}" if item else line
     shown.append(line if equation else _BARS.sub(r"\\|", line))
   lines[:] = shown
 

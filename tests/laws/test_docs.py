@@ -123,6 +123,15 @@ def test_every_file_that_is_named_exists():
   assert paths and not missing
 
 
+def test_every_page_stands_in_the_index_of_its_folder():
+  for page in PAGES:
+    path = pathlib.Path(page)
+    if path.parent.name in ("", "docs") or path.name == "index.md":
+      continue
+    (tree,) = blocks(PAGES[str(path.parent / "index.md")], "{toctree}")
+    assert path.stem in tree.splitlines(), page
+
+
 def test_a_link_of_the_readme_leads_somewhere():
   links = re.findall(r"\]\((?!http)([^)#]+)", PAGES["README.md"])
   assert links and all((ROOT / link).is_file() for link in links)
