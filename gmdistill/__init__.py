@@ -36,6 +36,9 @@ _PLACES = {
   "Corpus": "data.batches",
   "as_batch": "data.batches",
   "Problem": "students.problems",
+  "Roles": "students.roles",
+  "Task": "students.tasks",
+  "classes": "students.tasks",
   "fit": "training.fitting",
   "replay": "training.replays",
   "Protocol": "evaluation.protocols",
@@ -123,6 +126,9 @@ if TYPE_CHECKING:  # the same names, as a type checker reads them
   from gmdistill.sets.wrappers import with_learning_rates as with_learning_rates
   from gmdistill.sets.wrappers import with_soft_labels as with_soft_labels
   from gmdistill.students.problems import Problem as Problem
+  from gmdistill.students.roles import Roles as Roles
+  from gmdistill.students.tasks import Task as Task
+  from gmdistill.students.tasks import classes as classes
   from gmdistill.training.fitting import fit as fit
   from gmdistill.training.mixed_mode import grad as grad
   from gmdistill.training.replays import replay as replay

@@ -410,8 +410,10 @@ for c, label in enumerate(["cooking", "weather"]):
 # ## 8. The same in the package
 #
 # `gmdistill` keeps real and synthetic data in one type, `gd.Batch`, and
-# asks a student for two functions, `init` and `loss`. So our toy fits in as it
-# is; in earnest this is `gd.Problem` around a transformer.
+# asks a student for two functions, `init` and `loss`, in how many groups rows
+# come, and which of its tensors is what: here a part named `head`, and a body.
+# So our toy fits in as it is; in earnest this is `gd.Problem` around a
+# transformer.
 
 # %%
 import gmdistill as gd
@@ -420,6 +422,8 @@ RULES = ("mixed", "reverse", "linearize")
 
 
 class ToyProblem:
+  groups, roles = CLASSES, gd.Roles()
+
   def init(self, key: jax.Array) -> dict:
     return init_student(key)
 

@@ -24,7 +24,7 @@ def trajectory_matching(
   theta_0 after the set's own steps. Embedding tables are left out.
 
   Args:
-    constant_memory: Differentiate by `replays.replay_in_constant_memory`,
+    constant_memory: Differentiate by `constant_memory.replay`,
       which leaves out how earlier steps move later ones (Cui et al. 2023);
       else through the whole unrolled loop.
     rule: A rule of `mixed_mode.grad`, where the loop is unrolled.
@@ -85,7 +85,7 @@ def task_vector_matching(
 
 def _replay(constant_memory, rule):
   if constant_memory:
-    steps = replays.replay_in_constant_memory
+    steps = constant_memory.replay
   else:
     steps = functools.partial(replays.replay, rule=rule)
 

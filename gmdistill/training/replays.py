@@ -62,10 +62,10 @@ def replay(
 
   def step(params, progress_own):
     progress, own = progress_own
-    grads = gradient(params, _taken(batch, progress, own))
+    grads = gradient(params, taken(batch, progress, own))
     return moved(params, grads, own, problem.roles), None
 
-  return jax.lax.scan(step, params, _in_order(steps))[0]
+  return jax.lax.scan(step, params, in_order(steps))[0]
 
 
 def schedule(kind: str, num_steps: int) -> np.ndarray:
@@ -91,12 +91,14 @@ def rows_of(batch: batches.Batch, own: Steps) -> batches.Batch:
   return batches.take_rows(batch, own.order)
 
 
-def _taken(batch, progress, own):
+def taken(
+  batch: batches.Batch, progress: jax.Array, own: Steps
+) -> batches.Batch:
   """Returns what a step learns on, which says how far the training is."""
   return dataclasses.replace(rows_of(batch, own), progress=progress)
 
 
-def _in_order(steps):
+def in_order(steps: Steps) -> tuple[jax.Array, Steps]:
   """Returns the share of training before each step, and the steps."""
   count = len(steps.learning_rates)
   return jnp.arange(count) / max(count, 1), steps
@@ -147,79 +149,3 @@ def _normalised_step(params, grads, distances_K, roles):
     return param - distances.reshape(squares.shape) * grad / norm
 
   return jax.tree_util.tree_map_with_path(step, params, grads)
-
-
-def replay_in_constant_memory(
-  problem: problems.Problem,
-  params: trees.Params,
-  batch: batches.Batch,
-  steps: Steps,
-) -> trees.Params:
-  """`replay`, whose backward pass keeps one student whatever T is.
-
-  Each step's gradient is differentiated where it was taken, and how earlier
-  steps move later ones is left out (Cui et al. 2023):
-
-      x_bar = sum_t -eta_t (d^2 L(theta_t, x) / dtheta dx)^T v
-      eta_bar_t = -<v, g(theta_t, x)>,   theta_bar = v
-
-  with v the covector of theta_T (its head's part for the head's step sizes).
-  The backward pass walks the steps again. Arguments and result as `replay`'s.
-  """
-
-  leaves, structure = jax.tree.flatten(batch)
-  is_float = [jnp.issubdtype(x.dtype, jnp.floating) for x in leaves]
-
-  def whole(floats):
-    known = iter(floats)
-    both = [
-      next(known) if learned else leaf
-      for learned, leaf in zip(is_float, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(structure, both)
-
-  def loss_of(params, floats, progress, own):
-    return problem.loss(params, _taken(whole(floats), progress, own))
-
-  order = steps.order
-  sizes = steps._replace(order=None)
-
-  @jax.custom_vjp
-  def run(params, floats, sizes):
-    every = sizes._replace(order=order)
-    return replay(problem, params, whole(floats), every)
-
-  def forward(params, floats, sizes):
-    return run(params, floats, sizes), (params, floats, sizes)
-
-  def backward(start, covector):
-    params, floats, sizes = start
-
-    def step(carry, progress_own):
-      params, floats_bar = carry
-      progress, own = progress_own
-
-      def both(params):
-        return jax.grad(loss_of, argnums=(0, 1))(params, floats, progress, own)
-
-      # A step is linear in its sizes and in the gradient: its transpose takes
-      # the covector to theirs.
-      grads = jax.grad(loss_of)(params, floats, progress, own)
-      later, transpose = jax.vjp(
-        lambda grads, sizes: moved(params, grads, sizes, problem.roles),
-        grads,
-        own._replace(order=None),
-      )
-      grads_bar, sizes_bar = transpose(covector)
-      _, (_, slopes) = jax.jvp(both, (params,), (grads_bar,))
-      return (later, jax.tree.map(jnp.add, floats_bar, slopes)), sizes_bar
-
-    zeros = jax.tree.map(jnp.zeros_like, floats)
-    (_, floats_bar), sizes_bar = jax.lax.scan(
-      step, (params, zeros), _in_order(sizes._replace(order=order))
-    )
-    return covector, floats_bar, sizes_bar
-
-  run.defvjp(forward, backward)
-  floats = [x for x, learned in zip(leaves, is_float, strict=True) if learned]
-  return run(params, floats, sizes)

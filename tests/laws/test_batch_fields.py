@@ -12,7 +12,7 @@ from gmdistill.data import batches
 from gmdistill.evaluation import readings
 from gmdistill.sets import set_files, synthetic
 from gmdistill.students import tasks
-from gmdistill.training import replays
+from gmdistill.training import constant_memory, replays
 
 ROWS = 4
 OF_ROWS = [path for path in batches.PATHS if path != "progress"]
@@ -129,7 +129,7 @@ def test_every_field_is_replayed_and_has_a_slope(path, constant):
   whole = dataclasses.replace(full_batch(), attention=None)  # it has none
   start = problem.init(jax.random.key(0))
   steps = replays.Steps(jnp.array([0.1]), order=jnp.array([[3, 1]]))
-  how = replays.replay_in_constant_memory if constant else replays.replay
+  how = constant_memory.replay if constant else replays.replay
 
   def lost(field):
     named = {**batches.named(whole), path: field}

@@ -193,3 +193,18 @@ def test_files_and_functions_are_short_and_ask_for_little():
   more = dict(line.split(": ", 1) for line in too_much())
   assert not {k: v for k, v in more.items() if k not in EXCEPTIONS}
   assert not EXCEPTIONS - set(more), "mended: take these off the list"
+
+
+# What a reader reads to know how a set is distilled, in this order.
+MAIN_PATH = """
+main runs.distill runs.outer sets.synthetic objectives.contract
+objectives.look_ahead objectives.gradient_matching training.replays
+""".split()
+
+
+def test_the_main_path_is_read_in_one_sitting():
+  by_name = {name_of(path): path for path in FILES}
+  lengths = {
+    name: len(by_name[name].read_text().splitlines()) for name in MAIN_PATH
+  }
+  assert sum(lengths.values()) <= 1200, lengths

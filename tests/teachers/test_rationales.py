@@ -32,7 +32,7 @@ from gmdistill.runs.config import assembly, row_fields, settings, teacher_fields
 from gmdistill.sets import set_files, synthetic, wrappers
 from gmdistill.students import encoders, hugging_face, tasks
 from gmdistill.teachers import rationales, relabelling, trained
-from gmdistill.training import fitting, replays
+from gmdistill.training import constant_memory, fitting, replays
 
 HERE = pathlib.Path(__file__).parents[1]
 CONFIG = f"--config={HERE}/tiny_config.py"
@@ -475,7 +475,7 @@ def test_replayed_steps_teach_the_set_s_rationales(how):
   start = problem.init(jax.random.key(3))
   replay = functools.partial(replays.replay, rule=how)
   if how == "constant":
-    replay = replays.replay_in_constant_memory
+    replay = constant_memory.replay
 
   # The problem is an argument, as in a run: each step's gradient reads a table
   # of the trace around it.

@@ -20,7 +20,7 @@ from gmdistill.evaluation import gradient_cosine, measuring, protocols, readings
 from gmdistill.objectives import contract, distances
 from gmdistill.reports import finished
 from gmdistill.sets import synthetic
-from gmdistill.training import fitting, replays
+from gmdistill.training import constant_memory, fitting, replays
 
 NUM_STEPS = 5
 
@@ -300,9 +300,7 @@ def test_constant_memory_gives_the_steps_and_the_gradient_of_each_step(x64):
   def ours(inputs, labels, rates, head_rates):
     own = dataclasses.replace(batch, inputs=inputs, labels=labels)
     steps = replays.Steps(rates, head_rates, order)
-    return distance(
-      replays.replay_in_constant_memory(problem, start, own, steps)
-    )
+    return distance(constant_memory.replay(problem, start, own, steps))
 
   def forgetful(inputs, labels, rates, head_rates):
     params = start
@@ -343,6 +341,6 @@ def test_constant_memory_does_not_grow_with_the_steps():
     program = jax.jit(jax.grad(value)).lower(batch.inputs).compile()
     return program.memory_analysis().temp_size_in_bytes
 
-  constant = replays.replay_in_constant_memory
+  constant = constant_memory.replay
   assert temporary(constant, 64) < 1.05 * temporary(constant, 4) + 4096
   assert temporary(replays.replay, 64) > 2 * temporary(replays.replay, 4)
