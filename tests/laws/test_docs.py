@@ -180,6 +180,14 @@ def test_what_python_blocks_take_from_the_package_is_there():
   assert seen
 
 
+def test_what_is_added_takes_at_most_forty_lines():
+  pages = [page for page in PAGES if "development/add_" in page]
+  assert len(pages) == 3  # a student, an objective, a task
+  for page in pages:
+    (code,) = blocks(PAGES[page], "python")
+    assert len([line for line in code.splitlines() if line]) <= 40, page
+
+
 def test_the_worked_objective_is_an_objective():
   names = {}
   page = "docs/development/add_an_objective.md"
