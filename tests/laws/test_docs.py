@@ -109,7 +109,7 @@ def test_every_field_that_is_named_exists():
 
 def test_every_file_that_is_named_exists():
   paths = re.findall(
-    r"(?:configs|notebooks|tests/benchmarks)/\w+\.py", EVERYTHING
+    r"(?:configs|examples|notebooks|tests/benchmarks)/\w+\.py", EVERYTHING
   )
   paths += [
     f"gmdistill/{name}"
