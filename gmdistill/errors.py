@@ -4,12 +4,21 @@ import difflib
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
+_MOST = 1200  # characters of either end of a message
+
 
 class InputError(ValueError):
   """Something the user gave is wrong; the message says what would be right.
 
-  The command line prints the message as one line and exits with status 2.
+  The command line prints the message as one line and exits with status 2. Of a
+  value that is pages long, it shows the ends.
   """
+
+  def __init__(self, message: str = ""):
+    """Says what is wrong."""
+    if len(message) > 2 * _MOST:
+      message = f"{message[:_MOST]} ... {message[-_MOST:]}"
+    super().__init__(message)
 
 
 class Busy(InputError):

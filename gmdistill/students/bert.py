@@ -40,7 +40,7 @@ def checked(folder: epath.Path, config: dict[str, Any]) -> dict[str, Any]:
       f"{config['position_embedding_type']}; only absolute is known."
     )
   for name in _SIZES:
-    if not isinstance(config.get(name), int) or config[name] < 1:
+    if type(config.get(name)) is not int or config[name] < 1:
       raise errors.InputError(
         f"{folder / 'config.json'} has {name}={config.get(name)!r}; it must be "
         "a positive integer."
