@@ -190,7 +190,7 @@ def test_each_step_is_matched_at_the_student_that_the_last_one_left(centred):
   for t in range(3):
     own = jax.tree.map(lambda x, t=t: x[t], sizes)
     grads = jax.grad(problem.loss)(students[-1], replays.rows_of(batch, own))
-    students.append(replays.moved(students[-1], grads, own))
+    students.append(replays.moved(students[-1], grads, own, problem.roles))
 
   def expected(inputs):
     whole = batch.replace(inputs=inputs)
