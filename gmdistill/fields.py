@@ -88,8 +88,8 @@ Vocabulary = Annotated[int, Range(64, 2**24)]
 Share = Annotated[float, Range(0, 1)]
 Fraction = Annotated[float, Range(0, below=1)]
 Inside = Annotated[float, Range(above=0, below=1)]
-Rate = Annotated[float, Range(above=0, most=1e4)]  # of an optimiser
-RateOrZero = Annotated[float, Range(0, 1e4)]
+Rate = Annotated[float, Range(above=0, most=1e30)]  # of an optimiser
+RateOrZero = Annotated[float, Range(0, 1e30)]
 Decay = Annotated[float, Range(0, 100)]  # of weights
 Positive = Annotated[float, Range(above=0, most=1e12)]
 Size = Annotated[float, Range(0, 1e12)]

@@ -100,6 +100,23 @@ def test_labels_are_the_teachers_softened_and_mixed_with_the_truth():
   np.testing.assert_allclose(hot, 0.25, atol=1e-5)
 
 
+def test_a_teacher_is_opened_once_and_labels_once_a_run(folder, monkeypatch):
+  calls = []
+  for name in ("load", "logits"):
+    known = getattr(trained, name)
+
+    def counted(*given, name=name, known=known):
+      calls.append(name)
+      return known(*given)
+
+    monkeypatch.setattr(trained, name, counted)
+  config = with_teacher(folder)
+  config.objective = "look_ahead,look_ahead"  # two stages that draw rows
+  job = jobs.prepare(config)
+  jobs.sources(job)
+  assert len(job.draws) == 2 and calls == ["load", "logits"]
+
+
 @pytest.mark.parametrize(
   "fields, said",
   [

@@ -1,0 +1,68 @@
+"""What a cached row of the results table is named by."""
+
+import dataclasses
+import inspect
+import json
+
+import pytest
+import tiny_config
+
+from gmdistill.evaluation import baselines, protocols
+from gmdistill.runs.config import assembly, outputs, settings
+
+OTHER = {
+  int: lambda x: x + 1,
+  float: lambda x: x / 2 + 0.1,
+  bool: lambda x: not x,
+}
+
+
+def made(maker, **fields):
+  if maker is protocols.replaying:
+    fields = {"num_steps": 2} | fields
+  return maker(**fields)
+
+
+def others(maker):
+  """Every argument of a maker, with a value that it has not by itself."""
+  words = {"teaching": "peer", "schedule": "linear"}
+  for name, parameter in inspect.signature(maker).parameters.items():
+    default = parameter.default
+    if default is inspect.Parameter.empty:
+      default = 2
+    if name in words:
+      yield pytest.param(maker, name, words[name], id=name)
+    elif isinstance(default, tuple):
+      yield pytest.param(maker, name, (*default, 0.5), id=name)
+    else:
+      other = OTHER[type(default)](default)
+      yield pytest.param(maker, name, other, id=name)
+
+
+@pytest.mark.parametrize(
+  "maker, name, other",
+  [*others(protocols.fine_tuning), *others(protocols.replaying)],
+)
+def test_whatever_makes_a_protocol_is_in_its_identity(maker, name, other):
+  one, two = made(maker), made(maker, **{name: other})
+  assert json.dumps(one.identity) == json.dumps(made(maker).identity)
+  assert json.dumps(one.identity) != json.dumps(two.identity)
+  chained = [protocols.bayesian(start).identity for start in (one, two)]
+  assert json.dumps(chained[0]) != json.dumps(chained[1])
+
+
+def test_a_protocol_without_an_identity_leaves_no_row(monkeypatch):
+  config = settings.recipe(tiny_config.get_config())
+  table = outputs.table(assembly.setup(config), config)
+  named = assembly.protocol(config, "replay")
+  found = {"mean": 0.5}
+
+  def measure(*_, **__):
+    return dataclasses.make_dataclass("Row", ["row"])(lambda: dict(found))
+
+  monkeypatch.setattr(baselines.Table, "measure", measure)
+  for protocol, kept in ((named, 0.5), (named._replace(identity=None), 0.25)):
+    found["mean"] = 0.5
+    table.coreset("replay", protocol, "herding")
+    found["mean"] = 0.25
+    assert table.coreset("replay", protocol, "herding")["mean"] == kept
