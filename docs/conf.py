@@ -41,6 +41,7 @@ nb_merge_streams = True
 
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints_format = "short"
+add_module_names = False
 python_maximum_signature_line_length = 72
 python_use_unqualified_type_names = True
 highlight_language = "shell"
