@@ -43,7 +43,8 @@ class Tokenizer:
     """Copies `tokenizer`, less its own settings of length and padding.
 
     One that puts nothing before and after a text gets its own [CLS] and [SEP]
-    there, which students read.
+    there, which students read; but byte-pair encodings, as decoders have them,
+    stay as they stand, and may have no padding token either.
 
     Raises:
       errors.InputError: it has no padding token, nothing to frame by, or no
@@ -75,13 +76,19 @@ class Tokenizer:
     """Sees to what students need of a tokenizer beside its tokens."""
     names = [padding["pad_token"]] if padding else SPECIAL_TOKENS["pad"]
     known = [name for name in names if name in vocabulary]
-    if not known:
+    if not known and not self._is_bpe:
       raise errors.InputError(
         f"The tokenizer has no padding token; expected {' or '.join(names)}"
       )
-    self.pad_id = int(vocabulary[known[0]])
-    if not self.frame(pair=False):
+    # Any will do: what is padded is masked, and not read.
+    self.pad_id = int(vocabulary[known[0]]) if known else 0
+    if not self._is_bpe and not self.frame(pair=False):
       self._tokenizer.post_processor = _framing(vocabulary)
+
+  @functools.cached_property
+  def _is_bpe(self) -> bool:
+    """Whether it is of the kind that decoders have: it stays as it stands."""
+    return isinstance(self._tokenizer.model, tokenizers.models.BPE)
 
   def _encoder(self) -> tokenizers.Tokenizer:
     """Returns a copy, whose settings are the caller's."""

@@ -134,7 +134,7 @@ def guarantee(setup: spaces.Setup, options: bank.Options) -> dict[str, Any]:
     InputError: the embedding table is learned from the rows themselves, or
       there is no accountant.
   """
-  if setup.problem.initial is None:
+  if not setup.problem.is_pretrained:
     raise errors.InputError(
       "bank.noise hides rows from the gradients alone, and the embedding table "
       "of a student without pretrained weights may be learned from them; use "

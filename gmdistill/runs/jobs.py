@@ -115,7 +115,7 @@ def sources(job: Job) -> dict[str, Any]:
   named = [] if teachers is None else teachers.names_and_ids
   found = {
     "data": job.setup.corpus.fingerprint,
-    "weights": problem.weights_id if problem.initial is not None else "",
+    "weights": problem.weights_id if problem.is_pretrained else "",
     "space": job.setup.space_id,
     "teachers": named,
   }

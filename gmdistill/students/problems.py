@@ -53,6 +53,11 @@ class Problem:
     return found
 
   @property
+  def is_pretrained(self) -> bool:
+    """Whether its students start from weights, or read some that are frozen."""
+    return self.initial is not None or self.frozen is not None
+
+  @property
   def weights_id(self) -> str:
     """A hash of the pretrained parameters; slow, keep it."""
     digest = hashlib.sha256()

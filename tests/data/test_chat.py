@@ -10,7 +10,7 @@ import tokenizers
 from etils import epath
 
 from gmdistill import errors
-from gmdistill.data import chat, plain_tokens
+from gmdistill.data import chat, plain_tokens, tokenizing
 
 GOLDEN = json.loads(
   (pathlib.Path(__file__).parents[1] / "tiny_chats.json").read_text()
@@ -181,3 +181,14 @@ def test_ids_are_those_of_the_library_for_texts_without_control_tokens():
   for text in TEXTS[:-1]:
     expected = byte_level().encode(text).ids
     np.testing.assert_array_equal(tokenizer.ids(text), expected)
+
+
+def test_rows_of_classes_take_such_a_tokenizer_as_it_stands(tmp_path):
+  """A decoder that tells classes reads its last token, and needs no frame."""
+  folder = write_folder(tmp_path)
+  tokenizer = tokenizing.Tokenizer.from_file(str(folder / plain_tokens.FILE))
+  ids, mask = tokenizer.encode(["the end", ""], 12)
+  np.testing.assert_array_equal(ids[0][mask[0]], plain().ids("the end"))
+  assert not mask[1].any() and tokenizer.frame(pair=False) == 0
+  again = tokenizing.Tokenizer.from_json(tokenizer.to_json())
+  assert again.fingerprint == tokenizer.fingerprint
