@@ -94,9 +94,9 @@ class Table:
       if self._options.calibrated
       else measuring.accuracy
     )
-    found = measuring.measure(
-      self._trainer(protocol, at_once), sets, self._splits, look=look
-    )
+    trainer = self._trainer(protocol, at_once)
+    trainer.expect(label, sets, protocol.num_students)
+    found = measuring.measure(trainer, sets, self._splits, look=look)
     if not np.isfinite(found.accuracies).all():
       raise errors.NotFinite(f"{label}: {measuring.DIVERGED}")
     row = found.row()
@@ -116,6 +116,7 @@ class Table:
     """Returns one trained student, the seconds it took, and its accuracy."""
     key, select_key = jax.random.split(jax.random.key(self._options.seed))
     trainer = self._trainer(protocol, 1)
+    trainer.expect("training", sets, 1)
     rate = measuring.best_rate(
       trainer, sets, self._splits.selection, key=select_key
     )

@@ -18,7 +18,7 @@ from gmdistill.data import batches
 from gmdistill.evaluation import protocols, readings
 from gmdistill.sets import synthetic
 from gmdistill.students import problems
-from gmdistill.system import devices
+from gmdistill.system import devices, logs
 
 SyntheticSet = synthetic.SyntheticSet
 
@@ -90,6 +90,17 @@ class Trainer:
       )
     )
     self._compiled: dict[Any, Any] = {}
+    self.count = logs.Count("", 0, "students")  # of those that are awaited
+
+  def expect(self, label: str, sets: SyntheticSet, num_students: int) -> None:
+    """Counts from here on, for who waits, those tried with each rate too."""
+    protocol = self.protocol
+    chosen = protocol.replays and sets.learning_rates is not None
+    rates = 0 if chosen or len(protocol.rates) == 1 else len(protocol.rates)
+    tried = min(protocol.num_students, TRIED_STUDENTS)
+    each = [tried] * rates + [num_students]
+    total = sum(-(-count // self.chunk) * self.chunk for count in each)
+    self.count = logs.Count(label, total, "students")
 
   def __call__(
     self, sets: SyntheticSet, keys: jax.Array, rate: protocols.Rate, first: int
@@ -117,7 +128,9 @@ class Trainer:
       self._compiled[shapes] = self._train.lower(*arguments).compile()
     start = time.perf_counter()
     params = jax.block_until_ready(self._compiled[shapes](*arguments))
-    return params, time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    self.count.add(self.chunk)
+    return params, seconds
 
 
 # (trainer, students, splits) -> {name: [S]}, of each of S stacked students;

@@ -46,66 +46,80 @@ def first_card(
   }
 
 
+_INPUTS = (
+  "embeddings are word-level (inputs_embeds): positions, token type 0 of every "
+  "position and the embedding LayerNorm come after; no dropout"
+)
+_FEATURES = {
+  "first": "tanh of the pooler's dense layer of the first token's last state",
+  "mean": "the mean of the last hidden states over unmasked positions",
+}
+_HEAD = (
+  "a dense layer of the features, a logit a class; fresh for every student"
+)
+_LOSS = (
+  "-sum over classes of labels * log softmax(logits), the mean over the "
+  "examples of a step; labels need not sum to one, nor be positive. Where the "
+  "file has `attention`, KL(attention || the first token's attention weights) "
+  "is added, the mean over rows, layers and heads"
+)
+_STEPS = (
+  "t = 1 .. T, on the rows order[t], or all: plain SGD of step "
+  "learning_rates[t]; of the head, head_learning_rates[t] where there are "
+  "some. With tensor_shares [T, K], the k-th tensor of `moved` goes "
+  "learning_rates[t] * tensor_shares[t, k] along its gradient over that "
+  "gradient's norm (a gradient of zero: stays), the head as before, and "
+  "`frozen_in_normalised_steps` stay"
+)
+
+
 def reader(problem: problems.Problem) -> dict[str, Any]:
   """Returns what another framework must know to train a student on a set.
 
   Words for a person, and beside them the values that a program reads.
   """
   student = problem.student
-  shapes = jax.eval_shape(problem.init, jax.random.key(0))
   is_bert = isinstance(student, encoders.Transformer)
-  pooled = {
-    "first": "tanh of the pooler's dense layer of the first token's last state",
-    "mean": "the mean of the last hidden states over unmasked positions",
-  }
-  still = ["embeddings.word_embeddings.weight"]
-  if is_bert:
-    # Their gradients are zero, or rows of them are.
-    still_in_steps = [
-      *still,
-      "embeddings.position_embeddings.weight",
-      "embeddings.token_type_embeddings.weight",
-      *(
-        f"encoder.layer.{i}.attention.self.key.bias"
-        for i in range(student.num_layers)
-      ),
-    ]
-    moved = bert_weights.movable_names(shapes, problem.roles)
-  else:
-    still_in_steps, moved = still, _names(shapes, problem.roles)
   return {
     "student": type(student).__name__,
     "layers": getattr(student, "num_layers", None),
-    "inputs": "embeddings are word-level (inputs_embeds): positions, token "
-    "type 0 of every position and the embedding LayerNorm come after; no "
-    "dropout",
-    "features": pooled.get(getattr(student, "pooling", "mean"), "its own"),
+    "inputs": _INPUTS,
+    "features": _FEATURES.get(getattr(student, "pooling", "mean"), "its own"),
     "head": {
-      "is": "a dense layer of the features, a logit a class; fresh for every "
-      "student",
+      "is": _HEAD,
       "weight_std": encoders.HEAD_STD if is_bert else None,
       "bias": 0.0,
     },
     "loss": {
       "kind": "soft_cross_entropy",
-      "is": "-sum over classes of labels * log softmax(logits), the mean over "
-      "the examples of a step; labels need not sum to one, nor be positive. "
-      "Where the file has `attention`, KL(attention || the first token's "
-      "attention weights) is added, the mean over rows, layers and heads",
+      "is": _LOSS,
       "besides": [] if problem.criterion is None else ["kd, see config.json"],
     },
-    "steps": {
-      "is": "t = 1 .. T, on the rows order[t], or all: plain SGD of step "
-      "learning_rates[t]; of the head, head_learning_rates[t] where there are "
-      "some. With tensor_shares [T, K], the k-th tensor of `moved` goes "
-      "learning_rates[t] * tensor_shares[t, k] along its gradient over that "
-      "gradient's norm (a gradient of zero: stays), the head as before, and "
-      "`frozen_in_normalised_steps` stay",
-      "moved": moved,
-      "frozen": still,
-      "frozen_in_normalised_steps": still_in_steps,
-    },
+    "steps": {"is": _STEPS, **_tensors(problem, is_bert)},
   }
+
+
+def _tensors(problem, is_bert):
+  """Returns the names of what steps move, and of what they leave as it is."""
+  shapes = jax.eval_shape(problem.init, jax.random.key(0))
+  frozen = ["embeddings.word_embeddings.weight"]
+  if not is_bert:
+    moved, more = _names(shapes, problem.roles), []
+  else:
+    moved = bert_weights.movable_names(shapes, problem.roles)
+    # Their gradients are zero, or rows of them are.
+    more = [f"embeddings.{x}_embeddings.weight" for x in _TABLES] + [
+      f"encoder.layer.{i}.attention.self.key.bias"
+      for i in range(problem.student.num_layers)
+    ]
+  return {
+    "moved": moved,
+    "frozen": frozen,
+    "frozen_in_normalised_steps": [*frozen, *more],
+  }
+
+
+_TABLES = ("position", "token_type")
 
 
 def _names(shapes, roles):

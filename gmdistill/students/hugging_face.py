@@ -17,7 +17,7 @@ from etils import epath
 
 from gmdistill import errors
 from gmdistill.data import tokenizing
-from gmdistill.students import families, weight_files
+from gmdistill.students import families, model_cards, weight_files
 from gmdistill.system import json_files, paths
 
 FILES = ("config.json", weight_files.WHOLE, "tokenizer.json")
@@ -172,6 +172,7 @@ def save(
     "model.safetensors": _as_bytes(tensors),
     **{name: _as_bytes(own) for name, own in beside.items()},
   }
+  files["README.md"] = model_cards.text(config, beside, label_names).encode()
   paths.write_files(folder, files)
   for name in set(BESIDE) - set(files):  # of an earlier student there
     (folder / name).unlink(missing_ok=True)

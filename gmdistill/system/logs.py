@@ -149,6 +149,30 @@ class Progress:
     self._bar.stop()
 
 
+class Count:
+  """Says now and then how far a count has come, and what time is left."""
+
+  EVERY = 10.0  # seconds between two lines, and before the first
+
+  def __init__(self, label: str, total: int, unit: str):
+    """Starts at 0 of `total`; what ends sooner says nothing."""
+    self._label, self._total, self._unit = label, total, unit
+    self._done, self._began = 0, time.monotonic()
+    self._last = self._began
+
+  def add(self, number: int) -> None:
+    """So many more are done."""
+    self._done, now = self._done + number, time.monotonic()
+    if now - self._last < self.EVERY or self._done >= self._total:
+      return
+    self._last = now
+    left = (now - self._began) / self._done * (self._total - self._done)
+    say(
+      f"{self._label}: {self._done} of {self._total} {self._unit}, "
+      f"{units.seconds(left)} left"
+    )
+
+
 def say(text: str) -> None:
   """Prints one line of what a run is doing to standard error."""
   interrupts.obey()

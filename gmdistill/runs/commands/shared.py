@@ -7,6 +7,7 @@ from etils import epath
 
 from gmdistill import errors
 from gmdistill.data import batches
+from gmdistill.evaluation import protocols
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.runs.config import settings
 from gmdistill.sets import set_files, spaces, synthetic
@@ -74,6 +75,18 @@ def fitting_set(
         "gmdistill relabel gives it some"
       )
   return set_files.for_student(setup.problem, syn), card
+
+
+def say_other_steps(
+  syn: synthetic.SyntheticSet, protocol: protocols.Protocol, name: str
+) -> None:
+  """Says so where a set was learned for steps that a protocol does not take."""
+  if syn.learning_rates is not None and not protocol.replays:
+    logs.say(
+      f"the set was learned for {len(syn.learning_rates)} steps of its own, "
+      f"the protocol replay; {name} trains on it in other ways, and its "
+      "students may be worse than a set's that is learned for it"
+    )
 
 
 def _say_stale(card, folder, config):

@@ -5,7 +5,7 @@ from typing import Any
 
 from gmdistill import errors
 from gmdistill.evaluation import measuring
-from gmdistill.reports import markdown
+from gmdistill.reports import finished, markdown
 from gmdistill.runs.commands import shared
 from gmdistill.runs.config import assembly, outputs
 from gmdistill.selection import coresets
@@ -34,8 +34,11 @@ def train(flags: Any, rest: list[str], command: str) -> None:
   setup = assembly.setup(config)
   syn, _ = shared.fitting_set(setup, folder, config)
   hugging_face.check_exportable(setup.problem.student)
+  protocol = assembly.protocol(config, name)
+  shared.say_other_steps(syn, protocol, name)
+  logs.say(f"{name}: training one student on {len(syn.batch)} examples")
   params, seconds, accuracy = outputs.table(setup, config).student(
-    assembly.protocol(config, name), measuring.stacked(syn)
+    protocol, measuring.stacked(syn)
   )
   path = shared.save_student(student, setup, params)
   console.show(
@@ -45,7 +48,9 @@ def train(flags: Any, rest: list[str], command: str) -> None:
   if getattr(setup.problem.student, "pooling", "first") != "first":
     console.show(
       "a BertModel, and classifier.safetensors for the mean of its hidden "
-      "states: BertForSequenceClassification knows no mean pooling"
+      "states: transformers' pipeline of text classification knows no mean "
+      "pooling and would draw a head at random; README.md there has a reader "
+      "of seven lines"
     )
 
 
@@ -69,6 +74,7 @@ def evaluate(flags: Any, rest: list[str], command: str) -> None:
   for name in names:
     protocol = assembly.protocol(config, name)
     if sets is not None:
+      shared.say_other_steps(syn, protocol, name)
       found[name] = table.measure(protocol, sets, f"{name}: {row}").row()
     elif flags.row == "full":
       found[name] = table.full(assembly.protocol(config, "full"))
@@ -106,4 +112,16 @@ def report(flags: Any, rest: list[str], command: str) -> None:
   from gmdistill.reports import page  # matplotlib is slow to import
 
   path = page.write(runs, target / "report.html")
+  _say_other_steps(runs)
   logs.say(f"report: {path}")
+
+
+def _say_other_steps(runs):
+  """Says which of the rows are of sets that were learned for other steps."""
+  for run in map(finished.load_run, runs):
+    other = [x for x in run.summary.get("protocols", {}) if x != "replay"]
+    if other and "learning_rates" in run.tensors:
+      logs.say(
+        f"{run.workdir.name}: the set was learned for steps of its own, the "
+        f"protocol replay; its row under {', '.join(other)} is of other steps"
+      )

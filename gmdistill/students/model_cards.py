@@ -1,0 +1,56 @@
+"""The README.md of a directory that a trained student is written to."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+# Read by a test that runs it: a fenced block of Python.
+_MEAN = """\
+**Not for `pipeline("text-classification")`**: `BertForSequenceClassification`
+knows no mean pooling, and would draw a head at random. The head is in
+`classifier.safetensors`, and reads the mean of the last hidden states:
+
+```python
+import transformers, safetensors.torch
+tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+bert = transformers.BertModel.from_pretrained(folder, add_pooling_layer=False)
+head = safetensors.torch.load_file(f"{folder}/classifier.safetensors")
+rows = tokenizer(texts, return_tensors="pt", padding=True, truncation=True)
+states, mask = bert(**rows)[0], rows["attention_mask"][..., None]
+logits = (states * mask).sum(1) / mask.sum(1) @ head["weight"].T + head["bias"]
+```
+"""
+
+_FIRST = """\
+```python
+import transformers
+classify = transformers.pipeline("text-classification", model=folder)
+```
+"""
+
+_SLOTS = """
+It reads {slots} [MASK] after [CLS], its slots for rationales, which the rows
+above lack.
+"""
+
+
+def text(
+  config: Mapping[str, Any], beside: Collection[str], labels: Sequence[str]
+) -> str:
+  """Returns what the directory is, and how it is read.
+
+  Args:
+    config: Its `config.json`.
+    beside: The names of files that Hugging Face does not read.
+    labels: The names of the classes.
+  """
+  name = config.get("architectures", ["model"])[0]
+  parts = [
+    f"A {name} that gmdistill trained. Classes: {', '.join(labels)}.\n\n"
+  ]
+  if "classifier.safetensors" in beside:
+    parts.append(_MEAN)
+  elif name == "BertForSequenceClassification":
+    parts.append(_FIRST)
+  if slots := config.get("rationale_slots"):
+    parts.append(_SLOTS.format(slots=slots))
+  return "".join(parts)

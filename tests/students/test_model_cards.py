@@ -1,0 +1,76 @@
+"""A directory's README.md says how a student of ours is read."""
+
+import importlib.util
+import pathlib
+import re
+
+import jax
+import numpy as np
+import pytest
+from conftest import make_synthetic
+
+from gmdistill.data import batches, tokenizing
+from gmdistill.evaluation import protocols
+from gmdistill.runs.commands import shared
+from gmdistill.sets import synthetic
+from gmdistill.students import encoders, hugging_face, problems
+from gmdistill.system import logs
+
+TINY_BERT = pathlib.Path(__file__).parents[1] / "tiny_bert"
+TEXTS = ["a good film", "dull", "the story of a plot, not bad"]
+
+
+def save(folder, pooling):
+  read = hugging_face.load(str(TINY_BERT), pooling=pooling)
+  student = encoders.Transformer(2, **read.student)
+  problem = problems.Problem(read.embeddings, read.params, student)
+  params = problem.init(jax.random.key(5))
+  hugging_face.save(
+    folder,
+    params=params,
+    embeddings=read.embeddings,
+    student=student,
+    label_names=("no", "yes"),
+    tokenizer_json=pathlib.Path(read.tokenizer_file).read_text(),
+  )
+  tokenizer = tokenizing.Tokenizer.from_file(read.tokenizer_file)
+  ids, mask = tokenizer.encode(TEXTS, 16)
+  return problem.apply(params, batches.Batch(ids, mask)).logits
+
+
+def test_a_mean_pooled_student_brings_its_reader(tmp_path):
+  logits = save(tmp_path, "mean")
+  told = (tmp_path / "README.md").read_text()
+  assert "Not for `pipeline" in told and "Classes: no, yes" in told
+  (code,) = re.findall(r"```python\n(.*?)```", told, re.DOTALL)
+  assert len(code.splitlines()) <= 7
+  compile(code, "README.md", "exec")
+  if not all(importlib.util.find_spec(x) for x in ("torch", "transformers")):
+    pytest.skip("needs torch and transformers")
+  names = {"folder": str(tmp_path), "texts": TEXTS}
+  exec(code, names)  # noqa: S102
+  ours = names["logits"].detach().numpy()
+  np.testing.assert_allclose(ours, logits, atol=1e-4)
+
+
+def test_a_pooled_student_is_one_of_the_pipelines(tmp_path):
+  save(tmp_path, "first")
+  assert "pipeline(" in (tmp_path / "README.md").read_text()
+
+
+def test_who_waits_for_students_is_told_how_many_are_left(monkeypatch, capsys):
+  monkeypatch.setattr(logs.Count, "EVERY", 0.0)
+  count = logs.Count("replay: distilled", 3, "students")
+  for _ in range(3):
+    count.add(1)
+  told = capsys.readouterr().err.splitlines()
+  assert len(told) == 2  # the row itself comes after the last
+  assert told[0].startswith("replay: distilled: 1 of 3 students, ")
+
+
+def test_a_set_under_other_steps_than_its_own_is_told(capsys):
+  syn = synthetic.SyntheticSet(make_synthetic(), np.ones(3))
+  shared.say_other_steps(syn, protocols.replaying(num_steps=3), "replay")
+  assert not capsys.readouterr().err
+  shared.say_other_steps(syn, protocols.fine_tuning(), "finetune")
+  assert "learned for 3 steps of its own" in capsys.readouterr().err
