@@ -116,6 +116,20 @@ def take_rows(batch: Batch, rows: Any) -> Batch:
   return dataclasses.replace(chosen, progress=batch.progress)
 
 
+def cut(batch: Batch, length: int) -> Batch:
+  """Returns the first positions of every row [..., L], and what is said of
+  them."""
+  axis = batch.mask.ndim - 1
+  first = (*(np.s_[:],) * axis, np.s_[:length])
+  tokens, full = batch.tokens, batch.mask.shape[axis]
+  # Of slots there are fewer than positions; they stand in front, and stay.
+  if tokens is not None and tokens.targets.shape[axis] == full:
+    tokens = jax.tree.map(lambda x: x[first], tokens)
+  return dataclasses.replace(
+    batch, inputs=batch.inputs[first], mask=batch.mask[first], tokens=tokens
+  )
+
+
 _PARTS: dict[str, Any] = {"tokens": Tokens, "teachers": TeacherTargets}
 
 # Every array that a batch may bring, by its path: "inputs", "tokens/weights".

@@ -1,13 +1,12 @@
 """How near a set's gradients are to the real ones along a training."""
 
-import dataclasses
 from typing import Any
 
 import jax
 import numpy as np
 import optax
 
-from gmdistill.data import samplers
+from gmdistill.data import batches, samplers
 from gmdistill.evaluation import measuring
 from gmdistill.objectives import contract, distances
 from gmdistill.sets import spaces, synthetic
@@ -107,10 +106,8 @@ def _stacked(rows):
   """
   batch_T = jax.tree.map(lambda *xs: np.stack(xs), *rows)
   longest = int(batch_T.mask.any(axis=(0, 1)).nonzero()[0].max()) + 1
-  cut = min(-(-longest // 16) * 16, batch_T.mask.shape[-1])
-  return dataclasses.replace(
-    batch_T, inputs=batch_T.inputs[..., :cut], mask=batch_T.mask[..., :cut]
-  )
+  length = min(-(-longest // 16) * 16, batch_T.mask.shape[-1])
+  return batches.cut(batch_T, length)
 
 
 def gradient_cosine(

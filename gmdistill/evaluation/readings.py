@@ -1,6 +1,5 @@
 """What trained students say of a split's rows, and how often they are right."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -72,7 +71,7 @@ def length_buckets(
     held = np.concatenate([chosen, np.repeat(chosen[-1:], padding)])
     whole = row_batches.as_batch(row_batches.take(truth, held), num_classes)
     batch = row_batches.without_count(
-      _cut(whole, cut), np.arange(chosen.size, len(held))
+      row_batches.cut(whole, cut), np.arange(chosen.size, len(held))
     )
     batches.append(
       jax.tree.map(
@@ -80,20 +79,6 @@ def length_buckets(
       )
     )
   return batches
-
-
-def _cut(batch, length):
-  """Returns the first positions of every row, and what is said of them."""
-  tokens, full = batch.tokens, batch.mask.shape[1]
-  # Of slots there are fewer than positions; they stand in front, and stay.
-  if tokens is not None and tokens.targets.shape[1] == full:
-    tokens = jax.tree.map(lambda x: x[:, :length], tokens)
-  return dataclasses.replace(
-    batch,
-    inputs=batch.inputs[:, :length],
-    mask=batch.mask[:, :length],
-    tokens=tokens,
-  )
 
 
 def _over_chunks(one):

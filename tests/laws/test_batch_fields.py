@@ -18,18 +18,23 @@ ROWS = 4
 OF_ROWS = [path for path in batches.PATHS if path != "progress"]
 
 
+SHAPES = {  # of a row; of `tokens`, two places
+  "inputs": (LENGTH, WIDTH),
+  "mask": (LENGTH,),
+  "labels": (CLASSES,),
+  "attention": (2, 2, LENGTH),
+  "teachers/logits": (3, CLASSES),
+  "teachers/features": (2, WIDTH),
+}
+
+
 def drawn(path, rows=ROWS):
   """Entries of a field that tell its rows apart."""
-  values = jnp.arange(rows * 6, dtype=jnp.float32).reshape(rows, 6) / 10
-  known = {
-    "inputs": jnp.sin(jnp.arange(rows * LENGTH * WIDTH, dtype=jnp.float32)),
-    "mask": values > 0.3,
-    "labels": values[:, :CLASSES],
-    "progress": jnp.float32(0.25),
-  }
-  if path == "inputs":
-    return known[path].reshape(rows, LENGTH, WIDTH)
-  return known.get(path, values)
+  if path == "progress":
+    return jnp.float32(0.25)
+  shape = (rows, *SHAPES.get(path, (2,)))
+  values = jnp.arange(np.prod(shape), dtype=jnp.float32).reshape(shape)
+  return values % 5 > 1 if path == "mask" else jnp.sin(values) + 1.1
 
 
 def full_batch():
@@ -110,12 +115,30 @@ def test_every_field_of_rows_is_taken_and_sorted_by_length(name):
     np.testing.assert_array_equal(value, expected)
 
 
+@pytest.mark.parametrize("places", [2, LENGTH])
+@pytest.mark.parametrize("stacked", [False, True])
+def test_targets_of_every_position_are_cut_with_them_and_slots_stay(
+  places, stacked
+):
+  told = jnp.ones((ROWS, places))
+  batch = dataclasses.replace(
+    full_batch(), tokens=batches.Tokens(told, told), progress=None
+  )
+  if stacked:
+    batch = jax.tree.map(lambda x: x[None], batch)
+  short = batches.cut(batch, LENGTH - 1)
+  assert short.mask.shape[-1] == short.inputs.shape[-2] == LENGTH - 1
+  expected = LENGTH - 1 if places == LENGTH else places
+  assert short.tokens.targets.shape[-1] == expected
+  assert short.tokens.weights.shape == short.tokens.targets.shape
+
+
 def reads(path):
   """A criterion that loses by one field of its rows alone."""
 
   def loss(own, params, outputs, batch):
-    read = batches.named(batch)[path]
-    return own + (outputs.logits[:, 0] * read.sum(axis=-1)).mean()
+    read_BxN = batches.named(batch)[path].reshape(len(batch), -1)
+    return own + (outputs.logits[:, 0] * read_BxN.sum(axis=1)).mean()
 
   return tasks.Criterion(lambda key, outputs, batch: {}, loss)
 
