@@ -138,6 +138,8 @@ def load_config(
   else:
     try:
       config = config_for(str(source))
+    except errors.InputError:
+      raise  # which names it
     except ValueError as error:
       raise errors.InputError(f"{source}: {error}") from error
   settings.require_one_run(config)
