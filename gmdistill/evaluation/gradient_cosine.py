@@ -1,6 +1,6 @@
 """How near a set's gradients are to the real ones along a training."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,52 +15,65 @@ from gmdistill.system import logs
 from gmdistill.training import fitting
 
 
+class Walks(NamedTuple):
+  """How students train on real batches by AdamW, and when they are looked at.
+
+  Attributes:
+    learning_rate: Of AdamW.
+    num_students: Number of fresh students.
+    num_steps: Batches that each student has for itself.
+    every: Steps between two comparisons, the first of which is at step 0.
+  """
+
+  learning_rate: float
+  num_students: int = 3
+  num_steps: int = 40
+  every: int = 20
+
+
 def gradient_cosines(
   problem: problems.Problem,
   syn: measuring.SyntheticSet,
   sampler: samplers.Sampler,
-  *,
-  learning_rate: float,
-  num_students: int = 3,
-  num_steps: int = 40,
-  every: int = 20,
+  walks: Walks,
 ) -> tuple[np.ndarray, dict[str, float]]:
   """Returns the cosine of synthetic and real gradients, by class and by layer.
 
-  Students train on real batches by AdamW; at step 0 and every `every` steps
-  the gradient of each class's synthetic examples is compared with that of
-  its real ones, as one vector over all matched tensors. The mean over
-  students and steps (Maekawa et al. 2024, table 4).
+  At every look at a student the gradient of each class's synthetic examples is
+  compared with that of its real ones, as one vector over all matched tensors.
+  The mean over students and steps (Maekawa et al. 2024, table 4).
 
   Args:
     problem: The student's architecture and start.
     syn: The set, its rows in class order.
     sampler: Class-balanced real batches in class order.
-    learning_rate: The rate of AdamW.
-    num_students: Number of fresh students.
-    num_steps: Training steps of each.
-    every: Steps between two comparisons.
+    walks: How students train.
 
   Returns:
     The cosine [C] of each class over all layers, and that of each layer by
     its name, the mean over classes, from below.
   """
-  optimizer = optax.adamw(learning_rate)
-  moments = np.arange(0, num_steps, every)
+  along, num_taken = _along(walks)
+  logs.say(
+    f"gradient cosines of {walks.num_students} students, {num_taken - 1} steps "
+    "each; the next line comes when they are done"
+  )
+  compared = []
+  for student in range(walks.num_students):
+    first = student * walks.num_steps
+    real_T = _stacked([sampler(first + t) for t in range(num_taken)])
+    key = jax.random.key(student)
+    compared.append(along(problem, syn.batch, key, real_T))
+  cosines, by_layer = jax.tree.map(lambda *xs: np.concatenate(xs), *compared)
+  names = problem.roles.from_below(by_layer)
+  return cosines.mean(axis=0), {k: float(by_layer[k].mean()) for k in names}
 
-  def compare(params, real, problem, syn_batch):
-    def one_class(pair):
-      syn_grads, real_grads = (jax.grad(problem.loss)(params, b) for b in pair)
-      return (
-        distances.cosine(syn_grads, real_grads, problem.roles, "all"),
-        distances.layer_cosines(syn_grads, real_grads, problem.roles),
-      )
 
-    split = (
-      contract.by_group(syn_batch, problem.groups),
-      contract.by_group(real, problem.groups),
-    )
-    return jax.lax.map(one_class, split)
+def _along(walks):
+  """Returns `along(problem, synthetic batch, key, real batches [T, ...])`,
+  which compares one student's gradients, and T, after which nobody looks."""
+  optimizer = optax.adamw(walks.learning_rate)
+  moments = np.arange(0, walks.num_steps, walks.every)
 
   @jax.jit
   def along(problem, syn_batch, key, real_T):
@@ -76,27 +89,31 @@ def gradient_cosines(
       first, now = before_now
       carry = jax.lax.fori_loop(first, now, step, carry)
       real = jax.tree.map(lambda x: x[now], real_T)
-      return carry, compare(carry[0], real, problem, syn_batch)
+      return carry, _compare(carry[0], real, problem, syn_batch)
 
     params = problem.init(key)
     before = np.concatenate([moments[:1], moments[:-1]])
     carry = (params, optimizer.init(params))
     return jax.lax.scan(to_moment, carry, (before, moments))[1]
 
-  num_taken = int(moments[-1]) + 1  # nothing is looked at after the last
-  logs.say(
-    f"gradient cosines of {num_students} students, {num_taken - 1} steps each; "
-    "the next line comes when they are done"
+  return along, int(moments[-1]) + 1
+
+
+def _compare(params, real, problem, syn_batch):
+  """Returns the cosines [C] of both gradients, whole and layer by layer."""
+
+  def one_class(pair):
+    syn_grads, real_grads = (jax.grad(problem.loss)(params, b) for b in pair)
+    return (
+      distances.cosine(syn_grads, real_grads, problem.roles, "all"),
+      distances.layer_cosines(syn_grads, real_grads, problem.roles),
+    )
+
+  split = (
+    contract.by_group(syn_batch, problem.groups),
+    contract.by_group(real, problem.groups),
   )
-  compared = []
-  for student in range(num_students):
-    first = student * num_steps
-    real_T = _stacked([sampler(first + t) for t in range(num_taken)])
-    key = jax.random.key(student)
-    compared.append(along(problem, syn.batch, key, real_T))
-  cosines, by_layer = jax.tree.map(lambda *xs: np.concatenate(xs), *compared)
-  names = problem.roles.from_below(by_layer)
-  return cosines.mean(axis=0), {k: float(by_layer[k].mean()) for k in names}
+  return jax.lax.map(one_class, split)
 
 
 def _stacked(rows):
@@ -137,13 +154,8 @@ def gradient_cosine(
     num_classes=setup.problem.groups,
     seed=seed,
   )
-  cosines_C, by_layer = gradient_cosines(
-    setup.problem,
-    best,
-    sampler,
-    learning_rate=learning_rate,
-    num_students=num_students,
-  )
+  walks = Walks(learning_rate, num_students)
+  cosines_C, by_layer = gradient_cosines(setup.problem, best, sampler, walks)
   return {
     "per_class": [float(x) for x in cosines_C],
     "mean": float(cosines_C.mean()),

@@ -136,7 +136,6 @@ def test_a_library_is_imported_only_where_it_belongs(library):
 MOST_LINES, MOST_CODE, MOST_PARAMETERS = 330, 50, 6
 EXCEPTIONS = {
   "data.sources.open_source",
-  "evaluation.gradient_cosine.gradient_cosines",
   "evaluation.protocols.fine_tuning",
   "sets.wrappers.with_learning_rates",
 }

@@ -18,7 +18,6 @@ from conftest import (
 from gmdistill.data import batches, samplers
 from gmdistill.evaluation import gradient_cosine, measuring, protocols, readings
 from gmdistill.objectives import contract, distances
-from gmdistill.reports import finished
 from gmdistill.sets import synthetic
 from gmdistill.training import constant_memory, fitting, replays
 
@@ -224,18 +223,13 @@ def test_the_gradient_cosine_of_real_rows_with_themselves_is_one():
   order = np.argsort(examples.labels, kind="stable")
   sampler = lambda step: batches.as_batch(batches.take(examples, order), 2)  # noqa: E731
   batch = jax.tree.map(jnp.asarray, sampler(0))
+  walks = gradient_cosine.Walks(1e-2, num_students=2, num_steps=4, every=2)
   cosines, by_layer = gradient_cosine.gradient_cosines(
-    problem,
-    synthetic.SyntheticSet(batch),
-    sampler,
-    learning_rate=1e-2,
-    num_students=2,
-    num_steps=4,
-    every=2,
+    problem, synthetic.SyntheticSet(batch), sampler, walks
   )
   np.testing.assert_allclose(cosines, 1.0, atol=1e-5)
   layers = ["embedding_norm", "layer 1", "layer 2", "pooler", "head"]
-  assert finished.from_below(by_layer) == layers
+  assert list(by_layer) == layers
   np.testing.assert_allclose(list(by_layer.values()), 1.0, atol=1e-5)
 
 
@@ -261,21 +255,16 @@ def test_the_gradient_cosine_is_that_of_students_trained_step_by_step(capfd):
     for t in range(2 * every):
       real = jax.tree.map(jnp.asarray, sampler(student * 2 * every + t))
       if t % every == 0:
-        split = [contract.by_class(x, 2) for x in (syn, real)]
+        split = [contract.by_group(x, 2) for x in (syn, real)]
         for c in range(2):
           pair = (jax.tree.map(lambda x, c=c: x[c], part) for part in split)
           grads = [gradient(params, rows) for rows in pair]
-          seen.append(distances.cosine(*grads, "all"))
+          seen.append(distances.cosine(*grads, problem.roles, "all"))
       updates, state = optimizer.update(gradient(params, real), state, params)
       params = optax.apply_updates(params, updates)
+  walks = gradient_cosine.Walks(1e-2, 2, num_steps=2 * every, every=every)
   cosines, _ = gradient_cosine.gradient_cosines(
-    problem,
-    synthetic.SyntheticSet(syn),
-    sampler,
-    learning_rate=1e-2,
-    num_students=2,
-    num_steps=2 * every,
-    every=every,
+    problem, synthetic.SyntheticSet(syn), sampler, walks
   )
   want = np.reshape(seen, (-1, 2)).mean(axis=0)
   np.testing.assert_allclose(cosines, want, atol=1e-4)
