@@ -8,7 +8,7 @@ again in the backward pass; they can be differentiated any number of times.
 import jax
 import jax.numpy as jnp
 
-CHUNK = 128  # tokens whose logits stand in memory at once
+CHUNK = 64  # tokens whose logits stand in memory at once
 
 
 def losses(
