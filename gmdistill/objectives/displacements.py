@@ -10,6 +10,7 @@ import jax
 
 from gmdistill.objectives import contract, distances
 from gmdistill.sets import synthetic
+from gmdistill.training import constant_memory as in_constant_memory
 from gmdistill.training import replays
 
 
@@ -85,7 +86,7 @@ def task_vector_matching(
 
 def _replay(constant_memory, rule):
   if constant_memory:
-    steps = constant_memory.replay
+    steps = in_constant_memory.replay
   else:
     steps = functools.partial(replays.replay, rule=rule)
 
