@@ -14,13 +14,15 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from gmdistill import errors
-from gmdistill.data import records
+from gmdistill.data import records, table_files
 from gmdistill.system import paths
 
 EMBEDDED = ("docstrings", "chains")  # prepared on the spot, of our own
 
 # Where TFDS defines sets of texts.
 _TEXTS = ("tensorflow_datasets.text", "tensorflow_datasets.question_answering")
+
+_FILES = "give FILE.csv, .tsv, .jsonl or .parquet, a folder or glob of them"
 
 _NAME = re.compile(r"[A-Za-z_]\w*(/[\w.+=-]+)?(:\d[\w.*]*)?")
 
@@ -34,8 +36,8 @@ def find(name: str, data_dir: str, embedded_dir: epath.PathLike) -> Any:
   """
   if not _NAME.fullmatch(name):
     raise errors.InputError(
-      f"config.data.name={name!r} is not the name of a TFDS data set; give "
-      "NAME or NAME/CONFIG, such as 'glue/sst2'"
+      f"config.data.name={name!r} is no data set that is known; give "
+      f"{table_files.WAYS}"
     )
   if name in EMBEDDED:
     return _embedded(name, paths.path(data_dir or embedded_dir))
@@ -139,12 +141,12 @@ def _unknown(name: str, folder: epath.Path) -> str:
     f"and none is prepared under {folder}; "
   )
   if close:
-    return f"{said}did you mean {', '.join(close)}?"
+    return f"{said}did you mean {', '.join(close)}? Files: {_FILES}"
   if there:
-    return f"{said}prepared there: {', '.join(there)}"
+    return f"{said}prepared there: {', '.join(there)}. Files: {_FILES}"
   return (
     f"{said}nothing is: set config.data.dir to a folder of prepared sets, or "
-    f"use {' or '.join(EMBEDDED)}, which need none"
+    f"use {' or '.join(EMBEDDED)}, which need none. Files: {_FILES}"
   )
 
 

@@ -7,11 +7,11 @@ import numpy as np
 from gmdistill.data import batches, tokenizing
 
 if TYPE_CHECKING:
-  from gmdistill.data import sources
+  from gmdistill.data import split_rows
 
 
 def encoded(
-  rows: "sources.Rows",
+  rows: "split_rows.Rows",
   tokenizer: tokenizing.Tokenizer,
   length: int,
   slots: int,

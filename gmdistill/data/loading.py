@@ -7,6 +7,7 @@ tokenizes everything, and keeps the arrays in the user's cache folder.
 import dataclasses
 import hashlib
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,7 +38,8 @@ class Options:
   """Which data set is read, and how; the fields of `config.data`.
 
   Attributes:
-    name: a TFDS name such as "glue/sst2", or "docstrings", the embedded one.
+    name: a file of rows (.csv, .tsv, .jsonl, .parquet), a folder or glob of
+      them, a TFDS name such as "glue/sst2", or "docstrings", the embedded one.
     dir: the TFDS folder; empty: TFDS's own default.
     text_keys: the features read, one text or a pair; empty: found by type.
       Two texts are read as a pair: AG News is title, then description.
@@ -123,7 +125,7 @@ def load(options: Options, tokenizer_file: str = "") -> batches.Corpus:
   given = None
   if tokenizer_file:
     given = tokenizing.Tokenizer.from_file(tokenizer_file)
-  slug = options.name.replace("/", "-").replace(":", "-")
+  slug = re.sub(r"[^\w.+=-]", "-", options.name)[-40:]
   entry = cache.entry("corpora", _decisive(options, given, source), slug)
   corpus = _of_arrays(cache.read_arrays(entry))
   if corpus is None:
@@ -161,7 +163,7 @@ def _decisive(
     ],
     "data": sources.identity(source),
     "keys": [source.text_keys, source.label_key],
-    "reported": sources.reported_candidates(source, options.reported_split),
+    "reported": _reported(options, source),
     "lengths": options.lengths,
     "tokenizer": given.fingerprint if given else trained,
   }
@@ -170,6 +172,15 @@ def _decisive(
   if options.group_key:
     decisive["groups"] = options.group_key
   return decisive
+
+
+def _reported(options, source):
+  """Returns what decides the reported split; of files, without reading them."""
+  from gmdistill.data import sources, tables
+
+  if isinstance(source.builder, tables.Table):
+    return options.reported_split
+  return sources.reported_candidates(source, options.reported_split)
 
 
 def _build(

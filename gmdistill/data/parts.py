@@ -3,12 +3,12 @@
 import numpy as np
 
 from gmdistill import errors
-from gmdistill.data import sources, splits
+from gmdistill.data import sources, split_rows, splits, tables
 
 
 def read(
   source: sources.Source, wanted: str = ""
-) -> tuple[dict[str, sources.Rows], int, tuple[str, ...]]:
+) -> tuple[dict[str, split_rows.Rows], int, tuple[str, ...]]:
   """Reads a source with classes and parts its rows.
 
   Returns:
@@ -54,4 +54,6 @@ def read(
     )
   rows = {"train": kept, "selection": chosen}
   taken = {part: whole.take(of_part) for part, of_part in rows.items()}
+  if isinstance(source.builder, tables.Table):
+    notes = source.builder.notes() + notes
   return {**taken, "reported": reported}, dropped, tuple(notes)

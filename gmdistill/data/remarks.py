@@ -9,7 +9,7 @@ from gmdistill import errors
 from gmdistill.data import batches, formats, tokenizing
 
 if TYPE_CHECKING:
-  from gmdistill.data import sources
+  from gmdistill.data import split_rows
 
 FEW = 30  # rows, on fewer of which a choice is hardly one
 
@@ -98,7 +98,7 @@ def _of_same_rows(examples):
 
 
 def require_texts(
-  parts: Mapping[str, "sources.Rows"], name: str, text_keys: tuple[str, ...]
+  parts: Mapping[str, "split_rows.Rows"], name: str, text_keys: tuple[str, ...]
 ) -> None:
   """Checks that each text that is read is there in some row of each part.
 

@@ -14,9 +14,15 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from gmdistill import errors
-from gmdistill.data import builders, labels, records
-
-Texts = list[str] | list[tuple[str, str]]
+from gmdistill.data import (
+  builders,
+  labels,
+  records,
+  split_rows,
+  table_columns,
+  table_files,
+  tables,
+)
 
 # The text that opens a pair; all others go by the alphabet, which is the
 # usual order (question, sentence; sentence1, sentence2).
@@ -24,10 +30,10 @@ _OPENING_TEXTS = ("premise", "title")
 
 
 class Source(NamedTuple):
-  """A prepared data set whose features are known; no row is read yet."""
+  """A data set whose features are known; no row is read yet."""
 
   name: str
-  builder: Any  # tfds.core.DatasetBuilder
+  builder: Any  # tfds.core.DatasetBuilder, or tables.Table of rows in files
   text_keys: tuple[str, ...]  # One text or a pair.
   label_key: str
   label_names: tuple[str, ...]  # empty: the training rows tell; with_classes
@@ -35,35 +41,6 @@ class Source(NamedTuple):
   rationale_key: str = ""  # A text that says why; empty: none.
   group_key: str = ""  # An integer; empty: none.
   label_values: tuple[Any, ...] = ()  # [C], where labels are no class numbers
-
-
-class Rows(NamedTuple):
-  """The labelled rows of one split."""
-
-  texts: Texts  # [N]
-  labels: np.ndarray  # [N] int32
-  dropped: int  # rows without a label, not among the N
-  unseen: int  # of these, with one that no training row has
-  rationales: list[str]  # [N], or none
-  groups: np.ndarray | None = None  # [N] int32
-
-  def single_texts(self) -> list[str]:
-    """Returns the texts one by one; a pair's are two."""
-    pairs = ([x] if isinstance(x, str) else x for x in self.texts)
-    return [text for pair in pairs for text in pair]
-
-  def take(self, chosen: np.ndarray) -> "Rows":
-    """Returns the chosen rows, in the order chosen."""
-
-    def pick(texts):
-      return [texts[row] for row in chosen]
-
-    return self._replace(
-      texts=pick(self.texts),
-      labels=self.labels[chosen],
-      rationales=pick(self.rationales) if self.rationales else [],
-      groups=None if self.groups is None else self.groups[chosen],
-    )
 
 
 def open_source(
@@ -80,7 +57,7 @@ def open_source(
 
   Args:
     name: as TFDS spells it: "ag_news_subset", "glue/sst2", or "docstrings",
-      which is prepared on the spot.
+      which is prepared on the spot; or a file, folder or glob of rows.
     data_dir: the TFDS folder, here or in a bucket; empty means TFDS's own
       default.
     embedded_dir: where "docstrings" is prepared when `data_dir` is empty, and
@@ -95,6 +72,11 @@ def open_source(
     errors.InputError: the set is unknown, not prepared, or its features do not
       say which text or label is meant.
   """
+  if name not in builders.EMBEDDED and table_files.are_meant(name):
+    named = table_columns.Columns(
+      text_keys, label_key, rationale=rationale_key, group=group_key
+    )
+    return _of_table(name, data_dir, named)
   builder = builders.find(name, data_dir, embedded_dir)
   features = builder.info.features
   if not isinstance(features, dict | tfds.features.FeaturesDict):
@@ -118,6 +100,25 @@ def open_source(
     folder=pathlib.Path(os.fspath(builder.data_path)),
     rationale_key=rationale_key,
     group_key=group_key,
+  )
+
+
+def _of_table(name: str, data_dir: str, named: table_columns.Columns) -> Source:
+  if data_dir:
+    raise errors.InputError(
+      f"config.data.dir={data_dir} is a folder of TFDS sets; leave it empty, "
+      f"and give the whole path of {name} in config.data.name"
+    )
+  table = tables.Table(name, named)
+  return Source(
+    name=name,
+    builder=table,
+    text_keys=table.columns.texts,
+    label_key=table.columns.label,
+    label_names=(),
+    folder=pathlib.Path(os.fspath(table.files[0].path)).parent,
+    rationale_key=named.rationale,
+    group_key=named.group,
   )
 
 
@@ -185,7 +186,9 @@ def reported_candidates(source: Source, wanted: str = "") -> tuple[str, ...]:
   Raises:
     errors.InputError: there is no training split, or no split to report on.
   """
-  splits = list(source.builder.info.splits)
+  is_table = isinstance(source.builder, tables.Table)
+  splits = source.builder.splits() if is_table else source.builder.info.splits
+  splits = list(splits)
   if "train" not in splits:
     raise errors.InputError(
       f"{source.name} has no 'train' split; it has {', '.join(splits)}"
@@ -199,7 +202,7 @@ def reported_candidates(source: Source, wanted: str = "") -> tuple[str, ...]:
     )
   if wanted:
     return (wanted,)
-  if source.builder.name == "glue":
+  if not is_table and source.builder.name == "glue":
     preferred = ["validation", "validation_matched"]
   else:
     preferred = ["test", "validation", "validation_matched"]
@@ -212,7 +215,9 @@ def reported_candidates(source: Source, wanted: str = "") -> tuple[str, ...]:
   return candidates
 
 
-def read_reported(source: Source, wanted: str = "") -> tuple[str, Rows]:
+def read_reported(
+  source: Source, wanted: str = ""
+) -> tuple[str, split_rows.Rows]:
   """Reads the reported split: its name and its labelled rows.
 
   Raises:
@@ -238,6 +243,8 @@ def with_classes(source: Source) -> Source:
   """
   if source.label_names:
     return source
+  if isinstance(source.builder, tables.Table):
+    return source._replace(label_names=source.builder.classes())
   where = f"{source.label_key!r} of {source.name}"
   values = labels.classes(
     (
@@ -251,11 +258,13 @@ def with_classes(source: Source) -> Source:
   )
 
 
-def read(source: Source, split: str) -> Rows:
+def read(source: Source, split: str) -> split_rows.Rows:
   """Reads one split of a source with classes, without the rows of none.
 
   A class label below zero is none.
   """
+  if isinstance(source.builder, tables.Table):
+    return split_rows.Rows(*source.builder.part(split))
   where = f"{source.label_key!r} of {source.name}"
   numbers = {x: number for number, x in enumerate(source.label_values)}
   texts: list[Any] = []
@@ -277,7 +286,7 @@ def read(source: Source, split: str) -> Rows:
       rationales.append(_decoded(row[source.rationale_key]))
     if source.group_key:
       groups.append(int(row[source.group_key]))
-  return Rows(
+  return split_rows.Rows(
     texts,
     np.array(found, np.int32),
     dropped,
@@ -303,6 +312,8 @@ def identity(source: Source) -> dict[str, str]:
   That is: TFDS's own record of the set (version, configuration, rows and bytes
   of every split), the features, and size, head and tail of every data file.
   """
+  if isinstance(source.builder, tables.Table):
+    return source.builder.identity()
   found = {"full_name": source.builder.info.full_name}
   for path in sorted(source.folder.iterdir()):
     if path.is_file():

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import tokenizers
@@ -61,7 +61,8 @@ def train(
   [CLS], [SEP] and [MASK]. The vocabulary holds every frequent character, and
   so may exceed a very small `vocab_size`.
   """
-  texts = list(texts)
+  if isinstance(texts, Iterator):  # which can be read but once
+    texts = list(texts)
   normal = normalizer(lower_case, strip_accents)
   counts = Counter(
     itertools.chain.from_iterable(map(normal.normalize_str, texts))

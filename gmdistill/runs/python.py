@@ -3,6 +3,7 @@
 `import gmdistill as gd` finds these by name; see `gmdistill.__init__`.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,12 +23,13 @@ from gmdistill.sets import spaces
 from gmdistill.system import devices
 
 
-def load_data(name: str, **options: Any) -> batches.Corpus:
+def load_data(name: Any, **options: Any) -> batches.Corpus:
   """Loads a text-classification data set as token arrays.
 
   Args:
-    name: `docstrings`, the embedded one, or a name of TensorFlow Datasets such
-      as "glue/sst2".
+    name: A file of rows (.csv, .tsv, .jsonl, .parquet), a folder or glob of
+      them; a table of pandas or Arrow, or a list of dicts; a name of
+      TensorFlow Datasets such as "glue/sst2"; or `docstrings`, the embedded.
     **options: `tokenizer_file`, the tokenizer.json that reads the text, where
       a new one should not be trained; and the other fields of
       `gmdistill.data.loading.Options`, such as `max_length`.
@@ -39,8 +41,12 @@ def load_data(name: str, **options: Any) -> batches.Corpus:
     InputError: unknown data, or an option that cannot be used.
   """
   tokenizer_file = options.pop("tokenizer_file", "")
+  if not isinstance(name, str | os.PathLike):
+    from gmdistill.data import tables  # its libraries are slow to import
+
+    name = tables.kept(name)
   try:
-    chosen = loading.Options(name, **options)
+    chosen = loading.Options(os.fspath(name), **options)
   except TypeError as error:
     known = ", ".join(loading.Options.__dataclass_fields__)
     raise errors.InputError(

@@ -39,6 +39,7 @@ ONLY_HERE = {
   "ml_collections": {"runs.config"},
   "tensorflow_datasets": {"data"},
   "tokenizers": {"data"},
+  "pyarrow": {"data"},
   "huggingface_hub": {"students"},
   "sklearn": {"selection", "sets"},  # k-means; a table's factors
   "matplotlib": {"reports"},

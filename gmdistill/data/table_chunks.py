@@ -1,0 +1,44 @@
+"""Some rows of a file at a time, and what is asked of a file's letters."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from gmdistill import errors
+from gmdistill.data import table_files
+
+ROWS = 4096  # at a time
+
+
+class Chunk(NamedTuple):
+  """Some rows, column by column."""
+
+  columns: dict[str, list[Any]]
+  where: Callable[[int], str]  # "FILE, line 7" of a row of the chunk
+
+
+def require_utf8(file: table_files.TableFile, probe: bytes) -> None:
+  """Refuses UTF-16, whose every other byte is zero in most languages."""
+  marked = probe.startswith((b"\xff\xfe", b"\xfe\xff"))
+  if marked or probe[:4096].count(0) > len(probe[:4096]) // 4:
+    raise errors.InputError(
+      f"{file.path}, line 1: the file is UTF-16, not UTF-8; convert it: iconv "
+      f"-f UTF-16 -t UTF-8 {file.path.name} > utf8-{file.path.name}"
+    )
+
+
+def decoded(value: bytes, where: Callable[[int], str], row: int) -> str:
+  """Returns the text that bytes are.
+
+  Raises:
+    errors.InputError: they are no UTF-8; says how to convert the file.
+  """
+  try:
+    return value.decode()
+  except UnicodeDecodeError as error:
+    place = where(row)
+    name = place.rsplit(", line", 1)[0].rsplit("/", 1)[-1]
+    raise errors.InputError(
+      f"{place}: the byte 0x{value[error.start]:02x} is not UTF-8; if the file "
+      f"is Windows' (cp1252), convert it: iconv -f cp1252 -t UTF-8 {name} > "
+      f"utf8-{name}"
+    ) from None
