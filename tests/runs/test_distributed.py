@@ -153,7 +153,8 @@ def test_a_run_goes_on_over_another_number_of_devices(whole, tmp_path):
 
 AT_STEP_SIX = """
 import sys
-from gmdistill import main, metrics
+from gmdistill import main
+from gmdistill.system import logs as metrics
 write = metrics.Writer.write
 def own(self, step, values):
   if step == 6:
@@ -167,7 +168,8 @@ DEFECT = AT_STEP_SIX.format("raise RuntimeError('a defect')")
 # A preemption while the programs compile.
 EARLY = """
 import os, signal, sys, time
-from gmdistill import jobs, main
+from gmdistill import main
+from gmdistill.runs import jobs
 def prepare(*_):
   os.kill(os.getpid(), signal.SIGTERM)
   time.sleep(300)
@@ -181,7 +183,7 @@ sys.exit(main.main(sys.argv))
   [
     (FULL, 2, "No space left on device"),
     (DEFECT, 1, "a defect"),
-    (EARLY, -signal.SIGTERM, ""),
+    (EARLY, 128 + signal.SIGTERM, "interrupted"),
   ],
 )
 def test_what_befalls_one_process_alone_ends_the_others(
@@ -200,13 +202,15 @@ def test_a_signal_after_the_last_step_stops_both_with_everything_saved(
 ):
   code = """
 import os, signal, sys
-from gmdistill import finish, main
+from gmdistill import main
+from gmdistill.runs import finish
 finish.finish = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
 sys.exit(main.main(sys.argv))
 """
   slow = """
 import sys, time
-from gmdistill import finish, main
+from gmdistill import main
+from gmdistill.runs import finish
 finish.finish = lambda *_: time.sleep(300)
 sys.exit(main.main(sys.argv))
 """
