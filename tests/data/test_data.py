@@ -291,7 +291,9 @@ def test_an_unknown_name_suggests_one_on_disk(folder):
   assert one_line(error)
   with pytest.raises(errors.InputError, match="prepared there: tiny"):
     loading.load(options(folder, name="qqqqqq"))
-  with pytest.raises(errors.InputError, match=r"give a file of rows \(FILE.csv"):
+  with pytest.raises(
+    errors.InputError, match=r"give a file of rows \(FILE.csv"
+  ):
     loading.load(options(folder, name="my rows"))
 
 
