@@ -33,7 +33,7 @@ def read(
     if not len(cut):
       raise errors.InputError(
         f"{source.name} has a 'train' split alone, of which no class has a row "
-        "to spare; prepare it with a 'test' split"
+        "to spare; give it more rows, or a 'test' split"
       )
     notes.append(
       f"{source.name} has a 'train' split alone: {len(cut)} of its "

@@ -121,7 +121,7 @@ def test_a_set_of_one_split_without_a_row_to_spare_is_refused(folder):
   tiny_sets.build(
     folder, {"train": tiny_sets.rows_of(range(5))}, tiny_sets.names(5)
   )
-  assert "prepare it with a 'test' split" in refusal(folder)
+  assert "give it more rows, or a 'test' split" in refusal(folder)
 
 
 # Labels of all kinds.
