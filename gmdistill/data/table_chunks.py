@@ -36,9 +36,14 @@ def decoded(value: bytes, where: Callable[[int], str], row: int) -> str:
     return value.decode()
   except UnicodeDecodeError as error:
     place = where(row)
-    name = place.rsplit(", line", 1)[0].rsplit("/", 1)[-1]
+    wrong = f"{place}: the byte 0x{value[error.start]:02x} is not UTF-8"
+    path, line, _ = place.rpartition(", line ")
+    if not line:  # a row of a file that is no text
+      raise errors.InputError(
+        f"{wrong}; write the file anew, with its texts in UTF-8"
+      ) from None
+    name = path.rsplit("/", 1)[-1]
     raise errors.InputError(
-      f"{place}: the byte 0x{value[error.start]:02x} is not UTF-8; if the file "
-      f"is Windows' (cp1252), convert it: iconv -f cp1252 -t UTF-8 {name} > "
-      f"utf8-{name}"
+      f"{wrong}; if the file is Windows' (cp1252), convert it: iconv -f cp1252 "
+      f"-t UTF-8 {name} > utf8-{name}"
     ) from None

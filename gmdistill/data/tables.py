@@ -72,12 +72,15 @@ class Table:
 
     Whole numbers are in their order, words in the alphabet's.
     """
+    if "train" not in self.splits():
+      raise errors.InputError(
+        f"{self.name} has no rows to train on, only those of "
+        f"{', '.join(self.splits())}; give a file or rows of 'train' too"
+      )
     given = self._given_names
     if given:
       return given
     read, where = self._read, f"{self.columns.label!r} of {self.name}"
-    if "train" not in read.parts:
-      return ()
     used = np.unique(read.parts["train"].names)
     names = [read.names[x] for x in used if x >= 0]
     if len(names) == 1:

@@ -383,6 +383,24 @@ def test_an_unknown_name_says_that_files_are_read(name):
     opened(name)
 
 
+def test_a_folder_without_rows_to_train_on_is_refused(tmp_path):
+  write(tmp_path, "mine/test.csv", GOOD)
+  write(tmp_path, "mine/val.csv", GOOD)
+  with pytest.raises(errors.InputError, match="only those of validation, test"):
+    opened(tmp_path / "mine")
+
+
+def test_parquet_of_another_encoding_is_refused_at_its_row(tmp_path):
+  texts = pa.array([b"so", b"caf\xe9"], pa.binary()).view(pa.string())
+  path = parquet(
+    tmp_path, "r.parquet", pa.table({"text": texts, "label": [0, 1]})
+  )
+  with pytest.raises(
+    errors.InputError, match="row 2: the byte 0xe9.*write the"
+  ):
+    opened(path)
+
+
 def test_a_row_longer_than_a_block_is_refused(tmp_path, monkeypatch):
   monkeypatch.setattr(table_csv, "_BLOCK", 1 << 10)
   path = write(tmp_path, "r.csv", GOOD + b'"' + b"long " * 999 + b'",pos\n')
