@@ -165,7 +165,8 @@ def _program(job, index):
     while len(_PROGRAMS) >= _MOST_PROGRAMS:
       del _PROGRAMS[next(iter(_PROGRAMS))]
     _PROGRAMS[key] = program_costs.program(steps, arguments)
-  return _PROGRAMS[key]
+  steps, cost = _PROGRAMS[key]
+  return steps, cost._replace(room=devices.room())
 
 
 def real_data(

@@ -51,7 +51,8 @@ def test_whatever_makes_a_protocol_is_in_its_identity(maker, name, other):
   assert json.dumps(chained[0]) != json.dumps(chained[1])
 
 
-def test_a_protocol_without_an_identity_leaves_no_row(monkeypatch):
+def test_a_protocol_without_an_identity_leaves_no_row(monkeypatch, tmp_path):
+  monkeypatch.setenv("GMDISTILL_CACHE", str(tmp_path))  # no other run's rows
   config = settings.recipe(tiny_config.get_config())
   table = outputs.table(assembly.setup(config), config)
   named = assembly.protocol(config, "replay")

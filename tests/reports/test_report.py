@@ -394,17 +394,6 @@ def test_a_name_is_read_as_it_stands(workdir, name):
   assert "<svg" not in figures.as_image(figure)  # it is drawn, and encoded
 
 
-def test_layers_are_in_order_from_below():
-  names = ["head", "layer 10", "pooler", "layer 2", "embedding_norm"]
-  assert finished.from_below(names) == [
-    "embedding_norm",
-    "layer 2",
-    "layer 10",
-    "pooler",
-    "head",
-  ]
-
-
 def test_several_runs_are_compared_by_cost_and_by_layer(tmp_path):
   runs = []
   for size, accuracy in ((1, 0.7), (5, 0.8)):

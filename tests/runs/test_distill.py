@@ -24,7 +24,7 @@ from conftest import make_problem, make_synthetic
 from gmdistill import errors
 from gmdistill.data import overlap
 from gmdistill.reports import finished
-from gmdistill.runs import distill, finish, first_set, jobs, workdirs
+from gmdistill.runs import distill, finish, first_set, jobs, states, workdirs
 from gmdistill.runs import outer as outer_loop
 from gmdistill.runs.config import assembly, row_fields, schedule, settings
 from gmdistill.sets import set_files
@@ -307,7 +307,7 @@ def test_a_diverging_run_names_the_step_and_keeps_its_checkpoint(
   assert not (tmp_path / "set").exists()
   setup = assembly.setup(settings.recipe(config))
   stored = assembly.parameterization(settings.recipe(config), setup.problem)
-  like = outer_loop.first_state(
+  like = states.first_state(
     first_set.first_params(setup, settings.recipe(config), stored),
     schedule.stages(settings.recipe(config))[0],
     setup.problem,
@@ -330,7 +330,7 @@ def test_the_outer_step_compiles_once():
   stored = assembly.parameterization(settings.recipe(config), setup.problem)
   key = jax.random.key(0)
   params = first_set.first_params(setup, settings.recipe(config), stored)
-  state = outer_loop.first_state(
+  state = states.first_state(
     params, stage, setup.problem, key, config.num_students, mesh
   )
   steps = outer_loop.outer_steps(stage, stored, 0.99, mesh)
@@ -343,10 +343,13 @@ def test_the_outer_step_compiles_once():
 
 def test_runs_that_differ_in_their_seed_alone_share_their_programs(monkeypatch):
   traced = []
+
+  def program(*arguments):
+    traced.append(arguments)
+    return "steps", jobs.program_costs.Cost(*[0] * 7)
+
   monkeypatch.setattr(jobs, "_PROGRAMS", {})
-  monkeypatch.setattr(
-    jobs.program_costs, "program", lambda *x: traced.append(x)
-  )
+  monkeypatch.setattr(jobs.program_costs, "program", program)
   for seed, rate, expected in ((0, 0.01, 1), (1, 0.01, 1), (1, 0.02, 2)):
     config = tiny_config.get_config("polish")
     config.seed, config.outer.learning_rate = seed, rate
@@ -364,7 +367,7 @@ def test_steps_in_one_dispatch_equal_steps_one_by_one():
   found = []
   for size in (1, 4):
     params = first_set.first_params(setup, settings.recipe(config), stored)
-    state = outer_loop.first_state(
+    state = states.first_state(
       params, stage, setup.problem, key, config.num_students, mesh
     )
     steps = outer_loop.outer_steps(stage, stored, 0.99, mesh)
@@ -392,7 +395,7 @@ def test_students_side_by_side_are_students_one_by_one(recipe_name):
   found = []
   for at_once in (1, 2, 3):
     params = first_set.first_params(setup, settings.recipe(config), stored)
-    state = outer_loop.first_state(params, stage, setup.problem, key, 3, mesh)
+    state = states.first_state(params, stage, setup.problem, key, 3, mesh)
     steps = outer_loop.outer_steps(stage, stored, 0.99, mesh, at_once)
     found.append(steps(setup.problem, state, real, key)[0].params)
   for other in found[1:]:
@@ -455,7 +458,7 @@ def test_students_train_alone_and_only_the_sets_gradients_are_averaged():
   stored = assembly.parameterization(settings.recipe(config), setup.problem)
   params = first_set.first_params(setup, settings.recipe(config), stored)
   key = jax.random.key(0)
-  state = outer_loop.first_state(
+  state = states.first_state(
     params, stage, setup.problem, key, config.num_students, mesh
   )
   before = jax.device_get(state)

@@ -48,8 +48,8 @@ def small(**fields):
   return config
 
 
-def only_the_set(*, folder, best, **_):
-  set_files.save(folder / "set", best, {})
+def only_the_set(job, folder, outcome):
+  set_files.save(folder / "set", outcome.best, {})
 
 
 @pytest.fixture(scope="module")

@@ -272,7 +272,9 @@ def test_steps_are_sentences_or_lines(tokenizer):
 def test_a_tokenizer_without_a_mask_has_no_slots():
   from tokenizers import Tokenizer, models
 
-  bare = tokenizing.Tokenizer(Tokenizer(models.WordLevel({"[PAD]": 0})))
+  known = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+  words = {token: i for i, token in enumerate(known)}
+  bare = tokenizing.Tokenizer(Tokenizer(models.WordLevel(words, "[UNK]")))
   with pytest.raises(errors.InputError, match="no .MASK."):
     bare.special_id("mask")
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from gmdistill import errors
-from gmdistill.system import processes
+from gmdistill.system import interrupts, processes
 
 
 def run(
@@ -32,6 +32,7 @@ def run(
       saved = error.status in (0, 130)
       processes.abandon(error.status, stopped=saved)
     processes.leave()
+    interrupts.leave_as_others_do()
     raise
   except BaseException as error:
     if isinstance(error, jax.errors.JaxRuntimeError):
