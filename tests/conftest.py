@@ -48,9 +48,7 @@ def cache_of_the_session(tmp_path_factory):
   if "PYTEST_XDIST_WORKER" in os.environ:
     base = base.parent  # which the processes of one run share
   # JAX's own setting goes before: several runs of the suite may share it.
-  shared = os.environ.get("GMDISTILL_TEST_PROGRAMS")
-  programs = os.environ.get("JAX_COMPILATION_CACHE_DIR", shared)
-  programs = programs or str(base / "programs")
+  programs = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(base / "programs"))
   jax.config.update("jax_compilation_cache_dir", programs)
   os.environ["JAX_COMPILATION_CACHE_DIR"] = programs
   before = os.environ.get("GMDISTILL_CACHE")
