@@ -73,9 +73,12 @@ class Shape(NamedTuple):
 class Reading(NamedTuple):
   """Who sees whom, and from where: the same in every layer."""
 
-  seen_BxLxL: jax.Array  # whether token q sees token s
+  seen_BxLxS: jax.Array  # whether token l sees token s
   # Cosines and sines [B, L, 1, K / 2]; None: learned positions.
   turns: tuple[jax.Array, jax.Array] | None = None
+  # The place of the first token among S whose keys and values are kept in the
+  # collection `cache`; None: nothing is kept, and S is L.
+  start: jax.Array | int | None = None
 
 
 class Projection(blocks.Dense):
@@ -142,20 +145,34 @@ class CausalAttention(nn.Module):
     if reading.turns is not None:
       query_BxLxHxK = rotated(query_BxLxHxK, *reading.turns)
       key_BxLxGxK = rotated(key_BxLxGxK, *reading.turns)
+    key_BxSxGxK = self._kept("key_cache", key_BxLxGxK, reading)
+    value_BxSxGxK = self._kept("value_cache", value_BxLxGxK, reading)
     # R queries read one key.
     query = query_BxLxHxK.reshape(*query_BxLxHxK.shape[:2], keys, -1, width)
-    scores = jnp.einsum("bqgrk,bsgk->bgrqs", query, key_BxLxGxK) * width**-0.5
+    scores = jnp.einsum("bqgrk,bsgk->bgrqs", query, key_BxSxGxK) * width**-0.5
     # As in `blocks.Attention`: finite, and at least in float32.
     wide = jnp.promote_types(scores.dtype, jnp.float32)
-    seen = reading.seen_BxLxL[:, None, None]
+    seen = reading.seen_BxLxS[:, None, None]
     weights = jax.nn.softmax(jnp.where(seen, scores.astype(wide), -1e9))
     mixed = jnp.einsum(
-      "bgrqs,bsgk->bqgrk", weights.astype(value_BxLxGxK.dtype), value_BxLxGxK
+      "bgrqs,bsgk->bqgrk", weights.astype(value_BxSxGxK.dtype), value_BxSxGxK
     )
     output = _projection(
       x_BxLxD.shape[-1], "output", shape.output_bias, shape.dtype
     )
     return output(mixed.reshape(*x_BxLxD.shape[:2], shape.num_heads * width))
+
+  def _kept(self, name: str, x_BxLxGxK: jax.Array, reading: Reading) -> Any:
+    """Returns the keys, or values, of all places, with these put at theirs."""
+    if reading.start is None:
+      return x_BxLxGxK
+    count, _, *rest = x_BxLxGxK.shape
+    places = (count, reading.seen_BxLxS.shape[-1], *rest)
+    cache = self.variable("cache", name, jnp.zeros, places, x_BxLxGxK.dtype)
+    cache.value = jax.lax.dynamic_update_slice_in_dim(
+      cache.value, x_BxLxGxK, reading.start, axis=1
+    )
+    return cache.value
 
 
 class DecoderLayer(nn.Module):

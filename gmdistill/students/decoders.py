@@ -74,7 +74,7 @@ class Decoder(nn.Module):
     def scanned(length: int) -> Any:
       return nn.scan(
         layer,
-        variable_axes={"params": 0, "lora": 0},
+        variable_axes={"params": 0, "lora": 0, "cache": 0},
         split_rngs={"params": True},
         in_axes=nn.broadcast,
         length=length,
@@ -127,21 +127,39 @@ class Decoder(nn.Module):
     unembedding = None if self.tied else self.unembedding
     return outputs.Outputs(hidden_BxLxD, last_BxD, unembedding=unembedding)
 
-  def encode(self, x_BxLxD: jax.Array, mask_BxL: jax.Array) -> jax.Array:
+  def encode(
+    self,
+    x_BxLxD: jax.Array,
+    mask_BxS: jax.Array,
+    start: jax.Array | int | None = None,
+  ) -> jax.Array:
     """Returns the hidden states [B, L, D], in the precision of `compute`.
 
     A token's position counts the unmasked ones before it: padding on either
     side changes nothing.
+
+    Args:
+      x_BxLxD: Embeddings.
+      mask_BxS: Of them, where `start` is None, and S is L.
+      start: Of tokens that go on with a text of S places: the first one's place
+        there. What was said of the places before stands in the collection
+        `cache`, where what is said of these is put beside it.
     """
-    length = x_BxLxD.shape[1]
-    mask_BxL = mask_BxL.astype(bool)
-    positions_BxL = jnp.maximum(jnp.cumsum(mask_BxL, axis=1) - 1, 0)
+    queries, length = x_BxLxD.shape[1], mask_BxS.shape[1]
+    mask_BxS = mask_BxS.astype(bool)
+    positions_BxL = jnp.maximum(jnp.cumsum(mask_BxS, axis=1) - 1, 0)
+    earlier_1xLxS = np.tri(length, dtype=bool)[None]
+    if start is not None:
+      positions_BxL, earlier_1xLxS = (
+        jax.lax.dynamic_slice_in_dim(jnp.asarray(x), start, queries, axis=1)
+        for x in (positions_BxL, earlier_1xLxS)
+      )
     if self.rotary is None:
       x_BxLxD = x_BxLxD + self.position[positions_BxL]
     if self.compute != "float32":
       x_BxLxD = x_BxLxD.astype(self.compute)
-    earlier_1xLxL = np.tri(length, dtype=bool)[None]
-    reading = decoder_layers.Reading(mask_BxL[:, None, :] & earlier_1xLxL)
+    seen_BxLxS = mask_BxS[:, None, :] & earlier_1xLxS
+    reading = decoder_layers.Reading(seen_BxLxS, start=start)
     if self.rotary is not None:
       tables = self.rotary.tables(length, self.shape().head_width)
       # In the precision of the products: else queries and keys become wide.
