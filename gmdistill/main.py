@@ -7,66 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import gmdistill
+from gmdistill import errors
+from gmdistill.runs.commands import verbs
 from gmdistill.system import console, interrupts
-
-VERBS = {
-  "distill": "distil a data set, evaluate the set, write the report",
-  "plan": "say what a run needs of a device, without running it",
-  "sweep": "run a config of several runs; one report over all",
-  "bank": "compute the real gradients that later runs match, once",
-  "teach": "train a teacher on the real data; write a Hugging Face directory",
-  "train": "train one student on a set; write a Hugging Face directory",
-  "relabel": "have teachers label a set, a baseline's rows or texts",
-  "update": "distil on from a set whose teacher has changed",
-  "evaluate": "measure a set, or a baseline, under a protocol",
-  "report": "write one page over one or several workdirs",
-}
-
-# Which flags a verb takes, but those of several processes.
-TAKES = {
-  **dict.fromkeys(VERBS, "config workdir"),
-  "train": "config workdir set protocol",
-  "relabel": "config workdir set teacher row",
-  "update": "config workdir set teacher",
-  "evaluate": "config workdir set row protocol",
-  "report": "workdir format table",
-}
-
-DISTRIBUTED = ("distill", "update", "plan")  # that several processes may share
-
-HELP = """\
-usage: gmdistill VERB [--config=NAME[:mode]] [--workdir=DIR] [...]
-
-{verbs}
-
-  --config=NAME[:mode]        a config of gmdistill's, or a file of yours;
-                              :tiny after any: a small run for a CPU
-  --config.FIELD=VALUE        change one field of it
-  --workdir=DIR               where a run leaves everything, and goes on from;
-                              evaluate: evaluation.json
-  DIR...                      report: finished workdirs
-  --format=html|markdown      report: a page, or one --table=NAME of results,
-                              rows, costs, provenance, published, printed
-  --set=DIR                   train, evaluate, relabel, update: the set/ folder
-                              of a run; relabel: or a file of JSON lines
-  --teacher=DIR               relabel, update: a teacher; may be given again
-  --row=NAME                  evaluate, relabel: distilled (the --set), random,
-                              herding or k_centers; evaluate: or full
-  --protocol=NAME             train, evaluate: replay, finetune or scratch;
-                              evaluate: bayes
-  --distributed               distill, update, plan: one process of several;
-                              TPU pods and SLURM say by themselves which,
-                              elsewhere these do:
-                              --coordinator=HOST:PORT, --num_processes=N,
-                              --process_id=I (from 0)
-
-  --version                   say which version this is
-
-examples:
-  gmdistill distill --config=quickstart --workdir=runs/quickstart
-  gmdistill train --set=runs/quickstart/set --workdir=runs/student
-  gmdistill report runs/a runs/b --workdir=runs/both
-"""
 
 
 def entry_point() -> None:
@@ -83,31 +26,25 @@ def main(argv: list[str]) -> int:
 
 
 def _main(argv):
-  if len(argv) < 2 or argv[1] == "help" or {"-h", "--help"} & set(argv):
-    width = max(map(len, VERBS))
-    verbs = "\n".join(f"  {v:{width}}  {said}" for v, said in VERBS.items())
-    console.show(HELP.format(verbs=verbs))
-    return 0
-  if argv[1] in ("version", "--version"):
-    console.show(f"gmdistill {gmdistill.__version__}")
+  asked = _help(argv[1:])
+  if asked is not None:
+    console.show(asked)
     return 0
   verb = argv[1]
-  if verb not in VERBS:
-    return _refuse(f"unknown verb {verb!r}; use one of {', '.join(VERBS)}.")
-  # Slow imports wait until there is something to do.
-  from gmdistill import errors
-
   try:
+    if verb not in verbs.VERBS:
+      errors.not_one_of(f"the verb {verb!r}", verb, verbs.VERBS)
+    # Slow imports wait until there is something to do.
     from gmdistill.runs.config import flags as flag_values
 
     flags, rest = flag_values.parse([argv[0], *argv[2:]])
-    flag_values.require_taken(verb, flags, TAKES[verb].split())
+    flag_values.require_taken(verb, flags)
     command = shlex.join(["gmdistill", *argv[1:]])
-    if flags.distributed and verb not in DISTRIBUTED:
+    if flags.distributed and verb not in verbs.DISTRIBUTED:
       raise errors.InputError(
-        f"--distributed goes with {', '.join(DISTRIBUTED)}, and {verb} is no "
-        "work for several processes as one; start it in a single one. (Sweep "
-        "may be started in several with the same --workdir.)"
+        f"--distributed goes with {', '.join(verbs.DISTRIBUTED)}, and {verb} "
+        "is no work for several processes as one; start it in a single one. "
+        "(Sweep may be started in several with the same --workdir.)"
       )
     if flags.distributed:
       from gmdistill.runs.commands import several
@@ -123,13 +60,21 @@ def _main(argv):
   return 0
 
 
+def _help(words: list[str]) -> str | None:
+  """Returns what a command line asks to be told, of all or of one verb."""
+  if words and words[0] in ("version", "--version"):
+    return f"gmdistill {gmdistill.__version__}"
+  if words and not ({"-h", "--help"} & set(words) or words[0] == "help"):
+    return None
+  named = [word for word in words[:2] if word in verbs.VERBS]
+  return verbs.help_of(named[0]) if named else verbs.overview()
+
+
 def _say(error: BaseException) -> int | None:
   """Prints the line of what ended a command; returns the exit status.
 
   None, and nothing is printed: it is a defect of ours, and wants a traceback.
   """
-  from gmdistill import errors
-
   if isinstance(error, errors.InputError):
     return _refuse(str(error))
   if isinstance(error, errors.Stopped | errors.NotFinite):
@@ -148,7 +93,7 @@ def _say(error: BaseException) -> int | None:
 
 
 def _run(verb: str, flags: Any, rest: list[str], command: str) -> None:
-  from gmdistill.runs.commands import distilling, teaching, using
+  from gmdistill.runs.commands import distilling, looking, teaching, using
   from gmdistill.runs.config import settings
   from gmdistill.system import costs
 
@@ -166,6 +111,7 @@ def _run(verb: str, flags: Any, rest: list[str], command: str) -> None:
     "update": teaching.update,
     "evaluate": using.evaluate,
     "report": using.report,
+    "fields": looking.fields,
   }
   with costs.memory_errors_named():
     commands[verb](flags, rest, command)

@@ -8,7 +8,7 @@ import pathlib
 import tomllib
 
 from gmdistill import fields as field_table
-from gmdistill import main
+from gmdistill.runs.commands import verbs
 from gmdistill.runs.config import recipe
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -95,12 +95,13 @@ def commands() -> str:
     "| verb | what it does | flags |",
     "| --- | --- | --- |",
   ]
-  for verb, what in main.VERBS.items():
-    flags = " ".join(f"`--{flag}`" for flag in main.TAKES[verb].split())
-    lines.append(f"| `{verb}` | {what} | {flags} |")
-  verbs = "\n".join(f"  {verb:9} {what}" for verb, what in main.VERBS.items())
-  text = main.HELP.format(verbs=verbs).rstrip()
-  lines += ["", "## What `gmdistill --help` prints", "", "```text", text, "```"]
+  for name, verb in verbs.VERBS.items():
+    flags = " ".join(f"`--{flag}`" for flag in verb.takes.split())
+    lines.append(f"| `{name}` | {verb.does} | {flags} |")
+  told = {"--help": verbs.overview()}
+  told |= {f"{name} --help": verbs.help_of(name) for name in verbs.VERBS}
+  for asked, text in told.items():
+    lines += ["", f"## `gmdistill {asked}`", "", "```text", text, "```"]
   return "\n".join(lines) + "\n"
 
 

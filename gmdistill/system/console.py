@@ -8,7 +8,7 @@ run has computed is in its files by then, or would be lost by an error here.
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 # What a reader understands, where a stream has no such character.
@@ -25,6 +25,28 @@ def show(text: str) -> None:
 def complain(text: str) -> None:
   """Prints a line to standard error."""
   _print(text, "stderr")
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+  """Prints a table of texts: as wide as a terminal, or else a row a line."""
+  import rich.console  # which a command that prints none need not wait for
+  import rich.markup
+  import rich.table
+
+  made = rich.table.Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+  for name in header:
+    made.add_column(name, overflow="fold")
+  for row in rows:
+    made.add_row(*map(rich.markup.escape, row))
+  stream: Any = Stream("stdout")
+  to = rich.console.Console(file=stream)
+  if to.is_terminal:
+    to.print(made)
+    return
+  to = rich.console.Console(file=stream, width=10_000, highlight=False)
+  with to.capture() as text:
+    to.print(made)
+  show("\n".join(line.rstrip() for line in text.get().splitlines()))
 
 
 def flush() -> None:

@@ -17,9 +17,9 @@ from conftest import make_problem, make_real, make_synthetic
 
 import gmdistill
 from gmdistill import fields as field_table
-from gmdistill import main
 from gmdistill.data import sources
 from gmdistill.objectives import contract
+from gmdistill.runs.commands import verbs
 from gmdistill.runs.config import recipe, settings, shipped
 from gmdistill.sets import synthetic
 from gmdistill.students import families
@@ -52,7 +52,11 @@ def blocks(text, language):
 
 def commands(text):
   """The arguments of each gmdistill command in the shell blocks of a page."""
-  for block in blocks(text, ""):
+  yield from commands_of(blocks(text, ""))
+
+
+def commands_of(texts):
+  for block in texts:
     for line in block.replace("\\\n", " ").splitlines():
       if '--command="' in line:  # the command of another machine's shell
         line = line.replace('--command="', "").removesuffix('"')
@@ -84,14 +88,24 @@ def test_a_command_has_a_verb_and_flags_that_it_takes(page):
   for verb, *rest in commands(PAGES[page]):
     if verb.startswith("--"):
       continue  # --help
-    assert verb in main.VERBS, verb
-    takes = [*main.TAKES[verb].split(), *OF_SEVERAL]
+    assert verb in verbs.VERBS, verb
+    takes = [*verbs.VERBS[verb].takes.split(), *OF_SEVERAL]
     for word in rest:
       flag = re.split(r"[=.]", word.removeprefix("--"))[0]
       if word.startswith("--"):
         assert flag in takes, (verb, word)
       else:
-        assert verb == "report", (verb, word)
+        assert verbs.VERBS[verb].rest, (verb, word)
+
+
+def test_the_example_of_a_verb_is_of_that_verb_and_takes_its_flags():
+  for name, verb in verbs.VERBS.items():
+    ((first, *rest),) = commands_of([verb.example])
+    assert first == name
+    flags = {word[2:].partition("=")[0] for word in rest if word[:2] == "--"}
+    assert flags <= set(verb.takes.split())
+    assert verb.rest or all(word[:2] == "--" for word in rest)
+    assert set(verb.takes.split()) <= set(verbs.FLAGS)
 
 
 def test_every_field_that_is_named_exists():
@@ -154,7 +168,7 @@ def test_every_module_has_a_place_in_the_api():
 
 
 def test_the_page_of_commands_has_every_verb():
-  assert all(f"| `{verb}` |" in generate.commands() for verb in main.VERBS)
+  assert all(f"| `{verb}` |" in generate.commands() for verb in verbs.VERBS)
 
 
 def test_what_python_blocks_take_from_the_package_is_there():

@@ -16,6 +16,7 @@ from conftest import make_problem, make_synthetic
 from orbax.checkpoint import v1 as ocp
 
 from gmdistill import main
+from gmdistill.runs.commands import verbs
 from gmdistill.sets import set_files, synthetic
 from gmdistill.system import folders, logs, paths
 
@@ -44,8 +45,16 @@ def test_the_version_is_the_packages(asked, capsys):
   assert capsys.readouterr().out == f"gmdistill {project['version']}\n"
 
 
-@pytest.mark.parametrize("asked", ["'-h'", "'distill', '--help'"])
-def test_help_says_the_verbs_without_loading_jax(asked):
+@pytest.mark.parametrize(
+  "asked, told",
+  [
+    ("'-h'", verbs.VERBS),
+    ("'help'", verbs.VERBS),
+    ("'evaluate', '--help'", ["--row", "--json", "evaluate: or full"]),
+    ("'help', 'plan'", ["gmdistill plan --config=sst2", "--distributed"]),
+  ],
+)
+def test_help_says_verbs_or_one_verbs_flags_without_loading_jax(asked, told):
   code = (
     "import sys; from gmdistill import main;"
     f"status = main.main(['x', {asked}]);"
@@ -55,7 +64,20 @@ def test_help_says_the_verbs_without_loading_jax(asked):
     [sys.executable, "-c", code], capture_output=True, text=True
   )
   assert done.returncode == 0
-  assert all(verb in done.stdout for verb in main.VERBS)
+  assert all(word in done.stdout for word in told)
+  assert all(len(line) <= 80 for line in done.stdout.splitlines())
+
+
+def test_fields_are_told_by_name_and_by_meaning(capsys):
+  assert main.main(["x", "fields", "learned", "distance"]) == 0
+  said = capsys.readouterr().out.splitlines()
+  assert said[0].split()[:2] == ["field", "default"] and len(said) == 2
+  assert said[1].startswith("normalised_steps  False")
+  assert main.main(["x", "fields", CONFIG, "num_heads", "--json"]) == 0
+  (field,) = json.loads(capsys.readouterr().out)
+  assert field["field"] == "student.num_heads" and field["value"] == 2
+  assert main.main(["x", "fields", "--json"]) == 0
+  assert len(json.loads(capsys.readouterr().out)) > 150
 
 
 def test_compiled_programs_are_kept_in_the_cache_folder():
@@ -197,7 +219,9 @@ def test_a_bad_field_is_one_line_and_writes_nothing(
 @pytest.mark.parametrize(
   "arguments, word",
   [
-    (["distil"], "unknown verb 'distil'"),
+    (["disitll"], "the verb 'disitll' is none of distill, plan"),
+    (["disitll"], "did you mean distill?"),
+    (["fields", "windw"], "did you mean finetune_ahead.window?"),
     (["distill"], "--config"),
     (["distill", CONFIG], "--workdir"),
     (["distill", "--config=none.py", "--workdir=x"], "none.py"),
@@ -273,12 +297,12 @@ def test_a_bad_command_is_one_line(arguments, word, capsys):
   assert word in refused(capsys, *arguments)
 
 
-@pytest.mark.parametrize("verb", main.VERBS)
+@pytest.mark.parametrize("verb", [x for x in verbs.VERBS if x != "fields"])
 def test_a_verb_asks_for_flags_that_it_takes(verb, capsys):
   said = refused(capsys, verb)
   asked = set(re.findall(r"--([a-z]+)", said))
   assert asked or "report DIR" in said
-  assert asked <= set(main.TAKES[verb].split())
+  assert asked <= set(verbs.VERBS[verb].takes.split())
 
 
 def test_an_unwritable_workdir_is_one_line(tmp_path, capsys):

@@ -1,13 +1,13 @@
 """The flags of the command line, and the config that they change."""
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 from absl import flags as absl_flags
 from ml_collections import config_flags
 
 from gmdistill import errors
+from gmdistill.runs.commands import verbs
 
 
 def parse(argv: list[str]) -> tuple[Any, list[str]]:
@@ -24,6 +24,7 @@ def parse(argv: list[str]) -> tuple[Any, list[str]]:
   absl_flags.DEFINE_string("protocol", "", "", flag_values=values)
   absl_flags.DEFINE_string("format", "html", "", flag_values=values)
   absl_flags.DEFINE_string("table", "results", "", flag_values=values)
+  absl_flags.DEFINE_bool("json", False, "", flag_values=values)
   absl_flags.DEFINE_bool("distributed", False, "", flag_values=values)
   absl_flags.DEFINE_string("coordinator", "", "", flag_values=values)
   absl_flags.DEFINE_integer("num_processes", 0, "", flag_values=values)
@@ -76,14 +77,14 @@ def _field_of(argument: str) -> list[str]:
   return flag.removeprefix("--config.").split(".")
 
 
-def require_taken(verb: str, flags: Any, takes: Sequence[str]) -> None:
+def require_taken(verb: str, flags: Any) -> None:
   """Checks that a verb was given no flag that it does not take.
 
   Raises:
     InputError: it was.
   """
-  known = "config workdir set teacher row protocol format table".split()
-  for name in known:
+  takes = verbs.VERBS[verb].takes.split()
+  for name in {name.partition(".")[0] for name in verbs.FLAGS}:
     present = flags[name].present or (name == "config" and flags.config)
     if present and name not in takes:
       raise errors.InputError(
