@@ -82,6 +82,7 @@ LengthOrZero = Annotated[int, Range(4, 2**20, or_zero=True)]
 Width = Annotated[int, Range(1, 2**18)]
 Layers = Annotated[int, Range(1, 1000)]
 LayersOrAll = Annotated[int, Range(1, 1000, or_zero=True)]
+KmerOrZero = Annotated[int, Range(1, 6, or_zero=True)]  # of 4^6 words
 Slots = Annotated[int, Range(2, 2**16)]
 Vocabulary = Annotated[int, Range(64, 2**24)]
 # Other numbers.

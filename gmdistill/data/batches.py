@@ -85,6 +85,8 @@ class Examples(NamedTuple):
   teachers: TeacherTargets | None = None
   tokens: Tokens | None = None  # of rationales, where the data have some
   groups: np.ndarray | None = None  # [N] int64, by which accuracies are told
+  # [N, T] int32, numbers of what a row is about, ascending; -1: no more
+  topics: np.ndarray | None = None
 
 
 class Corpus(NamedTuple):
@@ -101,6 +103,7 @@ class Corpus(NamedTuple):
   tokenizer: tokenizing.Tokenizer
   fingerprint: str  # hash of all of the above
   notes: tuple[str, ...] = ()  # how its parts were made, where that is unusual
+  group_names: tuple[str, ...] = ()  # of the groups, where these are words
 
 
 def take(examples: Examples, rows: np.ndarray | Sequence[int]) -> Examples:
@@ -167,12 +170,17 @@ def of_named(arrays: Mapping[str, Array]) -> dict[str, Any]:
   }
 
 
-def by_group(examples: Examples) -> dict[str, Examples]:
-  """Returns the rows of each group by its number; {} where there are none."""
+def by_group(
+  examples: Examples, names: Sequence[str] = ()
+) -> dict[str, Examples]:
+  """Returns the rows of each group by its name, or its number where there are
+  no `names`; {} where there are no groups."""
   if examples.groups is None:
     return {}
   return {
-    str(group): take(examples, np.flatnonzero(examples.groups == group))
+    str(names[group] if names else group): take(
+      examples, np.flatnonzero(examples.groups == group)
+    )
     for group in np.unique(examples.groups)
   }
 

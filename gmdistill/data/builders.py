@@ -17,7 +17,11 @@ from gmdistill import errors
 from gmdistill.data import records, table_files
 from gmdistill.system import paths
 
-EMBEDDED = ("docstrings", "chains")  # prepared on the spot, of our own
+EMBEDDED = (
+  "docstrings",
+  "chains",
+  "motifs",
+)  # prepared on the spot, of our own
 
 # Where TFDS defines sets of texts.
 _TEXTS = ("tensorflow_datasets.text", "tensorflow_datasets.question_answering")
@@ -45,16 +49,16 @@ def find(name: str, data_dir: str, embedded_dir: epath.PathLike) -> Any:
 
 
 def _embedded(name: str, folder: epath.Path) -> Any:
-  from gmdistill.data.corpora import chains, docstrings
+  from gmdistill.data.corpora import chains, docstrings, motifs
 
   if not paths.is_local(folder):
     raise errors.InputError(
       f"{name} is prepared on this machine, not in {folder}; leave "
       "config.data.dir empty."
     )
-  prepare = {"docstrings": docstrings.prepare, "chains": chains.prepare}[name]
+  of = {"docstrings": docstrings, "chains": chains, "motifs": motifs}[name]
   with _quiet():
-    return prepare(folder)
+    return of.prepare(folder)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """How a row is framed: slots for what a student should say beside the text."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -8,6 +9,26 @@ from gmdistill.data import batches, tokenizing
 
 if TYPE_CHECKING:
   from gmdistill.data import split_rows
+
+
+def numbered_topics(
+  rows: "Mapping[str, split_rows.Rows]",
+) -> dict[str, np.ndarray]:
+  """Returns each part's topics as numbers [N, T], -1 after the last of a row.
+
+  A topic has one number in all parts; {} where rows have none.
+  """
+  lists = {part: [sorted(set(x)) for x in r.topics] for part, r in rows.items()}
+  names = sorted({name for part in lists.values() for x in part for name in x})
+  numbers = {name: number for number, name in enumerate(names)}
+  longest = max((len(x) for part in lists.values() for x in part), default=0)
+  found = {}
+  for part, of_rows in lists.items():
+    topics_NxT = np.full((len(of_rows), longest), -1, np.int32)
+    for row, of_row in enumerate(of_rows):
+      topics_NxT[row, : len(of_row)] = [numbers[name] for name in of_row]
+    found[part] = topics_NxT
+  return found if longest else {}
 
 
 def encoded(

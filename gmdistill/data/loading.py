@@ -57,7 +57,14 @@ class Options:
       read, and rows have no slots.
     rationale_length: tokens R of a rationale, its end included, and slots that
       every row has for them, beside its `max_length` tokens.
-    group_key: an integer by which the reported accuracy is told too.
+    group_key: by which the reported accuracy is told too: an integer, of files
+      also a word; or `file`, the file that a row is of.
+    topics_key: a list of words, such as subject headings, that say what a row
+      is about; rows are then chosen by `topics` too, see `initialise`.
+    classes: of rows in files, all classes in their order, as grades have one;
+      empty: numbers in theirs, words in the alphabet's.
+    kmer: letters of a token, of rows that are DNA: each is cut into words of
+      so many letters, from its first on; 0: rows are text.
   """
 
   name: str = "docstrings"
@@ -73,14 +80,18 @@ class Options:
   rationale_key: str = ""
   rationale_length: fields.Slots = 16
   group_key: str = ""
+  topics_key: str = ""
+  classes: tuple[str, ...] = ()
+  kmer: fields.KmerOrZero = 0
 
   def __post_init__(self) -> None:
-    """Checks the numbers, and takes lists and single names for `text_keys`."""
-    keys = self.text_keys
-    keys = (keys,) if isinstance(keys, str) else keys
-    # A flag makes one name of several that have commas between.
-    keys = tuple(part for key in keys for part in key.split(",") if part)
-    object.__setattr__(self, "text_keys", keys)
+    """Checks the numbers, and takes lists and single names for several."""
+    for field in ("text_keys", "classes"):
+      keys = getattr(self, field)
+      keys = (keys,) if isinstance(keys, str) else keys
+      # A flag makes one name of several that have commas between.
+      keys = tuple(part for key in keys for part in key.split(",") if part)
+      object.__setattr__(self, field, keys)
     fields.require(self, "data")
 
   @property
@@ -110,25 +121,10 @@ def load(options: Options, tokenizer_file: str = "") -> batches.Corpus:
     errors.InputError: the data set or one of the options cannot be used; the
       message is one line and says what would be right.
   """
-  source = opened(options)
-  given = None
-  if tokenizer_file:
-    given = tokenizing.Tokenizer.from_file(tokenizer_file)
-  slug = re.sub(r"[^\w.+=-]", "-", options.name)[-40:]
-  entry = cache.entry("corpora", _decisive(options, given, source), slug)
-  corpus = _of_arrays(cache.read_arrays(entry))
-  if corpus is None:
-    corpus = _build(options, given, source)
-    cache.write_arrays(entry, _as_arrays(corpus))
-  return corpus
-
-
-def opened(options: Options) -> "sources.Source":
-  """Returns the data set that options name; no row is read yet."""
   # Not at the top: TensorFlow Datasets takes its time to import.
   from gmdistill.data import sources
 
-  return sources.open_source(
+  source = sources.open_source(
     options.name,
     data_dir=options.dir,
     embedded_dir=paths.cache_folder() / "tfds",
@@ -136,7 +132,21 @@ def opened(options: Options) -> "sources.Source":
     label_key=options.label_key,
     rationale_key=options.rationale_key,
     group_key=options.group_key,
+    topics_key=options.topics_key,
+    classes=options.classes,
   )
+  given = None
+  if tokenizer_file:
+    given = tokenizing.Tokenizer.from_file(tokenizer_file)
+  elif options.kmer:
+    given = vocabularies.kmers(options.kmer)
+  slug = re.sub(r"[^\w.+=-]", "-", options.name)[-40:]
+  entry = cache.entry("corpora", _decisive(options, given, source), slug)
+  corpus = _of_arrays(cache.read_arrays(entry))
+  if corpus is None:
+    corpus = _build(options, given, source)
+    cache.write_arrays(entry, _as_arrays(corpus))
+  return corpus
 
 
 def _decisive(
@@ -176,6 +186,8 @@ def _decisive(
     decisive["rationale"] = [options.rationale_key, options.slots]
   if options.group_key:
     decisive["groups"] = options.group_key
+  if options.topics_key or options.classes:
+    decisive["table"] = [options.topics_key, options.classes]
   return decisive
 
 
@@ -211,6 +223,8 @@ def _build(
     )
     for part, of_part in rows.items()
   }
+  for part, topics_NxT in formats.numbered_topics(rows).items():
+    examples[part] = examples[part]._replace(topics=topics_NxT)
   pair = len(source.text_keys) > 1
   remarks.require_tokens(examples, tokenizer, source.name, pair)
   told = examples["train"].tokens
@@ -229,6 +243,7 @@ def _build(
     tokenizer=tokenizer,
     fingerprint="",
     notes=notes,
+    group_names=rows["reported"].group_names,
   )
   return corpus._replace(fingerprint=_fingerprint(corpus))
 
@@ -244,6 +259,8 @@ def _facts(corpus: batches.Corpus) -> dict[str, Any]:
 def _fingerprint(corpus: batches.Corpus) -> str:
   facts = _facts(corpus)
   del facts["notes"]  # words about the rows, which are all hashed
+  if not facts["group_names"]:
+    del facts["group_names"]  # so that what was kept before stays valid
   digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
   digest.update(corpus.tokenizer.to_json().encode())
   for part in _PARTS:
@@ -288,6 +305,7 @@ def _of_arrays(arrays: dict[str, np.ndarray] | None) -> batches.Corpus | None:
     facts["label_names"] = tuple(facts["label_names"])
     facts["text_keys"] = tuple(facts["text_keys"])
     facts["notes"] = tuple(facts["notes"])
+    facts["group_names"] = tuple(facts.get("group_names", ()))
     tokenizer = tokenizing.Tokenizer.from_json(str(arrays["tokenizer"]))
     examples = {
       part: batches.Examples(

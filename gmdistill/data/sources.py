@@ -22,11 +22,8 @@ from gmdistill.data import (
   table_columns,
   table_files,
   tables,
+  tfds_features,
 )
-
-# The text that opens a pair; all others go by the alphabet, which is the
-# usual order (question, sentence; sentence1, sentence2).
-_OPENING_TEXTS = ("premise", "title")
 
 
 class Source(NamedTuple):
@@ -39,7 +36,8 @@ class Source(NamedTuple):
   label_names: tuple[str, ...]  # empty: the training rows tell; with_classes
   folder: pathlib.Path
   rationale_key: str = ""  # A text that says why; empty: none.
-  group_key: str = ""  # An integer; empty: none.
+  group_key: str = ""  # An integer, or of files a word; empty: none.
+  topics_key: str = ""  # A list of words; empty: none.
   label_values: tuple[Any, ...] = ()  # [C], where labels are no class numbers
 
 
@@ -52,6 +50,8 @@ def open_source(
   label_key: str = "",
   rationale_key: str = "",
   group_key: str = "",
+  topics_key: str = "",
+  classes: tuple[str, ...] = (),
 ) -> Source:
   """Finds a data set on disk and decides which features are read.
 
@@ -66,7 +66,10 @@ def open_source(
       or two.
     label_key: the label feature; empty means `label`, or else the only one.
     rationale_key: a text feature that says why; empty: none is read.
-    group_key: an integer feature; empty: none is read.
+    group_key: an integer feature, or of files a column of words too, or
+      "file"; empty: none is read.
+    topics_key: a feature that is a list of texts; empty: none is read.
+    classes: of files, the classes in their order; empty: as labels sort.
 
   Raises:
     errors.InputError: the set is unknown, not prepared, or its features do not
@@ -74,17 +77,32 @@ def open_source(
   """
   if name not in builders.EMBEDDED and table_files.are_meant(name):
     named = table_columns.Columns(
-      text_keys, label_key, rationale=rationale_key, group=group_key
+      text_keys,
+      label_key,
+      rationale=rationale_key,
+      group=group_key,
+      topics=topics_key,
+      classes=classes,
     )
     return _of_table(name, data_dir, named)
+  if classes:
+    raise errors.InputError(
+      f"config.data.classes is of rows in files, and {name} is a TFDS set, "
+      "which has an order of its own; leave it empty"
+    )
   builder = builders.find(name, data_dir, embedded_dir)
   features = builder.info.features
   if not isinstance(features, dict | tfds.features.FeaturesDict):
     raise errors.InputError(f"{name} has no named features to read texts from")
   label = labels.key_of(name, features, label_key)
-  _check_kind(name, features, "rationale_key", rationale_key)
-  _check_kind(name, features, "group_key", group_key)
-  wanted = text_keys or _own_text(builder)
+  beside = {
+    "rationale_key": rationale_key,
+    "group_key": group_key,
+    "topics_key": topics_key,
+  }
+  for field, key in beside.items():
+    tfds_features.require_kind(name, features, field, key)
+  wanted = text_keys or tfds_features.own_text(builder)
   for field, key in (("rationale_key", rationale_key), ("label_key", label)):
     if key and key in wanted:
       raise errors.InputError(
@@ -94,12 +112,13 @@ def open_source(
   return Source(
     name=name,
     builder=builder,
-    text_keys=_text_keys(name, features, wanted, (rationale_key, label)),
+    text_keys=tfds_features.text_keys(
+      name, features, wanted, (rationale_key, label)
+    ),
     label_key=label,
     label_names=labels.names_of(features[label]),
     folder=pathlib.Path(os.fspath(builder.data_path)),
-    rationale_key=rationale_key,
-    group_key=group_key,
+    **beside,
   )
 
 
@@ -119,62 +138,8 @@ def _of_table(name: str, data_dir: str, named: table_columns.Columns) -> Source:
     folder=pathlib.Path(os.fspath(table.files[0].path)).parent,
     rationale_key=named.rationale,
     group_key=named.group,
+    topics_key=named.topics,
   )
-
-
-def _own_text(builder: Any) -> tuple[str, ...]:
-  """Returns what is read of an embedded set, whose rationale ends in its label;
-  of others, nothing is known."""
-  embedded = builder.name in builders.EMBEDDED
-  return (builder.info.supervised_keys[0],) if embedded else ()
-
-
-def _text_keys(
-  name: str, features: Any, wanted: tuple[str, ...], not_read: tuple[str, ...]
-) -> tuple[str, ...]:
-  texts = [
-    key
-    for key in features
-    if isinstance(features[key], tfds.features.Text) and key not in not_read
-  ]
-  found = f"{name} has the features {labels.listed(features)}"
-  for key in wanted:
-    if key not in texts and not _is_list(features, key):
-      raise errors.InputError(
-        f"config.data.text_keys names {key!r}, which is no text; {found}"
-      )
-  if len(wanted) > 2 or (not wanted and len(texts) not in (1, 2)):
-    raise errors.InputError(
-      f"Cannot tell which text or pair of texts to read: {found}; name one or "
-      "two texts in config.data.text_keys"
-    )
-  return wanted or tuple(
-    sorted(texts, key=lambda key: (key not in _OPENING_TEXTS, key))
-  )
-
-
-def _is_list(features: Any, key: str) -> bool:
-  """Whether a feature is a list of texts, such as the choices of a question."""
-  found = features[key] if key in features else None
-  return isinstance(found, tfds.features.Sequence) and isinstance(
-    found.feature, tfds.features.Text
-  )
-
-
-def _check_kind(name: str, features: Any, field: str, key: str) -> None:
-  """Refuses a rationale that is no text, and a group that is no integer."""
-  found = features[key] if key in features else None
-  is_text = isinstance(found, tfds.features.Text)
-  is_integer = (
-    isinstance(found, tfds.features.Scalar | tfds.features.ClassLabel)
-    and np.dtype(found.np_dtype).kind in "iu"
-  )
-  if key and not (is_text if field == "rationale_key" else is_integer):
-    wanted = "text" if field == "rationale_key" else "integer"
-    raise errors.InputError(
-      f"config.data.{field} names {key!r}, which is no {wanted}; {name} has "
-      f"the features {labels.listed(features)}"
-    )
 
 
 def reported_candidates(source: Source, wanted: str = "") -> tuple[str, ...]:
@@ -264,13 +229,14 @@ def read(source: Source, split: str) -> split_rows.Rows:
   A class label below zero is none.
   """
   if isinstance(source.builder, tables.Table):
-    return split_rows.Rows(*source.builder.part(split))
+    return source.builder.part(split)
   where = f"{source.label_key!r} of {source.name}"
   numbers = {x: number for number, x in enumerate(source.label_values)}
   texts: list[Any] = []
   found: list[int] = []
   rationales: list[str] = []
   groups: list[int] = []
+  topics: list[list[str]] = []
   dropped = unseen = 0
   for row in records.rows(source.builder, split):
     label = labels.value(row[source.label_key], where)
@@ -286,6 +252,8 @@ def read(source: Source, split: str) -> split_rows.Rows:
       rationales.append(_decoded(row[source.rationale_key]))
     if source.group_key:
       groups.append(int(row[source.group_key]))
+    if source.topics_key:
+      topics.append([_decoded(x) for x in row[source.topics_key]])
   return split_rows.Rows(
     texts,
     np.array(found, np.int32),
@@ -293,6 +261,7 @@ def read(source: Source, split: str) -> split_rows.Rows:
     unseen,
     rationales,
     np.array(groups, np.int64) if source.group_key else None,
+    topics=topics,
   )
 
 

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gmdistill.data import table_reading
+from gmdistill.data import table_texts
 
 # Held, or mapped from a file.
-Texts = list[str] | list[tuple[str, str]] | table_reading.Texts
+Texts = list[str] | list[tuple[str, str]] | table_texts.Texts
 
 
 class _Singles:
@@ -28,7 +28,9 @@ class Rows(NamedTuple):
   dropped: int  # rows without a label, not among the N
   unseen: int  # of these, with one that no training row has
   rationales: list[str]  # [N], or none
-  groups: np.ndarray | None = None  # [N] int32
+  groups: np.ndarray | None = None  # [N] int64
+  topics: list[list[str]] = []  # [N], or none
+  group_names: tuple[str, ...] = ()  # of the groups, where these are words
 
   def single_texts(self) -> Iterable[str]:
     """Returns the texts one by one, as often as asked; a pair's are two."""
@@ -38,7 +40,7 @@ class Rows(NamedTuple):
     """Returns the chosen rows, in the order chosen."""
 
     def pick(texts):
-      if isinstance(texts, table_reading.Texts):
+      if isinstance(texts, table_texts.Texts):
         return texts.take(chosen)
       return [texts[row] for row in chosen]
 
@@ -47,4 +49,5 @@ class Rows(NamedTuple):
       labels=self.labels[chosen],
       rationales=pick(self.rationales) if self.rationales else [],
       groups=None if self.groups is None else self.groups[chosen],
+      topics=pick(self.topics) if self.topics else [],
     )

@@ -37,6 +37,8 @@ _PAIRS = (
   ("subject", "body"),
 )
 
+FILE = "file"  # a group that is no column: the file that a row is of
+
 _SPLITS = ("split", "fold", "subset", "partition", "set")
 
 
@@ -48,11 +50,16 @@ class Columns(NamedTuple):
   split: str = ""  # empty: none
   rationale: str = ""
   group: str = ""
+  topics: str = ""
+  classes: tuple[str, ...] = ()  # in their order; empty: as labels sort
+  by_file: bool = False  # whether the group is the file
 
   @property
   def names(self) -> tuple[str, ...]:
     """Each column that is read, once."""
-    return tuple(x for x in dict.fromkeys([*self.texts, *self[1:]]) if x)
+    group = "" if self.by_file else self.group
+    beside = (self.label, self.split, self.rationale, group, self.topics)
+    return tuple(x for x in dict.fromkeys([*self.texts, *beside]) if x)
 
 
 def choose(
@@ -68,12 +75,15 @@ def choose(
   Raises:
     errors.InputError: one that is named is not there, or it cannot be told.
   """
+  by_file = wanted.group == FILE and FILE not in sample
+  wanted = wanted._replace(by_file=by_file)
   listed = f"{where} has the columns {', '.join(map(repr, sample))}"
   fields = {
     "text_keys": wanted.texts,
     "label_key": (wanted.label,),
     "rationale_key": (wanted.rationale,),
-    "group_key": (wanted.group,),
+    "group_key": () if by_file else (wanted.group,),
+    "topics_key": (wanted.topics,),
   }
   for field, names in fields.items():
     for name in names:

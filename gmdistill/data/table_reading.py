@@ -4,78 +4,31 @@ Texts go to an Arrow file that is mapped, not held; labels, and eight bytes a
 row that tell copies, are held.
 """
 
-import contextlib
 import math
-import os
-import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from gmdistill import errors
 from gmdistill.data import (
   labels,
-  table_chunks,
   table_columns,
   table_files,
   table_rows,
+  table_texts,
 )
-from gmdistill.system import paths
-
-
-class Texts(Sequence[Any]):
-  """Texts, or pairs of them, that lie in a mapped file.
-
-  A slice is a list; `take` chooses rows and reads none.
-  """
-
-  def __init__(self, batches: Sequence[Any], rows: np.ndarray, width: int):
-    """Takes Arrow batches, the rows of them that count, and texts a row."""
-    self._batches, self._rows, self._width = batches, rows, width
-    self._starts = np.cumsum([0, *map(len, batches)])
-
-  def __len__(self) -> int:
-    """Returns the number of rows."""
-    return len(self._rows)
-
-  def __getitem__(self, key: Any) -> Any:
-    """Returns a row, or a list of rows."""
-    if isinstance(key, slice):
-      return self._read(self._rows[key])
-    return self._read(self._rows[[key]])[0]
-
-  def __iter__(self) -> Iterator[Any]:
-    """Yields every row, some thousand read at a time."""
-    for start in range(0, len(self), table_chunks.ROWS):
-      yield from self[start : start + table_chunks.ROWS]
-
-  def take(self, chosen: np.ndarray) -> "Texts":
-    """Returns the chosen rows."""
-    return Texts(self._batches, self._rows[chosen], self._width)
-
-  def _read(self, rows):
-    found: list[Any] = [None] * len(rows)
-    batch_of = np.searchsorted(self._starts, rows, side="right") - 1
-    for batch in np.unique(batch_of):
-      at = np.flatnonzero(batch_of == batch)
-      part = self._batches[batch].take(pa.array(rows[at] - self._starts[batch]))
-      columns = [x.to_pylist() for x in part.columns[: self._width]]
-      values = columns[0] if self._width == 1 else zip(*columns, strict=True)
-      for place, value in zip(at, values, strict=True):
-        found[place] = value
-    return found
 
 
 class Part(NamedTuple):
   """The rows of one split, in their order; label -1: of no known class."""
 
-  texts: Texts
+  texts: table_texts.Texts
   names: np.ndarray  # [N] int32, into `Read.names`; -1: no label
   rationales: list[str]
   groups: np.ndarray | None
+  topics: list[list[str]]
   hashes: np.ndarray  # [N] int64; equal where the texts are
 
 
@@ -86,6 +39,7 @@ class Read(NamedTuple):
   names: list[str]  # the labels, as they came
   counts: Counter[str]  # of what was mended on the way
   first: dict[str, str]  # where each of these was met first
+  group_names: tuple[str, ...]  # by number; none where groups are numbers
 
 
 def read(
@@ -97,7 +51,7 @@ def read(
     errors.InputError: one cannot be read; names file and line.
   """
   reading = _Reading(columns)
-  with _spool(len(columns.texts)) as spool:
+  with table_texts.spool(len(columns.texts)) as spool:
     for file in files:
       for chunk in table_rows.chunks(file, columns.names):
         reading.add(file, chunk, spool)
@@ -113,52 +67,6 @@ def number(name: str) -> float | None:
   return value if math.isfinite(value) and "_" not in name else None
 
 
-class _Spool:
-  """Writes texts to a file of the disk, and maps it."""
-
-  def __init__(self, path, width):
-    self._path = path
-    fields = [(str(number), pa.string()) for number in range(width)]
-    self._schema = pa.schema(fields)
-    self._writer = pa.ipc.new_file(path, self._schema)
-
-  def write(self, columns):
-    arrays = [pa.array(column, pa.string()) for column in columns]
-    self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
-
-  def close(self):
-    self._writer.close()
-    self._map = pa.memory_map(self._path)
-
-  def batches(self):
-    reader = pa.ipc.open_file(self._map)
-    return [reader.get_batch(x) for x in range(reader.num_record_batches)]
-
-
-@contextlib.contextmanager
-def _spool(width):
-  """Opens a file for texts, which leaves no name behind."""
-  folder = paths.cache_folder()
-  # A bucket is no place to map.
-  base = os.fspath(folder) if paths.is_local(folder) else None
-  try:
-    if base:
-      os.makedirs(base, exist_ok=True)
-    number, path = tempfile.mkstemp(".arrow", "rows-", base)
-    os.close(number)
-  except OSError as error:
-    raise errors.InputError(
-      f"Cannot write to the cache folder {folder} ({error.strerror}); set "
-      "$GMDISTILL_CACHE to a folder you can write to"
-    ) from error
-  spool = _Spool(path, width)
-  try:
-    yield spool
-  finally:
-    spool.close()
-    os.unlink(path)
-
-
 class _Reading:
   """What is gathered while rows go by."""
 
@@ -168,7 +76,8 @@ class _Reading:
     self._labels: list[np.ndarray] = []
     self._hashes: list[np.ndarray] = []
     self._splits: list[np.ndarray] = []
-    self._groups: list[int] = []
+    self._groups: list[int | str] = []
+    self._topics: list[list[str]] = []
     self._rationales: list[str] = []
     self._split_numbers: dict[str, int] = {}
     self.counts: Counter[str] = Counter()
@@ -204,7 +113,15 @@ class _Reading:
     )
     if keys.rationale:
       self._rationales += self._texts(chunk, keys.rationale)
-    if keys.group:
+    if keys.topics:
+      self._topics += [
+        self._of_row(value, chunk, row)
+        for row, value in enumerate(columns[keys.topics])
+      ]
+    if keys.by_file:
+      stem = file.path.name[: -len(file.path.suffix)]
+      self._groups += [stem] * len(found)
+    elif keys.group:
       self._groups += [
         self._group(value, chunk, row)
         for row, value in enumerate(columns[keys.group])
@@ -215,17 +132,21 @@ class _Reading:
     split_N = np.concatenate([np.zeros(0, np.int8), *self._splits])
     label_N = np.concatenate([np.zeros(0, np.int32), *self._labels])
     hash_N = np.concatenate([np.zeros(0, np.int64), *self._hashes])
+    group_N, group_names = _numbered(self._groups)
     parts = {}
     for split, number in self._split_numbers.items():
       rows = np.flatnonzero(split_N == number)
       parts[split] = Part(
-        Texts(batches, rows, len(self._columns.texts)),
+        table_texts.Texts(batches, rows, len(self._columns.texts)),
         label_N[rows],
         [self._rationales[x] for x in rows] if self._rationales else [],
-        np.array(self._groups, np.int64)[rows] if self._groups else None,
+        group_N[rows] if self._groups else None,
+        [self._topics[x] for x in rows] if self._topics else [],
         hash_N[rows],
       )
-    return Read(parts, list(self._numbers), self.counts, self.first)
+    return Read(
+      parts, list(self._numbers), self.counts, self.first, group_names
+    )
 
   def _note(self, what, where, row):
     self.counts[what] += 1
@@ -310,10 +231,35 @@ class _Reading:
     try:
       return int(value)
     except (TypeError, ValueError):
+      if isinstance(value, str) and value.strip():
+        return value.strip()
       raise errors.InputError(
         f"{chunk.where(row)}: {self._columns.group!r} is {_said(value)}, where "
-        "config.data.group_key reads a whole number"
+        "config.data.group_key reads a whole number or a word"
       ) from None
+
+  def _of_row(self, value, chunk, row):
+    """Returns the topics of a list of words, or of words with ; between."""
+    if isinstance(value, str):
+      value = value.split(";")
+    if value is None or value is table_rows.ABSENT:
+      value = []
+    if not isinstance(value, list) or not all(
+      isinstance(x, str) for x in value
+    ):
+      raise errors.InputError(
+        f"{chunk.where(row)}: {self._columns.topics!r} is {_said(value)}, "
+        "where config.data.topics_key reads a list of words"
+      )
+    return [x.strip() for x in value if x.strip()]
+
+
+def _numbered(groups):
+  """Returns the groups as numbers [N], and their names where some are words."""
+  if all(isinstance(x, int) for x in groups):
+    return np.array(groups, np.int64), ()
+  numbers = {name: n for n, name in enumerate(sorted(set(map(str, groups))))}
+  return np.array([numbers[str(x)] for x in groups], np.int64), tuple(numbers)
 
 
 def _said(value):

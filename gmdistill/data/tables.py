@@ -12,6 +12,7 @@ import pyarrow.parquet as arrow_parquet
 from gmdistill import errors
 from gmdistill.data import (
   labels,
+  split_rows,
   table_columns,
   table_files,
   table_reading,
@@ -77,6 +78,15 @@ class Table:
         f"{self.name} has no rows to train on, only those of "
         f"{', '.join(self.splits())}; give a file or rows of 'train' too"
       )
+    found, wanted = self._sorted_classes(), self.columns.classes
+    if wanted and sorted(wanted) != sorted(found):
+      raise errors.InputError(
+        f"config.data.classes={','.join(wanted)} are not the classes of "
+        f"{self.name}, which are {', '.join(found)}; give these, in their order"
+      )
+    return wanted or found
+
+  def _sorted_classes(self) -> tuple[str, ...]:
     given = self._given_names
     if given:
       return given
@@ -103,12 +113,8 @@ class Table:
       return tuple(str(x) for x in labels.classes(map(int, numbers), where))
     return labels.classes(names, where)
 
-  def part(self, split: str) -> tuple[Any, ...]:
-    """Returns a split's labelled rows, as `sources.Rows` has them.
-
-    That is: texts, classes, how many rows have none of the classes, how many
-    of these have a label all the same, rationales, and groups.
-    """
+  def part(self, split: str) -> split_rows.Rows:
+    """Returns a split's labelled rows."""
     part, read = self._read.parts[split], self._read
     numbers = {name: number for number, name in enumerate(self.classes())}
     whole = bool(numbers) and all(
@@ -117,7 +123,7 @@ class Table:
     of_name = [
       numbers.get(_whole(name) if whole else name, -1) for name in read.names
     ]
-    if self._given_names:
+    if self._given_names and not self.columns.classes:
       of_name = [
         int(name) if _is_index(name, numbers) else number
         for name, number in zip(read.names, of_name, strict=True)
@@ -127,13 +133,15 @@ class Table:
     unseen = 0
     if not self._given_names:
       unseen = int(((label_N < 0) & (part.names >= 0)).sum())
-    return (
+    return split_rows.Rows(
       part.texts.take(known),
       label_N[known],
       len(label_N) - len(known),
       unseen,
       [part.rationales[x] for x in known] if part.rationales else [],
       None if part.groups is None else part.groups[known],
+      [part.topics[x] for x in known] if part.topics else [],
+      read.group_names,
     )
 
   def notes(self) -> list[str]:

@@ -17,6 +17,8 @@ from tokenizers import (
 
 from gmdistill.data import tokenizing
 
+LETTERS = "ACGT"  # of DNA
+
 FORMAT = 2  # Raise it when the same texts come to train another tokenizer.
 
 ALPHABET = 1000  # characters, or half of a larger vocabulary; others: unknown
@@ -103,6 +105,39 @@ def train(
   tokenizer.decoder = decoders.WordPiece()
   tokenizer.add_special_tokens(tokenizing.OF_BERT)
   vocabulary = tokenizer.get_vocab()
+  tokenizer.post_processor = processors.BertProcessing(
+    ("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"])
+  )
+  return tokenizing.Tokenizer(tokenizer)
+
+
+def kmers(k: int) -> tokenizing.Tokenizer:
+  """Returns a tokenizer of DNA whose tokens are words of k letters.
+
+  A row is cut from its first letter on, without overlap (as Dalla-Torre et al.
+  2023 do with k = 6); an end of fewer letters is a token too. Small letters,
+  which mark repeats, are read as large ones; a word with another letter than
+  A, C, G or T is unknown. Framed by [CLS] and [SEP] as BERT's texts are.
+  """
+  words = [
+    "".join(letters)
+    for length in range(k, 0, -1)
+    for letters in itertools.product(LETTERS, repeat=length)
+  ]
+  vocabulary = {x: n for n, x in enumerate([*tokenizing.OF_BERT, *words])}
+  tokenizer = tokenizers.Tokenizer(
+    models.WordLevel(vocabulary, unk_token="[UNK]")
+  )
+  tokenizer.normalizer = normalizers.Sequence(
+    [normalizers.Replace(x.lower(), x) for x in LETTERS]
+  )
+  tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+    [
+      pre_tokenizers.WhitespaceSplit(),
+      pre_tokenizers.Split(tokenizers.Regex(f".{{1,{k}}}"), "isolated"),
+    ]
+  )
+  tokenizer.add_special_tokens(tokenizing.OF_BERT)
   tokenizer.post_processor = processors.BertProcessing(
     ("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"])
   )

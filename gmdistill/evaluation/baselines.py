@@ -11,7 +11,12 @@ import numpy as np
 
 from gmdistill import errors
 from gmdistill.data import batches as row_batches
-from gmdistill.evaluation import calibration, measuring, protocols, readings
+from gmdistill.evaluation import (
+  calibration,
+  measuring,
+  protocols,
+  readings,
+)
 from gmdistill.selection import coresets
 from gmdistill.sets import spaces, synthetic
 from gmdistill.system import cache, logs, processes
@@ -31,6 +36,7 @@ class Options:
     group_key: By which accuracies are told too; for the lines that say them.
     loss: What students lose to their teachers, which rows without any have not.
     calibrated: Whether rows say `calibration` too; they are cached apart.
+    metrics: What rows say beside accuracies; of `evaluation.metrics.METRICS`.
   """
 
   data_per_class: int
@@ -40,6 +46,7 @@ class Options:
   group_key: str = ""
   loss: str = ""
   calibrated: bool = False
+  metrics: tuple[str, ...] = ()
 
 
 class Table:
@@ -74,8 +81,11 @@ class Table:
       cut(setup.corpus.reported),
       {
         name: cut(part)
-        for name, part in row_batches.by_group(setup.corpus.reported).items()
+        for name, part in row_batches.by_group(
+          setup.corpus.reported, setup.corpus.group_names
+        ).items()
       },
+      options.metrics,
     )
 
   def measure(
@@ -102,6 +112,8 @@ class Table:
     row = found.row()
     spread = "" if row["std"] is None else f" ± {100 * row['std']:.1f}"
     logs.say(f"{label}: {100 * row['mean']:.1f}{spread} ({row['n']} students)")
+    for name, x in found.metrics.items():
+      logs.say(f"{label}, {name}: {x.mean():.3f}")
     self._say_groups(label, found.by_group)
     return found
 

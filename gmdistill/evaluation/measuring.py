@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gmdistill.data import batches
+from gmdistill.evaluation import metrics as row_metrics
 from gmdistill.evaluation import protocols, readings
 from gmdistill.sets import synthetic
 from gmdistill.students import problems
@@ -35,6 +36,7 @@ class Splits(NamedTuple):
   selection: list[batches.Batch]
   reported: list[batches.Batch]
   groups: Mapping[str, list[batches.Batch]] = {}  # parts of the reported one
+  metrics: tuple[str, ...] = ()  # what is told of that one beside accuracies
 
 
 class Measurement(NamedTuple):
@@ -45,18 +47,32 @@ class Measurement(NamedTuple):
   seconds: float  # to train one student, compilation aside
   beside: Mapping[str, np.ndarray]  # [n] each, what else `measure` looked at
   by_group: Mapping[str, float] = {}  # the mean on each part of that split
+  metrics: Mapping[str, np.ndarray] = {}  # [n] each, on the reported split
+  metrics_by_group: Mapping[
+    str, Mapping[str, float]
+  ] = {}  # by group, then name
 
   def row(self) -> dict[str, Any]:
     """Returns what `summary.json` holds of it; one student has no `std`."""
-    several = len(self.accuracies) > 1
-    groups = {"by_group": dict(self.by_group)} if self.by_group else {}
+    told = {
+      "by_group": dict(self.by_group),
+      "metrics": {name: _spread(x) for name, x in self.metrics.items()},
+      "metrics_by_group": dict(self.metrics_by_group),
+    }
     return {
-      "mean": float(self.accuracies.mean()),
-      "std": float(self.accuracies.std(ddof=1)) if several else None,
+      **_spread(self.accuracies),
       "n": len(self.accuracies),
       **{name: float(x.mean()) for name, x in self.beside.items()},
-      **groups,
+      **{name: x for name, x in told.items() if x},
     }
+
+
+def _spread(values):
+  several = len(values) > 1
+  return {
+    "mean": float(values.mean()),
+    "std": float(values.std(ddof=1)) if several else None,
+  }
 
 
 class Cohort(NamedTuple):
@@ -214,6 +230,7 @@ def _measure_cohort(trainer, sets, splits, cohort, look):
   keys = jax.random.split(cohort.key, -(-num_students // chunk) * chunk)
   seconds, looks = [], []
   by_group: dict[str, list[np.ndarray]] = {name: [] for name in splits.groups}
+  told: list[dict[tuple[str, str], np.ndarray]] = []
   for first in range(0, len(keys), chunk):
     students, spent = trainer(
       sets, keys[first : first + chunk], cohort.rate, first
@@ -222,18 +239,40 @@ def _measure_cohort(trainer, sets, splits, cohort, look):
     looks.append(look(trainer, students, splits))
     for name, buckets in splits.groups.items():
       by_group[name].append(_accuracies(trainer, students, buckets))
+    told.append(_metrics(trainer, students, splits))
 
   def of_all(chunks):
     return np.concatenate(chunks)[:num_students]
 
   seen = {name: of_all([x[name] for x in looks]) for name in looks[0]}
+  said = {key: of_all([x[key] for x in told]) for key in told[0]}
   return Measurement(
     seen.pop("accuracy"),
     cohort.rate,
     float(np.median(seconds)),
     seen,
     {name: float(of_all(chunks).mean()) for name, chunks in by_group.items()},
+    {name: said["", name] for name in splits.metrics},
+    {
+      group: {name: float(said[group, name].mean()) for name in splits.metrics}
+      for group in (splits.groups if splits.metrics else ())
+    },
   )
+
+
+def _metrics(trainer, students, splits):
+  """Returns what each metric is of S students, by group and name: [S] each."""
+  found = {}
+  parts = {"": splits.reported, **splits.groups} if splits.metrics else {}
+  for group, buckets in parts.items():
+    logits_SxNxC, true_N = readings.values(
+      trainer.problem, students, buckets, trainer.protocol.logits
+    )
+    predicted_SxN = logits_SxNxC.argmax(axis=-1)
+    for name in splits.metrics:
+      of = row_metrics.METRICS[name]
+      found[group, name] = np.array([of(true_N, x) for x in predicted_SxN])
+  return found
 
 
 def stacked(syn: SyntheticSet) -> SyntheticSet:

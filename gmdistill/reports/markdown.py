@@ -86,6 +86,29 @@ def rows(runs: Sequence[finished.Run]) -> str:
   return _table(header, body)
 
 
+def groups(runs: Sequence[finished.Run]) -> str:
+  """One line for each row and number, one column for each part of the reported
+  split; of a learned set the mean over the seeds that measured it.
+
+  Raises:
+    InputError: no row was told by part.
+  """
+  from gmdistill.reports import comparison  # matplotlib is slow to import
+
+  header, body = tables.group_cells(
+    comparison.over_seeds(tables.results_table(runs))
+  )
+  if not body:
+    raise errors.InputError(
+      "--table=groups is of runs with data.group_key, and these have none."
+    )
+  if len({line[header.index("protocol")] for line in body}) == 1:
+    place = header.index("protocol")
+    for line in [header, *body]:
+      del line[place]
+  return _table(header, body)
+
+
 def costs(runs: Sequence[finished.Run]) -> str:
   """One line a run: what its set cost, and what it saves."""
   ledgers = [tables.ledger(run) for run in runs]
@@ -167,6 +190,7 @@ def published(runs: Sequence[finished.Run]) -> str:
 KINDS: dict[str, Callable[[Sequence[finished.Run]], str]] = {
   "results": results,
   "rows": rows,
+  "groups": groups,
   "costs": costs,
   "provenance": provenance,
   "published": published,

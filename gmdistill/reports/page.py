@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 
 from gmdistill import errors
-from gmdistill.reports import comparison, figures, finished
+from gmdistill.reports import compared, comparison, figures, finished
 from gmdistill.reports import tables as result_tables
 from gmdistill.system import paths
 
@@ -76,13 +76,13 @@ def _comparison(runs: Sequence[finished.Run]) -> dict[str, Any]:
   for kind, members in groups.items():
     for protocol in measured:
       with contextlib.suppress(errors.InputError):  # fewer than two sizes
-        figure = comparison.data_per_class_figure(members, protocol)
+        figure = compared.data_per_class_figure(members, protocol)
         by_size[f"{kind}: {protocol}"] = figures.as_image(figure)
   for protocol in measured:
-    for cost in comparison.COSTS:
+    for cost in compared.COSTS:
       with contextlib.suppress(errors.InputError):  # fewer than two runs
-        figure = comparison.cost_figure(runs, protocol, cost)
-        title = f"{protocol}, against {comparison.COSTS[cost][0]}"
+        figure = compared.cost_figure(runs, protocol, cost)
+        title = f"{protocol}, against {compared.COSTS[cost][0]}"
         by_cost[title] = figures.as_image(figure)
     for kind, found in comparison.ablations(runs, protocol).items():
       tables[f"{protocol}, {kind}" if kind else protocol] = _ablation_table(
@@ -90,7 +90,7 @@ def _comparison(runs: Sequence[finished.Run]) -> dict[str, Any]:
       )
   layers = None
   with contextlib.suppress(errors.InputError):  # measured by none
-    layers = figures.as_image(comparison.layers_figure(runs))
+    layers = figures.as_image(compared.layers_figure(runs))
   return {
     "results": _wide_table(rows) if rows else None,
     "seeds": _table(merged) if merged else None,

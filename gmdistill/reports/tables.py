@@ -13,6 +13,12 @@ Row = dict[str, Any]
 
 NOT_MEASURED = "not measured"
 
+# What a row may tell beside its accuracy, in words.
+METRICS = {
+  "macro_f1": "macro-F1",
+  "quadratic_kappa": "quadratic weighted kappa",
+}
+
 
 def short_names(runs: Sequence[finished.Run]) -> list[str]:
   """Workdirs without the folders that all of them share."""
@@ -43,10 +49,17 @@ def results_table(runs: finished.Run | Sequence[finished.Run]) -> list[Row]:
     for protocol in finished.measured(run):
       cells_of = run.summary["protocols"][protocol]
       full = _accuracy(cells_of.get("full"))["mean"]
-      for key in dict.fromkeys([*finished.ROWS, *cells_of]):
+      for key in _in_order(cells_of):
         labels = {"protocol": protocol, "row": finished.ROWS.get(key, key)}
         rows.append(about | labels | _accuracy(cells_of.get(key), full))
   return rows
+
+
+def _in_order(names: Sequence[str]) -> list[str]:
+  """The usual rows, and others before the distilled one, as coresets are."""
+  usual = list(finished.ROWS)
+  place = usual.index("distilled")
+  return [*usual[:place], *(x for x in names if x not in usual), *usual[place:]]
 
 
 def _accuracy(cell: dict[str, Any] | None, full: float | None = None) -> Row:
@@ -58,6 +71,9 @@ def _accuracy(cell: dict[str, Any] | None, full: float | None = None) -> Row:
     "n": n,
     "standard_error": std / math.sqrt(n) if std is not None and n else None,
     "recovery": mean / full if mean is not None and full else None,
+    "metrics": (cell or {}).get("metrics") or {},
+    "by_group": (cell or {}).get("by_group") or {},
+    "metrics_by_group": (cell or {}).get("metrics_by_group") or {},
   }
 
 
@@ -88,11 +104,18 @@ def varying(rows: Sequence[Row]) -> dict[str, str]:
 def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
   """Header and text of a table with one line for each row."""
   about = varying(rows) | {"protocol": "protocol", "row": "row"}
-  header = [*about.values(), "accuracy, %", "n", "s.e.", "recovery, %"]
+  beside = list(dict.fromkeys(x for row in rows for x in row["metrics"]))
+  header = [
+    *about.values(),
+    "accuracy, %",
+    *(METRICS.get(x, x) for x in beside),
+  ]
+  header += ["n", "s.e.", "recovery, %"]
   body = [
     [
       *(str(row[key]) for key in about),
       plus_minus(row),
+      *(_metric(row, name) for name in beside),
       "-" if row["n"] is None else str(row["n"]),
       percent(row["standard_error"], 2),
       percent(row["recovery"], 1),
@@ -112,6 +135,38 @@ def plus_minus(row: Row) -> str:
     return NOT_MEASURED
   std = f" ± {percent(row['std'], 1)}" if row["std"] is not None else ""
   return percent(row["mean"], 1) + std
+
+
+def _metric(row: Row, name: str) -> str:
+  """Mean and std over students of what is no percentage."""
+  found = row["metrics"].get(name)
+  if found is None:
+    return NOT_MEASURED
+  std = "" if found["std"] is None else f" ± {found['std']:.3f}"
+  return f"{found['mean']:.3f}{std}"
+
+
+def group_cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+  """Header and text of a table of each part of the reported split.
+
+  A line for each row and part; nothing of rows that have no parts.
+  """
+  rows = [row for row in rows if row["by_group"]]
+  beside = list(dict.fromkeys(x for row in rows for x in row["metrics"]))
+  about = varying(rows) | {"protocol": "protocol", "row": "row"}
+  groups = list(dict.fromkeys(x for row in rows for x in row["by_group"]))
+  header = [*about.values(), "what", *groups]
+  body = []
+  for row in rows:
+    labels = [str(row[key]) for key in about]
+    means = row["by_group"]
+    accuracies = [percent(means.get(group), 1) for group in groups]
+    body.append([*labels, "accuracy, %", *accuracies])
+    for name in beside:
+      of_groups = [row["metrics_by_group"].get(x, {}) for x in groups]
+      said = [f"{x[name]:.3f}" if name in x else "-" for x in of_groups]
+      body.append([*labels, METRICS.get(name, name), *said])
+  return header, body
 
 
 def percent(fraction: float | None, digits: int) -> str:

@@ -76,11 +76,11 @@ def _rows(job, read) -> Rows:
     seconds.append(own.seconds)
     rows[name] = {
       method: table.coreset(name, protocol, method)
-      for method in coresets.CORESETS
+      for method in coresets.methods(job.setup.corpus.train)
     }
     rows[name]["distilled"] = own.row()
   full = table.full(job.full)
-  told = ("mean", "std", "n", "by_group")
+  told = ("mean", "std", "n", "by_group", "metrics", "metrics_by_group")
   for row in rows.values():
     row["full"] = {name: full[name] for name in told if name in full}
   # A cached row's seconds may be another device's, which ours do not repay.

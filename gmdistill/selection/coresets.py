@@ -9,10 +9,17 @@ import numpy as np
 from gmdistill import errors
 from gmdistill.data import batches, samplers
 from gmdistill.selection import features as student_features
+from gmdistill.selection import topics
 from gmdistill.students import problems
 
 CORESETS = ("random", "herding", "k_centers")  # beside a set, in every table
+ALL = (*CORESETS, "topics")  # the last where rows have some
 CORESET_SEED = 0  # of herding and K-centers, whatever the run's is
+
+
+def methods(examples: batches.Examples) -> tuple[str, ...]:
+  """Returns the coresets that rows stand beside in a table of theirs."""
+  return CORESETS if examples.topics is None else ALL
 
 
 def random(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:
@@ -71,6 +78,36 @@ def k_centers(
   return _each_class(labels, per_class, choose)
 
 
+def closest_topics(examples: batches.Examples, per_class: int) -> np.ndarray:
+  """Returns the rows that stand for their class by what rows are about.
+
+  Greedy facility location (Nemhauser et al. 1978): each chosen row
+  makes the mean closeness of the class's rows to the nearest chosen one as
+  large as it can. Rows in class order.
+
+  Raises:
+    InputError: rows have no topics.
+  """
+  if examples.topics is None:
+    raise errors.InputError(
+      "initialise=topics chooses rows by what they are about; name a list of "
+      "words in config.data.topics_key, or use another."
+    )
+  close_NxN = topics.closeness(examples.topics)
+
+  def choose(rows):
+    close = close_NxN[np.ix_(rows, rows)]
+    nearest, chosen = np.zeros(len(rows)), []
+    for _ in range(per_class):
+      gains = np.maximum(close, nearest).sum(axis=1)
+      gains[chosen] = -1.0
+      chosen.append(int(gains.argmax()))
+      nearest = np.maximum(nearest, close[chosen[-1]])
+    return rows[np.array(chosen)]
+
+  return _each_class(examples.labels, per_class, choose)
+
+
 def _each_class(labels, per_class, choose):
   chosen = []
   for label in range(int(labels.max()) + 1):
@@ -96,7 +133,7 @@ def choose(
   """Returns a coreset's rows by the name of its method, in class order.
 
   Args:
-    method: `random`, `herding` or `k_centers`.
+    method: `random`, `herding`, `k_centers` or `topics`.
     problem: Whose fresh student's features decide.
     examples: Real rows.
     per_class: Rows a class.
@@ -104,14 +141,16 @@ def choose(
     seed: Of the draws and of the student.
 
   Raises:
-    InputError: an unknown method, or too few rows.
+    InputError: an unknown method, too few rows, or rows without topics for it.
   """
-  errors.choice("initialise", method, CORESETS)
+  errors.choice("initialise", method, ALL)
   if method == "random":
     return random(examples.labels, per_class, seed)
   rows = np.arange(len(examples.labels))
   rows = _pool(examples.labels, rows, max(pool, per_class), seed)
   few = batches.take(examples, rows)
+  if method == "topics":
+    return rows[closest_topics(few, per_class)]
   params = problem.init(jax.random.key(seed))
   features = student_features.features(problem, params, few)
   select = herding if method == "herding" else k_centers

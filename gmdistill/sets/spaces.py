@@ -97,6 +97,11 @@ def _pretrained(
   family.check_options(student)
   given = {name: student[name] for name in family.options if name in student}
   _check_slots(family, f"model_type {read.model_type}", options)
+  if options.kmer:
+    raise errors.InputError(
+      f"data.kmer={options.kmer} makes a tokenizer of DNA, and "
+      f"student.pretrained={source} brings its own; leave one of them out."
+    )
   _check_length(options, read.student["max_positions"])
   corpus = loading.load(options, read.tokenizer_file)
   module = family.build(

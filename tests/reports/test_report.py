@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from safetensors import numpy as safetensors_numpy
 
 from gmdistill import errors
-from gmdistill.reports import comparison, figures, finished, tables
+from gmdistill.reports import compared, comparison, figures, finished, tables
 from gmdistill.reports import page as report_page
 
 ROWS = ["random", "herding", "K-centers", "distilled", "full"]
@@ -290,12 +290,12 @@ def test_runs_of_two_sizes_give_the_figure_by_size(tmp_path):
     for size, accuracy in ((1, 0.7), (5, 0.8))
   ]
   loaded = [report_page.load_run(run) for run in runs]
-  figure = comparison.data_per_class_figure(loaded, "finetune")
+  figure = compared.data_per_class_figure(loaded, "finetune")
   labels = [line.get_label() for line in figure.axes[0].get_lines()]
   assert labels == ROWS
   assert "Accuracy against data per class" in page_of(runs, tmp_path)
   with pytest.raises(errors.InputError, match="two sizes"):
-    comparison.data_per_class_figure(loaded[:1], "finetune")
+    compared.data_per_class_figure(loaded[:1], "finetune")
 
 
 def test_recipes_of_one_size_have_lines_of_their_own(tmp_path):
@@ -310,7 +310,7 @@ def test_recipes_of_one_size_have_lines_of_their_own(tmp_path):
     for alpha in (0.1, 0.4)
   ]
   loaded = [report_page.load_run(run) for run in runs]
-  figure = comparison.data_per_class_figure(loaded, "finetune")
+  figure = compared.data_per_class_figure(loaded, "finetune")
   lines = {x.get_label(): x.get_ydata() for x in figure.axes[0].get_lines()}
   np.testing.assert_allclose(lines["distilled"], [60, 60])
   np.testing.assert_allclose(lines["distilled, teachers.alpha=0.4"], [90, 90])
@@ -401,7 +401,7 @@ def test_several_runs_are_compared_by_cost_and_by_layer(tmp_path):
     summary["cost"]["set_bytes"] = 1000 * size
     runs.append(make_run(tmp_path / f"dpc{size}", summary))
   loaded = [report_page.load_run(run) for run in runs]
-  figure = comparison.cost_figure(loaded, "finetune", "set_bytes")
+  figure = compared.cost_figure(loaded, "finetune", "set_bytes")
   (axes,) = figure.axes
   assert [text.get_text() for text in axes.texts] == ["1", "5"]
   assert axes.get_xscale() == "log"
@@ -410,7 +410,7 @@ def test_several_runs_are_compared_by_cost_and_by_layer(tmp_path):
     "sst2, transformer",
     "sst2, transformer, all its text",
   ]
-  layers = comparison.layers_figure(loaded)
+  layers = compared.layers_figure(loaded)
   assert [t.get_text() for t in layers.axes[0].get_xticklabels()] == [
     "layer 1",
     "head",
@@ -418,7 +418,7 @@ def test_several_runs_are_compared_by_cost_and_by_layer(tmp_path):
   page = page_of(runs, tmp_path)
   assert "Accuracy against cost" in page and "by layer" in page
   with pytest.raises(errors.InputError, match="two runs"):
-    comparison.cost_figure(loaded[:1], "finetune", "distill_seconds")
+    compared.cost_figure(loaded[:1], "finetune", "distill_seconds")
 
 
 def test_every_figure_is_made_and_described(workdir):

@@ -78,10 +78,10 @@ def evaluate(flags: Any, rest: list[str], command: str) -> None:
       found[name] = table.measure(protocol, sets, f"{name}: {row}").row()
     elif flags.row == "full":
       found[name] = table.full(assembly.protocol(config, "full"))
-    elif flags.row in coresets.CORESETS:
+    elif flags.row in coresets.ALL:
       found[name] = table.coreset(name, protocol, flags.row)
     else:
-      known = (cards.DISTILLED, "full", *coresets.CORESETS)
+      known = (cards.DISTILLED, "full", *coresets.ALL)
       errors.not_one_of(f"--row={flags.row}", flags.row, known)
     found[name]["row"] = row
   console.show(json.dumps(found, indent=2))

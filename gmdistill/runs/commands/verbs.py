@@ -90,8 +90,7 @@ FLAGS = {
   ),
   "set": (
     "DIR",
-    "the set/ folder of a run; train, evaluate, relabel: or a file of texts, "
-    "FILE.jsonl",
+    "the set/ folder of a run; relabel: or a file of JSON lines",
   ),
   "teacher": ("DIR", "a teacher; may be given again"),
   "row": (

@@ -3,6 +3,7 @@
 from typing import Any
 
 from gmdistill import errors
+from gmdistill.evaluation import metrics
 
 
 def require_not_apart(config: Any) -> None:
@@ -55,6 +56,7 @@ def require_sense(config: Any) -> None:
     raise errors.InputError(
       "protocols is empty; use one or more of replay, finetune, scratch, bayes."
     )
+  metrics.require_known(config.metrics)
   _require_steps(config)
 
 

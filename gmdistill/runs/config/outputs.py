@@ -5,12 +5,10 @@ from typing import Any
 
 from etils import epath
 
-from gmdistill.data import texts as row_texts
 from gmdistill.evaluation import baselines
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.runs.config import row_fields, teacher_fields
-from gmdistill.sets import cards, set_files, spaces, synthetic, text_sets
-from gmdistill.system import json_files
+from gmdistill.sets import cards, set_files, spaces, synthetic
 
 
 def table(
@@ -27,6 +25,8 @@ def table(
   ]
   if setup.problem.criterion is not None:
     identity.append(dataclasses.asdict(config.kd))
+  if config.metrics:
+    identity.append(list(config.metrics))
   options = baselines.Options(
     data_per_class=config.data_per_class,
     coreset_pool=config.coreset_pool,
@@ -35,6 +35,7 @@ def table(
     group_key=config.data.group_key,
     loss=config.kd.loss,
     calibrated=calibrated,
+    metrics=config.metrics,
   )
   rows = row_fields.selection_rows(setup.corpus, config)
   return baselines.Table(setup, rows, options, identity)
@@ -70,16 +71,3 @@ def write_set(
     spaces.write(
       folder / "space", setup.problem.embeddings, setup.corpus.tokenizer
     )
-
-
-def write_texts(
-  folder: epath.Path,
-  text_set: text_sets.TextSet,
-  setup: spaces.Setup,
-  config: recipes.Recipe,
-) -> None:
-  """Writes `set/set.jsonl` beside a set that is written, and into its card."""
-  real = row_texts.by_part(config.data, setup.corpus)["train"]
-  rows = text_sets.lines(text_set, setup.corpus.label_names, list(real))
-  card = json_files.read(folder / "set" / "card.json", "write the set again.")
-  text_sets.save(folder / "set", rows, card)

@@ -34,8 +34,8 @@ class Recipe:
       `linear`, in equal parts towards zero.
     normalised_steps: Whether steps go by a learned distance for each tensor,
       instead of SGD's own.
-    initialise: Which rows the set starts from: `random`, `herding` or
-      `k_centers`.
+    initialise: Which rows the set starts from: `random`, `herding`,
+      `k_centers`, or of data with `data.topics_key` also `topics`.
     coreset_pool: Real rows a class that coresets choose from.
     objective: One of `stages.OBJECTIVES`, a weighted sum `a+0.1*b`, or stages
       `a,b`.
@@ -68,6 +68,8 @@ class Recipe:
     checkpoint_every: Outer steps between two saves.
     selection: How the step that is kept is chosen.
     protocols: Which are reported: of `replay`, `finetune`, `scratch`, `bayes`.
+    metrics: What is told of every row beside its accuracy: `macro_f1`,
+      `quadratic_kappa`, or both.
     students_at_once: Students that are evaluated in one chunk.
     replay: The protocol of the set's own steps.
     finetune: AdamW from the student's weights.
@@ -128,6 +130,7 @@ class Recipe:
   # How sets are measured.
   selection: groups.Selection = groups.Selection()
   protocols: tuple[str, ...] = ("replay",)
+  metrics: tuple[str, ...] = ()
   students_at_once: fields.Count = 1
   replay: Any = groups.Replay()
   finetune: Any = groups.FineTuning()

@@ -1,0 +1,56 @@
+"""Other numbers than the accuracy, of the same students on the same rows."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from gmdistill import errors
+
+# (true [N], predicted [N]) -> how good that is: 1 where all are right
+Metric = Callable[[np.ndarray, np.ndarray], float]
+
+
+def macro_f1(true_N: np.ndarray, predicted_N: np.ndarray) -> float:
+  """Returns the mean of the classes' F1: a rare class counts as a common one.
+
+  Over the classes that are true or predicted of some row; one that is never
+  right has 0.
+  """
+  from sklearn import metrics  # slow to import
+
+  return float(
+    metrics.f1_score(true_N, predicted_N, average="macro", zero_division=0.0)
+  )
+
+
+def quadratic_kappa(true_N: np.ndarray, predicted_N: np.ndarray) -> float:
+  """Returns the quadratic weighted kappa of ordinal classes (Cohen 1968).
+
+  1 - sum w O / sum w E with w = (i - j)^2, where O counts rows by their true
+  and predicted class, and E is what chance alone would make of the two: 0 is
+  chance. 0 too where every row has one and the same class in both, of which
+  nothing can be told.
+  """
+  from sklearn import metrics  # slow to import
+
+  if len(np.unique(np.concatenate([true_N, predicted_N]))) < 2:
+    return 0.0
+  return float(
+    metrics.cohen_kappa_score(true_N, predicted_N, weights="quadratic")
+  )
+
+
+METRICS: dict[str, Metric] = {
+  "macro_f1": macro_f1,
+  "quadratic_kappa": quadratic_kappa,
+}
+
+
+def require_known(names: tuple[str, ...]) -> None:
+  """Checks the names of metrics.
+
+  Raises:
+    InputError: there is none of that name.
+  """
+  for name in names:
+    errors.choice("metrics", name, METRICS)
