@@ -1,13 +1,16 @@
 """Figures over several finished runs: budgets, costs, layers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import ticker
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gmdistill import errors
 from gmdistill.reports import comparison, figures, finished, tables
+from gmdistill.system import units
 
 
 def data_per_class_figure(
@@ -89,9 +92,10 @@ def _usual(rows: Sequence[tables.Row]) -> dict[str, Any]:
   return usual
 
 
-COSTS = {
-  "set_bytes": ("bytes of the set", "real_text_bytes"),
-  "distill_seconds": ("distillation seconds", None),
+# What a set costs: its name, what all rows have of it, and how it is told.
+COSTS: dict[str, tuple[str, str | None, Callable[[float], str]]] = {
+  "set_bytes": ("size of the set", "real_text_bytes", units.size),
+  "distill_seconds": ("time of distillation", None, units.seconds),
 }
 
 
@@ -108,7 +112,7 @@ def cost_figure(
   Raises:
     InputError: fewer than two runs have both numbers.
   """
-  label, reference = COSTS[cost]
+  label, reference, say = COSTS[cost]
   points: dict[str, list[tuple[float, tables.Row]]] = {}
   full: dict[str, tuple[float, float]] = {}
   for run in runs:
@@ -136,7 +140,7 @@ def cost_figure(
       )  # fmt: skip
       axes.annotate(
         str(row["data_per_class"]), (x, 100 * row["mean"]), (4, 4),
-        textcoords="offset points", fontsize=7, color=color,
+        textcoords="offset points", fontsize=9, color=color,
       )  # fmt: skip
     if name in full:
       x, mean = full[name]
@@ -148,13 +152,25 @@ def cost_figure(
         color=color,
         label=figures.plain(f"{name}, all its text"),
       )
-  axes.set_xscale("log")
+  _logarithmic(axes, say)
   axes.set(xlabel=label, ylabel=f"accuracy under {protocol}, %")
   figures.legend(figure)
   told = ", ".join(f"{name} ({len(own)} runs)" for name, own in points.items())
   return figures.described(
     figure, f"Accuracy under {protocol} against {label}: {told}."
   )
+
+
+def _logarithmic(axes: Axes, say: Callable[[float], str]) -> None:
+  """Has a logarithmic x axis with a few marks in words: 100 kB, 5 min."""
+  axes.set_xscale("log")
+  # A narrow axis has no power of ten on it: marks at 1, 2 and 5 of each.
+  axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+  axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: say(x)))
+  axes.minorticks_off()
+  low, high = axes.get_xlim()
+  if high / low > 200:  # where these would run into one another
+    axes.xaxis.set_major_locator(ticker.LogLocator())
 
 
 def layers_figure(runs: Sequence[finished.Run]) -> Figure:
@@ -172,7 +188,7 @@ def layers_figure(runs: Sequence[finished.Run]) -> Figure:
     raise errors.InputError("no run has gradient_cosine.per_layer.")
   # A run names its layers from below, and all runs those that they share.
   layers = list(dict.fromkeys(key for line in lines.values() for key in line))
-  figure, axes = figures.new_axes()
+  figure, axes = figures.new_axes(height=3.6)
   for color, (name, line) in enumerate(lines.items()):
     axes.plot(
       [place for place, key in enumerate(layers) if key in line],
@@ -180,7 +196,9 @@ def layers_figure(runs: Sequence[finished.Run]) -> Figure:
       marker=figures.MARKERS[color % len(figures.MARKERS)], ms=4,
       color=figures.class_color(color), label=figures.plain(name),
     )  # fmt: skip
-  axes.set_xticks(range(len(layers)), layers, rotation=45, ha="right")
+  axes.set_xticks(
+    range(len(layers)), layers, rotation=45, ha="right", fontsize=9
+  )
   axes.set(ylabel="cosine to the real gradient")
   if len(lines) > 1:
     figures.legend(figure)

@@ -8,6 +8,7 @@ import base64
 import contextlib
 import html
 import io
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,26 +18,29 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gmdistill import errors
-from gmdistill.reports import finished, glyphs, tables
+from gmdistill.reports import finished, glyphs, tables, theme
 
-ROW_COLORS = {
-  "random": "#8b95a5",
-  "herding": "#4c9a86",
-  "K-centers": "#c77f1a",
-  "distilled": "#1f5fbf",
-  "full": "#333b4a",
-}
+ROW_COLORS = {name: light for name, (light, _) in theme.ROWS.items()}
 
-_CLASS_COLORS = (
-  "#1f5fbf #d1662b #2f8f6b #b0468f #7a6fd0 #b08a1e #3aa0c4 #c23b4b #6b7a3a "
-  "#555e6e"
-).split()
-
-GREY = "#555e6e"
+GREY = theme.QUIET[0]
 
 MARKERS = "oD^sPX"
 
+_LINE, _MARK = 72, 7  # letters of a legend's line, and of the mark before each
+
 _MOST_CLASSES_NAMED = 12
+
+_MOST_POINTS = 2000
+
+TEXT = theme.TEXT[0]
+
+# All text of a figure, and nothing behind it but the page.
+_STYLE = {
+  "text.color": TEXT,
+  "axes.labelcolor": TEXT,
+  "axes.edgecolor": GREY,
+  "axes.facecolor": "none",
+}
 
 
 def accuracy_figure(run: finished.Run, protocol: str) -> Figure:
@@ -53,7 +57,7 @@ def accuracy_figure(run: finished.Run, protocol: str) -> Figure:
     color = ROW_COLORS.get(row["row"], GREY)
     axes.errorbar(mean, place, xerr=std, fmt="o", capsize=3, color=color)
     axes.annotate(
-      f"{mean:.1f}", (mean, place), (0, 5), ha="center", fontsize=8,
+      f"{mean:.1f}", (mean, place), (0, 5), ha="center", fontsize=9,
       textcoords="offset points", color=color,
     )  # fmt: skip
   axes.set_yticks(range(len(rows)), [row["row"] for row in rows])
@@ -66,7 +70,7 @@ def accuracy_figure(run: finished.Run, protocol: str) -> Figure:
 
 def selection_figure(run: finished.Run) -> Figure:
   """Selection accuracy by step; the reported rows are horizontal lines."""
-  steps, values = finished.series(run, "selection/accuracy")
+  steps, values = _from_the_start(run)
   figure, axes = new_axes()
   color = ROW_COLORS["distilled"]
   axes.plot(
@@ -87,38 +91,40 @@ def selection_figure(run: finished.Run) -> Figure:
   )
 
 
+def _from_the_start(run):
+  """Returns the steps and accuracies of the selection split, from step 0."""
+  steps, values = finished.series(run, "selection/accuracy")
+  start = (run.summary.get("selection") or {}).get("start_accuracy")
+  if start is None or not steps.size or steps[0] == 0:
+    return steps, values
+  return np.insert(steps, 0, 0), np.insert(values, 0, start)
+
+
 def loss_figure(run: finished.Run) -> Figure:
   """Outer loss and gradient norm by step; stage boundaries are marked."""
   curves = {"outer loss": finished.series(run, "outer/loss")}
   if "outer/grad_norm" in run.metrics:
     curves["gradient norm"] = finished.series(run, "outer/grad_norm")
-  figure = Figure(figsize=(5, 3.5), layout="constrained")
-  panels = figure.subplots(
-    len(curves), 1, sharex=True, squeeze=False,
-    height_ratios=[2, 1][: len(curves)],
-  )[:, 0]  # fmt: skip
+  both = panels(3.5, [2, 1][: len(curves)])
   stages = _stages(run)
   later = [start for start, _ in stages[1:]]
-  for axes, (label, (steps, values)) in zip(
-    panels, curves.items(), strict=True
-  ):
-    _style(axes)
+  for axes, (label, (steps, values)) in zip(both, curves.items(), strict=True):
     splits = np.searchsorted(steps, later)
     for part in np.split(np.arange(len(steps)), splits):
-      axes.plot(steps[part], values[part], lw=1.2, color=_CLASS_COLORS[0])
+      axes.plot(steps[part], values[part], lw=1.2, color=class_color(0))
     for start in later:
       axes.axvline(start, color=GREY, lw=1, ls="--")
     if values.size and values.min() > 0 and values.max() > 10 * values.min():
       axes.set_yscale("log")
     axes.set_ylabel(label)
   for start, name in stages if later else []:
-    panels[0].annotate(
-      name, (start, 1), (0, 2), textcoords="offset points", fontsize=8,
+    both[0].annotate(
+      name, (start, 1), (0, 2), textcoords="offset points", fontsize=9,
       xycoords=("data", "axes fraction"), va="bottom", color=GREY,
     )  # fmt: skip
-  panels[-1].set_xlabel("outer step")
+  both[-1].set_xlabel("outer step")
   told = _from_to(*curves["outer loss"], ".3g")
-  return described(figure, "Outer loss " + told)
+  return described(both[0].figure, "Outer loss " + told)
 
 
 def _stages(run: finished.Run) -> list[tuple[int, str]]:
@@ -138,7 +144,7 @@ def cosine_figure(run: finished.Run) -> Figure:
   """Cosine of the set's gradient to the real gradient, by step."""
   steps, values = finished.series(run, "matching/cosine")
   figure, axes = new_axes()
-  axes.plot(steps, values, lw=1.2, color=_CLASS_COLORS[2])
+  axes.plot(steps, values, lw=1.2, color=class_color(2))
   axes.set(xlabel="outer step", ylabel="cosine to the real gradient")
   return described(figure, "Gradient cosine " + _from_to(steps, values, ".3f"))
 
@@ -151,9 +157,12 @@ def projection_figure(run: finished.Run) -> Figure:
       f"{run.workdir} has no projection in analysis.json."
     )
   looks: dict[str, dict[str, Any]] = {
-    "real": {"s": 9, "alpha": 0.35, "linewidths": 0, "rasterized": True},
-    "synthetic": {"s": 90, "marker": "*", "edgecolors": "black", "lw": 0.7},
+    "real": {"s": 9, "alpha": 0.45, "linewidths": 0},
+    "synthetic": {"s": 90, "marker": "*", "edgecolors": TEXT, "lw": 0.7},
   }
+  # A bitmap does not follow the theme, but holds any number of points.
+  many = len(projection.get("real") or []) > _MOST_POINTS
+  looks["real"]["rasterized"] = many
   clouds = {
     kind: np.array(projection.get(kind) or [], float).reshape(-1, 3)
     for kind in looks
@@ -167,8 +176,10 @@ def projection_figure(run: finished.Run) -> Figure:
   for label in classes[:_MOST_CLASSES_NAMED]:
     name = finished.class_name(run, label)
     axes.scatter([], [], color=class_color(label), label=plain(name))
-  axes.scatter([], [], color="#8b95a5", s=9, label="real")
-  axes.scatter([], [], color="white", label="synthetic", **looks["synthetic"])
+  axes.scatter([], [], color=GREY, s=9, label="real")
+  axes.scatter(
+    [], [], color=theme.PAGE[0], label="synthetic", **looks["synthetic"]
+  )
   shares = [f" ({100 * part:.0f} %)" for part in projection["explained"]]
   axes.set(xlabel=f"component 1{shares[0]}", ylabel=f"component 2{shares[1]}")
   legend(figure)
@@ -205,8 +216,11 @@ def as_image(figure: Figure) -> str:
   stream = io.BytesIO()
   glyphs.choose_fonts(figure)
   with matplotlib.rc_context({"svg.hashsalt": "gmdistill"}):
-    figure.savefig(stream, format="svg", dpi=150, metadata={"Date": None})
-  data = base64.b64encode(stream.getvalue()).decode()
+    figure.savefig(
+      stream, format="svg", dpi=150, facecolor="none", metadata={"Date": None}
+    )
+  svg = theme.themed(stream.getvalue().decode())
+  data = base64.b64encode(svg.encode()).decode()
   text = html.escape(str(figure.get_label()))
   return f'<img alt="{text}" src="data:image/svg+xml;base64,{data}">'
 
@@ -224,21 +238,28 @@ def rows_of(
 
 def class_color(label: int) -> str:
   """The colour of a class."""
-  return _CLASS_COLORS[label % len(_CLASS_COLORS)]
+  return theme.CLASSES[label % len(theme.CLASSES)][0]
 
 
 def new_axes(height: float = 3.1) -> tuple[Figure, Axes]:
   """An empty figure of the page's width."""
-  figure = Figure(figsize=(5, height), layout="constrained")
-  axes = figure.add_subplot()
-  _style(axes)
-  return figure, axes
+  (axes,) = panels(height, [1])
+  return axes.figure, axes
 
 
-def _style(axes: Axes) -> None:
-  axes.spines[["top", "right"]].set_visible(False)
-  axes.grid(color="#e3e7ed", lw=0.7)
-  axes.set_axisbelow(True)
+def panels(height: float, shares: Sequence[float]) -> list[Axes]:
+  """Panels above one another, which share their x axis, of a new figure."""
+  with matplotlib.rc_context(_STYLE):
+    figure = Figure(figsize=(5, height), layout="constrained")
+    made = figure.subplots(
+      len(shares), 1, sharex=True, squeeze=False, height_ratios=shares
+    )[:, 0]
+  for axes in made:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color=theme.GRID[0], lw=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(which="both", colors=GREY)
+  return list(made)
 
 
 def plain(name: object) -> str:
@@ -253,7 +274,21 @@ def plain(name: object) -> str:
 
 def legend(figure: Figure) -> None:
   """Puts the legend below the axes."""
-  figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+  labels = [x for axes in figure.axes for x in _labels(axes)]
+  longest = max(map(len, labels), default=0)
+  columns = max(1, min(4, _LINE // (longest + _MARK)))
+  lines = -(-len(labels) // columns)
+  figure.set_figheight(figure.get_figheight() + 0.19 * max(lines - 1, 0))
+  made = figure.legend(
+    loc="outside lower center", ncols=columns, frameon=False, fontsize=9
+  )
+  for text in made.get_texts():
+    text.set_color(TEXT)
+    text.set_text(textwrap.fill(text.get_text(), _LINE - _MARK))
+
+
+def _labels(axes):
+  return axes.get_legend_handles_labels()[1]
 
 
 def described(figure: Figure, text: str) -> Figure:

@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 
 from gmdistill import errors
-from gmdistill.reports import compared, comparison, figures, finished
+from gmdistill.reports import compared, comparison, figures, finished, words
 from gmdistill.reports import tables as result_tables
 from gmdistill.system import paths
 
@@ -58,6 +58,7 @@ def _render(runs: Sequence[finished.Run]) -> str:
       for run, name in zip(runs, result_tables.short_names(runs), strict=True)
     ],
     comparison=_comparison(runs) if len(runs) > 1 else None,
+    captions=words.CAPTIONS,
   )
 
 
@@ -118,7 +119,9 @@ def _ablation_table(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _wide_table(rows: Sequence[result_tables.Row]) -> dict[str, Any]:
   """One line for each run and protocol: what compares many runs."""
   about = result_tables.varying(rows) | {"protocol": "protocol"}
-  names = list(dict.fromkeys(row["row"] for row in rows))
+  # What the page is about stands first, where a narrow screen shows it.
+  others = [row["row"] for row in rows if row["row"] != "distilled"]
+  names = list(dict.fromkeys(["distilled", *others]))
   groups: dict[tuple[str, str], dict[str, result_tables.Row]] = {}
   for row in rows:
     group = groups.setdefault((row["run"], row["protocol"]), {})
@@ -127,13 +130,13 @@ def _wide_table(rows: Sequence[result_tables.Row]) -> dict[str, Any]:
   for group in groups.values():
     distilled = group["distilled"]
     cells = [str(distilled[key]) for key in about]
-    cells += [
+    said = [
       result_tables.plus_minus(group[name]) if name in group else ""
       for name in names
     ]
-    cells += [result_tables.percent(distilled["recovery"], 1)]
-    lines.append(("", cells))
-  header = [*about.values(), *names, "recovery, %"]
+    said.insert(1, result_tables.percent(distilled["recovery"], 1))
+    lines.append(("", cells + said))
+  header = [*about.values(), names[0], "recovery, %", *names[1:]]
   return {"header": header, "lines": lines, "named_by": 0}
 
 
@@ -171,7 +174,11 @@ def _view(run: finished.Run, name: str, most_examples: int) -> dict[str, Any]:
     "summary": run.summary,
     "objective": " then ".join(finished.objectives(run)),
     "headline": _headline(run, rows),
+    "opening": words.opening(run, rows),
+    "definitions": words.definitions(rows),
+    "use": words.use(run),
     "results": _table(rows) if rows else None,
+    "parts": words.parts(rows),
     "selection": _selection(run),
     "figures": {
       title: figures.as_image(figure) for title, figure in made.items()
@@ -229,7 +236,7 @@ def _selection(run: finished.Run) -> dict[str, str]:
   facts = {}
   for key, value in (run.summary.get("selection") or {}).items():
     if isinstance(value, float):
-      facts[key] = f"{result_tables.percent(value, 1)} %"
+      facts[key.replace("_", " ")] = f"{result_tables.percent(value, 1)} %"
     elif isinstance(value, int | str):
       facts[key] = str(value)
   return facts

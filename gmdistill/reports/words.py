@@ -1,0 +1,133 @@
+"""What a page says in sentences: what one sees, what words mean, what next."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from gmdistill.reports import finished, tables
+
+_ROWS = {
+  "random": "as many real rows a class, drawn at random",
+  "herding": "real rows whose mean is nearest to their class's mean",
+  "K-centers": "the real rows nearest to the centroids of their class",
+  "topics": "real rows that stand for their class by their subject headings",
+  "distilled": "the learned examples of this set",
+  "full": "all training rows",
+}
+
+_PROTOCOLS = {
+  "replay": "a fresh student takes the set's own steps, in their order",
+  "finetune": "a student trains on from its pretrained weights, if it has any",
+  "scratch": "a student trains from random weights",
+  "bayes": "a student is a chain of samples of its posterior on the set",
+}
+
+_METRICS = {
+  "macro_f1": "the mean of the classes' F1, so that a rare class counts as a "
+  "common one; 1 is best",
+  "quadratic_kappa": "agreement of ordered classes beyond chance, where a miss "
+  "costs the square of its distance; 0 is chance, 1 is best",
+}
+
+_ALWAYS = {
+  "student": "a model that is trained on rows, to see what they are worth; ± "
+  "is the standard deviation over n of them, s.e. that of their mean",
+  "recovery": "the share of the accuracy on all training rows",
+  "selection split": "training rows held back to choose the step and the "
+  "learning rates by; the reported split is looked at once, at the end",
+}
+
+CAPTIONS = {
+  "Accuracy by step": "The curve is the selection split; dashed lines are the "
+  "reported split, for scale. Step 0, where "
+  "it was measured, is the real rows that the set starts from.",
+  "Loss": "What the outer loop lowers, each step on other rows.",
+  "Gradient cosine by step": "1: the set moves a student as the real rows do.",
+  "Features of real and synthetic examples": "The two directions in which a "
+  "student's features of real rows vary most. A star need not lie among the "
+  "dots of its colour: an example may say more than any row.",
+}
+
+
+def opening(run: finished.Run, rows: Sequence[tables.Row]) -> list[str]:
+  """Returns two sentences that say what the run came to; none, unmeasured."""
+  protocol = finished.main_protocol(run)
+  by_row = {
+    row["row"]: row
+    for row in rows
+    if row["protocol"] == protocol and row["mean"] is not None
+  }
+  distilled, full = by_row.pop("distilled", None), by_row.pop("full", None)
+  names = run.card.get("label_names") or []
+  if distilled is None or not names:
+    return []
+  per_class = run.summary.get("data_per_class")
+  plural = "" if per_class == 1 else "s"
+  said = (
+    f"{per_class} learned example{plural} for each of the {len(names)} classes "
+    f"of {run.summary.get('dataset')} train a student that is right on "
+    f"{tables.percent(distilled['mean'], 1)} % of rows it has never seen"
+  )
+  if full is not None:
+    said += f"; training on all rows gives {tables.percent(full['mean'], 1)} %"
+  if not by_row:
+    return [f"{said}."]
+  best = max(by_row.values(), key=lambda row: row["mean"])
+  return [
+    f"{said}.",
+    f"As many real rows, chosen by {best['row']}, give "
+    f"{tables.percent(best['mean'], 1)} %.",
+  ]
+
+
+def definitions(rows: Sequence[tables.Row]) -> dict[str, str]:
+  """Returns what the words of a results table mean."""
+  used = [row["row"] for row in rows]
+  told = {name: text for name, text in _ROWS.items() if name in used}
+  protocols = [row["protocol"] for row in rows]
+  told |= {name: x for name, x in _PROTOCOLS.items() if name in protocols}
+  metrics = {name for row in rows for name in row["metrics"]}
+  told |= {
+    tables.METRICS[name]: x for name, x in _METRICS.items() if name in metrics
+  }
+  return told | _ALWAYS
+
+
+def use(run: finished.Run) -> dict[str, Any]:
+  """Returns commands and code that use a run's set, and what to mind."""
+  folder = str(run.workdir)
+  mind = ""
+  if "learning_rates" in run.tensors:
+    steps = len(run.tensors["learning_rates"])
+    mind = (
+      f"The set was learned for its own {steps} steps, the protocol replay. "
+      "Students of another optimiser get less out of it; how much less, the "
+      "last command measures."
+    )
+  return {
+    "commands": [
+      f"gmdistill train --set={folder}/set --workdir=student",
+      f"gmdistill evaluate --set={folder}/set --protocol=scratch",
+    ],
+    "python": "\n".join(
+      [
+        "import gmdistill as gd",
+        "",
+        f'examples = gd.load_set("{folder}/set")',
+        "for batch in examples.batches():  # one a step: NumPy arrays",
+        '  batch["inputs_embeds"], batch["attention_mask"], batch["labels"]',
+      ]
+    ),
+    "mind": mind,
+  }
+
+
+def parts(rows: Sequence[tables.Row]) -> dict[str, Any] | None:
+  """Returns the table of each part of the reported split; None: it has none."""
+  header, body = tables.group_cells(rows)
+  if not body:
+    return None
+  named = header.index("row")
+  lines = [
+    ("distilled" if line[named] == "distilled" else "", line) for line in body
+  ]
+  return {"header": header, "lines": lines, "named_by": named}
