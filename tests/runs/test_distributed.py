@@ -16,6 +16,7 @@ import safetensors.numpy
 HERE = pathlib.Path(__file__).parents[1]
 FIELDS = [
   "objective=look_ahead",
+  "student.kind=textcnn",  # which is traced soonest
   # Small steps: at the config's own rate, the outer loop doubles a difference
   # of rounding every step or two.
   "outer.learning_rate=1e-3",
@@ -103,7 +104,7 @@ def whole(tmp_path_factory):
 
 
 def test_two_processes_give_the_set_of_one(whole, tmp_path):
-  codes, said = ended([start(tmp_path / "one", devices=1)])
+  codes, said = ended([start(tmp_path / "one", devices=1, code=THE_SET_ALONE)])
   assert codes == [0], said
   ours, theirs = the_set(whole), the_set(tmp_path / "one")
   for name, tensor in ours.items():
@@ -111,29 +112,67 @@ def test_two_processes_give_the_set_of_one(whole, tmp_path):
   assert (whole / "report.html").is_file()
 
 
-@pytest.mark.parametrize(
-  "which, number",
-  [(1, signal.SIGTERM), (0, signal.SIGKILL), (1, signal.SIGKILL)],
-)
-def test_one_that_ends_ends_both_and_they_resume(
-  whole, tmp_path, number, which
+# What is asked here is the set; measuring it takes the longest.
+THE_SET_ALONE = """
+import sys
+from gmdistill import main
+from gmdistill.runs import finish
+from gmdistill.sets import set_files
+from gmdistill.system import processes
+def only(job, folder, outcome):
+  if processes.is_first():
+    set_files.save(folder / "set", outcome.best, {})
+finish.finish = only
+sys.exit(main.main(sys.argv))
+"""
+# Told to stop after the last step, and still at work then.
+STOPPED_LATE = """
+import os, signal, sys
+from gmdistill import main
+from gmdistill.runs import finish
+finish.finish = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+sys.exit(main.main(sys.argv))
+"""
+SLOW = """
+import sys, time
+from gmdistill import main
+from gmdistill.runs import finish
+finish.finish = lambda *_: time.sleep(300)
+sys.exit(main.main(sys.argv))
+"""
+
+
+def test_one_that_ends_ends_both_whenever_it_does_and_they_resume(
+  whole, tmp_path
 ):
+  """One run, whose processes are stopped and killed again and again."""
   workdir = tmp_path / "run"
-  processes = pair(workdir)
-  once_at(9, workdir, processes[which], number)
-  begun = time.monotonic()
-  codes, said = ended(processes, timeout=60)
-  assert time.monotonic() - begun < 60
-  if number == signal.SIGTERM:
+  for step, which, number in (
+    (5, 1, signal.SIGTERM),
+    (9, 0, signal.SIGKILL),
+    (13, 1, signal.SIGKILL),
+  ):
+    processes = pair(workdir, codes=(SLOW, SLOW))
+    once_at(step, workdir, processes[which], number)
+    begun = time.monotonic()
+    codes, said = ended(processes, timeout=60)
+    assert time.monotonic() - begun < 60
+    if number == signal.SIGTERM:
+      assert codes == [0, 0]
+      assert all("go on with the same command: gmdistill" in x for x in said)
+    else:
+      assert sorted(codes) == [-signal.SIGKILL, 1]
+      assert "another process of this run is gone" in said[1 - which]
+      assert "Traceback" not in said[1 - which]
+    assert ("going on from step" in said[0]) == (step > 5)
+  for which, codes in ((0, (STOPPED_LATE, SLOW)), (1, (SLOW, STOPPED_LATE))):
+    codes, said = ended(pair(workdir, codes=codes), timeout=120)
     assert codes == [0, 0]
-    assert all("go on with the same command: gmdistill" in x for x in said)
-  else:
-    assert sorted(codes) == [-signal.SIGKILL, 1]
-    assert "another process of this run is gone" in said[1 - which]
-    assert "Traceback" not in said[1 - which]
-  codes, said = ended(pair(workdir))
+    assert "saved at step 20; go on with the same command" in said[which]
+    assert "another process of this run was told to stop" in said[1 - which]
+  codes, said = ended(pair(workdir, codes=(THE_SET_ALONE, THE_SET_ALONE)))
   assert codes == [0, 0], said
-  assert "going on from step" in said[0]
+  assert "going on from step 20" in said[0]
   ours, theirs = the_set(whole), the_set(workdir)
   for name, tensor in ours.items():
     np.testing.assert_array_equal(tensor, theirs[name], err_msg=name)
@@ -144,7 +183,7 @@ def test_a_run_goes_on_over_another_number_of_devices(whole, tmp_path):
   alone = start(workdir, devices=1)
   once_at(9, workdir, alone, signal.SIGTERM)
   assert ended([alone])[0] == [0]
-  codes, said = ended([start(workdir, devices=4)])
+  codes, said = ended([start(workdir, devices=4, code=THE_SET_ALONE)])
   assert codes == [0] and "going on from step" in said[0]
   ours, theirs = the_set(whole), the_set(workdir)
   for name, tensor in ours.items():
@@ -196,36 +235,6 @@ def test_what_befalls_one_process_alone_ends_the_others(
   assert "Traceback" not in said[1]
 
 
-@pytest.mark.parametrize("which", [0, 1])
-def test_a_signal_after_the_last_step_stops_both_with_everything_saved(
-  whole, tmp_path, which
-):
-  code = """
-import os, signal, sys
-from gmdistill import main
-from gmdistill.runs import finish
-finish.finish = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
-sys.exit(main.main(sys.argv))
-"""
-  slow = """
-import sys, time
-from gmdistill import main
-from gmdistill.runs import finish
-finish.finish = lambda *_: time.sleep(300)
-sys.exit(main.main(sys.argv))
-"""
-  workdir = tmp_path / "run"
-  own = (code, slow) if which == 0 else (slow, code)
-  codes, said = ended(pair(workdir, codes=own), timeout=120)
-  assert codes == [0, 0]
-  assert "saved at step 20; go on with the same command" in said[which]
-  assert "another process of this run was told to stop" in said[1 - which]
-  codes, said = ended(pair(workdir))
-  assert codes == [0, 0] and "going on from step 20" in said[0]
-  for name, tensor in the_set(whole).items():
-    np.testing.assert_array_equal(tensor, the_set(workdir)[name])
-
-
 def test_a_folder_that_processes_do_not_share_is_refused(tmp_path):
   codes, said = ended(pair(tmp_path / "one", second_in=tmp_path / "two"))
   assert codes == [2, 2]
@@ -246,18 +255,24 @@ def test_what_one_process_is_refused_for_ends_both_with_its_line(tmp_path):
   assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("which", [0, 1])
-def test_a_process_that_is_left_alone_says_so(tmp_path, which):
-  with socket.create_server(("", 0)) as free:
-    port = free.getsockname()[1]
+def test_a_process_that_is_left_alone_says_so(tmp_path):
+  with (
+    socket.create_server(("", 0)) as one,
+    socket.create_server(("", 0)) as two,
+  ):
+    ports = [free.getsockname()[1] for free in (one, two)]
   begun = time.monotonic()
-  alone = start(
-    tmp_path / "run",
-    *("--distributed", f"--coordinator=localhost:{port}"),
-    *("--num_processes=2", f"--process_id={which}"),
-  )
-  codes, said = ended([alone], timeout=60)
-  assert codes == [2] and f"localhost:{port}: " in said[0]
+  alone = [  # either of a pair, whose other process never comes
+    start(
+      tmp_path / "run",
+      *("--distributed", f"--coordinator=localhost:{port}"),
+      *("--num_processes=2", f"--process_id={which}"),
+    )
+    for which, port in enumerate(ports)
+  ]
+  codes, said = ended(alone, timeout=60)
   assert time.monotonic() - begun < 45  # 25 of waiting, the start aside
-  assert len(said[0].splitlines()) == 1
+  for port, code, line in zip(ports, codes, said, strict=True):
+    assert code == 2 and f"localhost:{port}: " in line
+    assert len(line.splitlines()) == 1
   assert not (tmp_path / "run").exists()
