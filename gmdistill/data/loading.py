@@ -121,20 +121,7 @@ def load(options: Options, tokenizer_file: str = "") -> batches.Corpus:
     errors.InputError: the data set or one of the options cannot be used; the
       message is one line and says what would be right.
   """
-  # Not at the top: TensorFlow Datasets takes its time to import.
-  from gmdistill.data import sources
-
-  source = sources.open_source(
-    options.name,
-    data_dir=options.dir,
-    embedded_dir=paths.cache_folder() / "tfds",
-    text_keys=options.text_keys,
-    label_key=options.label_key,
-    rationale_key=options.rationale_key,
-    group_key=options.group_key,
-    topics_key=options.topics_key,
-    classes=options.classes,
-  )
+  source = opened(options)
   given = None
   if tokenizer_file:
     given = tokenizing.Tokenizer.from_file(tokenizer_file)
@@ -147,6 +134,24 @@ def load(options: Options, tokenizer_file: str = "") -> batches.Corpus:
     corpus = _build(options, given, source)
     cache.write_arrays(entry, _as_arrays(corpus))
   return corpus
+
+
+def opened(options: Options) -> "sources.Source":
+  """Returns the data set that options name; no row is read yet."""
+  # Not at the top: TensorFlow Datasets takes its time to import.
+  from gmdistill.data import sources
+
+  return sources.open_source(
+    options.name,
+    data_dir=options.dir,
+    embedded_dir=paths.cache_folder() / "tfds",
+    text_keys=options.text_keys,
+    label_key=options.label_key,
+    rationale_key=options.rationale_key,
+    group_key=options.group_key,
+    topics_key=options.topics_key,
+    classes=options.classes,
+  )
 
 
 def _decisive(

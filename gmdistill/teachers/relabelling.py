@@ -10,9 +10,9 @@ import numpy as np
 from etils import epath
 
 from gmdistill import errors
-from gmdistill.data import batches, formats, loading, tokenizing
-from gmdistill.sets import spaces, synthetic
-from gmdistill.system import json_files
+from gmdistill.data import batches, loading, tokenizing
+from gmdistill.data import texts as row_texts
+from gmdistill.sets import spaces, synthetic, text_sets
 from gmdistill.teachers import ensembles, trained
 
 
@@ -21,6 +21,7 @@ class Rows(NamedTuple):
 
   syn: synthetic.SyntheticSet  # embeddings, as the student reads them
   read: Callable[[trained.Teacher], batches.Batch]  # as a teacher does
+  texts: text_sets.TextSet | None = None  # where people can read them too
 
 
 def of_set(setup: spaces.Setup, syn: synthetic.SyntheticSet) -> Rows:
@@ -60,89 +61,38 @@ def of_coreset(
   return Rows(
     synthetic.SyntheticSet(batch),
     lambda teacher: batch_of(trained.as_read(teacher, setup.corpus, options)),
+    text_sets.of_rows(
+      rows, row_texts.by_part(options, setup.corpus)["train"], batch.labels
+    ),
   )
 
 
 def of_texts(
   setup: spaces.Setup, path: epath.Path, options: loading.Options
 ) -> Rows:
-  """Returns the texts of a file of JSON lines {"text": ..., "label": ...}.
+  """Returns the texts of a file of JSON lines; see `text_sets`.
 
-  `text` is a string or a pair of them; `label` a class's name or index. A text
-  without a label has every class alike.
+  A text without a label has every class alike.
 
   Raises:
     InputError: a line that says something else, named by its number.
   """
   names = list(setup.corpus.label_names)
-  texts, labels_MxC = [], []
-  try:
-    # Of JSON, the end of a line alone is one: a text may hold other breaks.
-    # Some editors write a mark of the byte order in front.
-    lines = path.read_text(encoding="utf-8-sig").split("\n")
-  except UnicodeDecodeError as error:
-    raise errors.InputError(f"{path} is not UTF-8; write it so.") from error
-  for number, line in enumerate(lines, start=1):
-    if line.strip():
-      text, label_C = _parsed(line, f"{path}, line {number}", names)
-      texts.append(text)
-      labels_MxC.append(label_C)
-  if not any("".join(text).strip() for text in texts):
-    what = "no text but empty ones" if texts else "no line"
-    raise errors.InputError(
-      f'{path} has {what}; write {{"text": "..."}}, one a line.'
-    )
-  labels = np.stack(labels_MxC)
+  text_set = text_sets.read(path, names, labelled=False)
 
   def batch_of(tokenizer, slots):
-    ids, mask = tokenizer.encode(texts, options.max_length)
-    rows = batches.Examples(ids, mask, labels.argmax(axis=1))
-    if slots:
-      rows = formats.with_slots(rows, slots, tokenizer.special_id("mask"))
-    return batches.Batch(rows.token_ids, rows.mask, labels)
+    return text_sets.as_batch(text_set, tokenizer, options.max_length, slots)
 
   def read(teacher):
-    pairs = any(isinstance(text, tuple) for text in texts)
+    pairs = any(isinstance(text, tuple) for text in text_set.texts)
     trained.require_reads(teacher, names, options, pairs)
     tokenizer = tokenizing.Tokenizer.from_file(teacher.tokenizer_file)
     return batch_of(tokenizer, teacher.slots)
 
   batch = _embedded(setup, batch_of(setup.corpus.tokenizer, options.slots))
-  return Rows(synthetic.SyntheticSet(batch), read)
-
-
-def _parsed(line, where, names):
-  try:
-    row = json_files.parse(line)
-    text, label = row["text"], row.get("label")
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
-    raise errors.InputError(
-      f'{where} is no {{"text": "...", "label": "..."}} in JSON.'
-    ) from error
-  pair = isinstance(text, list) and len(text) == 2
-  if not all(map(_is_text, text if pair else [text])):
-    raise errors.InputError(
-      f"{where}: text must be a string or two of them, of whole characters."
-    )
-  if label is None:
-    return text, np.full(len(names), 1 / len(names), np.float32)
-  index = names.index(label) if label in names else label
-  if type(index) is not int or not 0 <= index < len(names):  # a bool is an int
-    errors.not_one_of(f"{where}: the label {label!r}", str(label), names)
-  return tuple(text) if pair else text, np.eye(len(names), dtype=np.float32)[
-    index
-  ]
-
-
-def _is_text(x):
-  """Whether this is a string of whole characters, which UTF-8 can say."""
-  if not isinstance(x, str):
-    return False
-  try:
-    x.encode()
-  except UnicodeEncodeError:
-    return False
-  return True
+  # What teachers say is mixed with labels, and only then counts so much.
+  batch = dataclasses.replace(batch, labels=jnp.asarray(text_set.labels))
+  return Rows(synthetic.SyntheticSet(batch), read, text_set)
 
 
 def _embedded(setup, batch):

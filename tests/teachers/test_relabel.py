@@ -151,13 +151,13 @@ def softmax(x):
   "line, said",
   [
     ("no json", "line 1 is no"),
-    ('{"texts": "a"}', "line 1 is no"),
+    ('{"words": "a"}', "line 1 is no"),
     ('{"text": 3}', "text must be a string or two"),
     ('{"text": "a", "label": "blue"}', "label 'blue' is none of"),
     ('{"text": "a", "label": true}', "label True is none of"),
     ('{"text": "\\ud800"}', "of whole characters"),
     ("", "has no line"),
-    ('{"text": " "}', "has no text but empty ones"),
+    ('{"text": " "}', "line 1: the text is empty"),
     (100_000 * "[", "line 1 is no"),
   ],
 )

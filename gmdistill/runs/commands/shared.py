@@ -10,7 +10,7 @@ from gmdistill.data import batches
 from gmdistill.evaluation import protocols
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.runs.config import settings
-from gmdistill.sets import set_files, spaces, synthetic
+from gmdistill.sets import set_files, spaces, synthetic, text_sets
 from gmdistill.students import hugging_face
 from gmdistill.system import folders, json_files, logs, paths
 from gmdistill.teachers import trained
@@ -54,7 +54,12 @@ def save_student(
 def fitting_set(
   setup: spaces.Setup, folder: epath.Path, config: recipes.Recipe
 ) -> tuple[synthetic.SyntheticSet, dict[str, Any]]:
-  """Reads a set and its card; refuses what the student cannot train on."""
+  """Reads a set and its card; refuses what the student cannot train on.
+
+  Of a file of texts, as the student's own tokenizer reads them.
+  """
+  if is_text_set(folder):
+    return _of_texts(setup, folder, config)
   syn, card = set_files.load(folder, setup.space_id)
   _say_stale(card, folder, config)
   set_files.require_classes(syn, card, folder, setup.corpus.label_names)
@@ -64,6 +69,32 @@ def fitting_set(
       f"the set in {folder} has sequences of {length}, but the student has "
       f"{most} positions; use a student with more student.max_positions."
     )
+  _say_unlearned(syn, config)
+  return set_files.for_student(setup.problem, syn), card
+
+
+def is_text_set(source: epath.PathLike) -> bool:
+  """Whether a `--set` is a file of texts."""
+  return str(source).endswith(".jsonl")
+
+
+def _of_texts(setup, path, config):
+  names = setup.corpus.label_names
+  card = text_sets.read_card(path, names)
+  batch = text_sets.as_batch(
+    text_sets.read(path, names),
+    setup.corpus.tokenizer,
+    config.data.max_length,
+    config.data.slots,
+  )
+  syn = synthetic.SyntheticSet(batch)
+  _say_unlearned(syn, config)
+  return syn, card
+
+
+def _say_unlearned(syn, config):
+  """Says so where students are to lose something to teachers, and a set brings
+  nothing of them."""
   wanted = {
     "teachers/logits": ("teacher_logits", config.kd.loss),
     "teachers/features": ("teacher_features", config.kd.features),
@@ -74,7 +105,6 @@ def fitting_set(
         f"the set brings no {name}, so students lose no {loss} to them; "
         "gmdistill relabel gives it some"
       )
-  return set_files.for_student(setup.problem, syn), card
 
 
 def say_other_steps(
@@ -135,7 +165,10 @@ def config_and_set(
   if needs_set and not flags.set:
     raise errors.InputError("this verb needs --set=DIR, a run's set/ folder.")
   folder = paths.path(flags.set)
-  if needs_set:
+  texts = is_text_set(flags.set)
+  if texts and not folder.is_file():
+    raise errors.InputError(f"there is no file {folder}.")
+  if needs_set and not texts:
     set_files.load(folder)  # a damaged set is refused before anything is read
   if flags.config is not None:
     config = settings.recipe(flags.config)
@@ -145,8 +178,10 @@ def config_and_set(
       "whose config is taken."
     )
   else:
-    config = _config_beside(folder)
-  space = paths.absolute(folder).parent / "space"
+    config = _config_beside(folder.parent if texts else folder)
+  if texts and flags.config is not None:
+    return config, folder  # read by any tokenizer
+  space = paths.absolute(folder.parent if texts else folder).parent / "space"
   # The run's own config may name the space that it was made from.
   unnamed = flags.config is None or not config.student.space
   own = needs_set or flags.config is None

@@ -1,7 +1,11 @@
 """The verbs of the command line that are about teachers."""
 
+import dataclasses
 import shlex
 from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
 
 from gmdistill import errors
 from gmdistill.data import batches
@@ -17,12 +21,12 @@ from gmdistill.runs.config import (
   teacher_fields,
 )
 from gmdistill.selection import coresets
-from gmdistill.sets import cards, set_files, spaces, synthetic
+from gmdistill.sets import cards, set_files, spaces, synthetic, text_sets
 from gmdistill.students import hugging_face
 from gmdistill.system import console, folders, paths, units
 from gmdistill.teachers import relabelling, trained
 
-TEXTS = "texts"  # what the rows of a file are, as a card says it
+TEXTS = text_sets.TEXTS
 
 
 def teach(flags: Any, rest: list[str], command: str) -> None:
@@ -85,7 +89,16 @@ def relabel(flags: Any, rest: list[str], command: str) -> None:
     "results": {},
   }
   folder.mkdir(parents=True, exist_ok=True)
+  text_set = rows.texts
+  if text_set is not None:
+    text_set = text_set._replace(labels=np.asarray(labelled.batch.labels))
+    batch = dataclasses.replace(
+      labelled.batch, labels=jnp.asarray(text_set.targets)
+    )
+    labelled = dataclasses.replace(labelled, batch=batch)
   outputs.write_set(folder, labelled, card, setup, config)
+  if text_set is not None:
+    outputs.write_texts(folder, text_set, setup, config)
   # Who reads the set by this config is told when a teacher has changed.
   config = recipe.changed(config, teachers__dirs=tuple(flags.teacher))
   folders.write_json(folder / "config.json", config.to_dict())

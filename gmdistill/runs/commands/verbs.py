@@ -90,7 +90,8 @@ FLAGS = {
   ),
   "set": (
     "DIR",
-    "the set/ folder of a run; relabel: or a file of JSON lines",
+    "the set/ folder of a run; train, evaluate, relabel: or a file of texts, "
+    "FILE.jsonl",
   ),
   "teacher": ("DIR", "a teacher; may be given again"),
   "row": (

@@ -5,10 +5,12 @@ from typing import Any
 
 from etils import epath
 
+from gmdistill.data import texts as row_texts
 from gmdistill.evaluation import baselines
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.runs.config import row_fields, teacher_fields
-from gmdistill.sets import cards, set_files, spaces, synthetic
+from gmdistill.sets import cards, set_files, spaces, synthetic, text_sets
+from gmdistill.system import json_files
 
 
 def table(
@@ -71,3 +73,16 @@ def write_set(
     spaces.write(
       folder / "space", setup.problem.embeddings, setup.corpus.tokenizer
     )
+
+
+def write_texts(
+  folder: epath.Path,
+  text_set: text_sets.TextSet,
+  setup: spaces.Setup,
+  config: recipes.Recipe,
+) -> None:
+  """Writes `set/set.jsonl` beside a set that is written, and into its card."""
+  real = row_texts.by_part(config.data, setup.corpus)["train"]
+  rows = text_sets.lines(text_set, setup.corpus.label_names, list(real))
+  card = json_files.read(folder / "set" / "card.json", "write the set again.")
+  text_sets.save(folder / "set", rows, card)
