@@ -93,17 +93,27 @@ def _say(error: BaseException) -> int | None:
 
 
 def _run(verb: str, flags: Any, rest: list[str], command: str) -> None:
-  from gmdistill.runs.commands import distilling, looking, teaching, using
+  from gmdistill.runs.commands import (
+    choosing,
+    distilling,
+    looking,
+    teaching,
+    using,
+  )
   from gmdistill.runs.config import settings
   from gmdistill.system import costs
 
-  if flags.config is not None and verb != "sweep":
+  if flags.config is not None and verb not in ("sweep", "pipeline"):
     settings.require_one_run(flags.config)
   _keep_programs()
   commands: dict[str, Callable[[Any, list[str], str], None]] = {
     "distill": distilling.distill,
     "plan": distilling.plan,
     "sweep": distilling.sweep,
+    "dedup": choosing.dedup,
+    "select": choosing.select,
+    "pipeline": choosing.pipeline,
+    "append": distilling.append,
     "bank": distilling.bank,
     "teach": teaching.teach,
     "train": using.train,

@@ -40,6 +40,8 @@ def commands(source: str, work: pathlib.Path) -> list[list[str]]:
   """Returns what runs one config."""
   name, _, mode = source.partition(":")
   run = [f"--config={source}:tiny", f"--workdir={work / f'{name}-{mode}'}"]
+  if name.startswith("pipeline/"):
+    return [["pipeline", *run, "--ablate"]]
   if shipped.names()[name].parent.name != "studies":
     return [["distill", *run]]
   if name != "features":

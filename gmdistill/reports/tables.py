@@ -178,7 +178,11 @@ def as_text(rows: Sequence[Row]) -> str:
   """The results table for a terminal: aligned columns, accuracies in %."""
   if not rows:
     return f"Accuracy: {NOT_MEASURED} under any protocol."
-  header, body = cells(rows)
+  return aligned(*cells(rows))
+
+
+def aligned(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+  """A table of words for a terminal."""
   widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
   lines = [header, ["-" * width for width in widths], *body]
   return "\n".join(

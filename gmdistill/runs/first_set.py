@@ -10,7 +10,7 @@ from gmdistill import errors, trees
 from gmdistill.data import batches
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.selection import coresets
-from gmdistill.sets import set_files, spaces, synthetic
+from gmdistill.sets import set_files, spaces, synthetic, wrappers
 from gmdistill.teachers import rationales
 
 
@@ -53,6 +53,35 @@ def starting_set(
     )
   syn = dataclasses.replace(syn, batch=synthetic.without_padding(syn.batch))
   return set_files.for_student(setup.problem, syn)
+
+
+KEPT = ("polished", "frozen")  # what becomes of examples that `start` knew
+
+
+def with_kept(
+  stored: synthetic.Parameterization, config: recipes.Recipe
+) -> synthetic.Parameterization:
+  """Freezes the examples that the set of `config.start` says were learned.
+
+  Raises:
+    InputError: there is nothing to freeze, or no examples of their own.
+  """
+  if errors.choice("kept", config.kept, KEPT) == "polished":
+    return stored
+  if not config.start or config.rank:
+    raise errors.InputError(
+      "kept=frozen is of the examples of a start that gmdistill append wrote, "
+      "stored whole (rank=0); use kept=polished."
+    )
+  syn, card = set_files.load(config.start)
+  rows = np.isin(np.arange(len(syn.batch)), card.get("kept", []))
+  if rows.all() or not rows.any():
+    raise errors.InputError(
+      f"kept=frozen, and of the {len(rows)} examples of start={config.start} "
+      f"{rows.sum()} were learned before; gmdistill append writes a start of "
+      "old and new ones. Use kept=polished."
+    )
+  return wrappers.with_frozen_rows(stored, rows)
 
 
 def first_params(

@@ -71,7 +71,9 @@ def prepare(config: Any, command: str = "") -> Job:
   setup = teacher_fields.with_teachers(assembly.setup(config), config)
   if not any(stage.objective.num_batches for stage in stages):
     checks.require_no_rows(config, f"objective={config.objective} draws none")
-  parameterization = assembly.parameterization(config, setup.problem)
+  parameterization = first_set.with_kept(
+    assembly.parameterization(config, setup.problem), config
+  )
   finished = wrappers.with_smoothed_labels(
     parameterization, config.label_smoothing
   )

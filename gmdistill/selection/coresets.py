@@ -147,7 +147,7 @@ def choose(
   if method == "random":
     return random(examples.labels, per_class, seed)
   rows = np.arange(len(examples.labels))
-  rows = _pool(examples.labels, rows, max(pool, per_class), seed)
+  rows = limited(examples.labels, rows, max(pool, per_class), seed)
   few = batches.take(examples, rows)
   if method == "topics":
     return rows[closest_topics(few, per_class)]
@@ -178,7 +178,9 @@ def choose_long(
   return rows[choose(method, problem, long, per_class=per_class, **fields)]
 
 
-def _pool(labels, rows, per_class, *seed):
+def limited(
+  labels: np.ndarray, rows: np.ndarray, per_class: int, *seed: int
+) -> np.ndarray:
   """Returns at most `per_class` of `rows` a class, drawn at random."""
   rows = np.random.default_rng([*seed, 7]).permutation(rows)
   labels = labels[rows]
@@ -220,7 +222,7 @@ def representatives(
   """
   every = np.arange(len(examples.labels))
   few = batches.take(
-    examples, _pool(examples.labels, every, max(pool, rows_per_class), seed)
+    examples, limited(examples.labels, every, max(pool, rows_per_class), seed)
   )
   features = student_features.features(
     problem, problem.init(jax.random.key(seed)), few
@@ -235,7 +237,7 @@ def representatives(
 
   def choice(time: int, place: int) -> batches.Batch:
     draw = [seed, time, place]
-    rows = _pool(few.labels, np.arange(len(few.labels)), half, *draw)
+    rows = limited(few.labels, np.arange(len(few.labels)), half, *draw)
     start = int(np.random.default_rng([*draw, 9]).integers(2**31))
     nearest = k_centers(features[rows], few.labels[rows], rows_per_class, start)
     return batches.as_batch(batches.take(few, rows[nearest]), num_classes)

@@ -32,3 +32,17 @@ def features(
     chunk_features = np.asarray(chunk(problem, params, ids, mask))
     parts.append(chunk_features[: rows - missing])
   return np.concatenate(parts)
+
+
+def mean_vectors(
+  problem: problems.Problem, examples: batches.Examples, rows: int = 4096
+) -> np.ndarray:
+  """Returns the mean of the table's vectors of each row's tokens, [N, D]."""
+  table_VxD = np.asarray(problem.embeddings)
+  parts = []
+  for start in range(0, len(examples.labels), rows):
+    mask = examples.mask[start : start + rows]
+    ids = np.where(mask, examples.token_ids[start : start + rows], 0)
+    summed = (table_VxD[ids] * mask[..., None]).sum(axis=1)
+    parts.append(summed / np.maximum(mask.sum(axis=1), 1)[:, None])
+  return np.concatenate(parts).astype(np.float32)

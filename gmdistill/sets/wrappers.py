@@ -62,6 +62,32 @@ def with_soft_labels(
   return synthetic.Parameterization(init, decode, encode)
 
 
+def with_frozen_rows(
+  base: synthetic.Parameterization, rows: np.ndarray
+) -> synthetic.Parameterization:
+  """Lets some examples, their labels included, stay as they start.
+
+  Args:
+    base: Any parameterization whose examples have nothing in common.
+    rows: [M] bools: which stay.
+  """
+
+  def decode(params: trees.PyTree) -> synthetic.SyntheticSet:
+    decoded = base.decode(params)
+
+    def held(x):
+      stays = jnp.asarray(rows).reshape(-1, *[1] * (x.ndim - 1))
+      return jnp.where(stays, jax.lax.stop_gradient(x), x)
+
+    batch = decoded.batch
+    batch = dataclasses.replace(
+      batch, inputs=held(batch.inputs), labels=held(batch.class_labels)
+    )
+    return dataclasses.replace(decoded, batch=batch)
+
+  return base._replace(decode=decode)
+
+
 def with_smoothed_labels(
   base: synthetic.Parameterization, smoothing: float
 ) -> synthetic.Parameterization:

@@ -6,6 +6,7 @@ student. One device is a mesh of one.
 """
 
 import os
+import pathlib
 import resource
 import sys
 from collections.abc import Callable, Sequence
@@ -203,3 +204,19 @@ def peak_memory() -> int:
   # Linux counts kilobytes, macOS bytes.
   unit = 1 if sys.platform == "darwin" else 1024
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def forget_peak() -> bool:
+  """Lets `peak_memory` begin anew; returns whether it does.
+
+  Of a process on Linux it does; a device of its own keeps its peak.
+  """
+  stats = jax.local_devices()[0].memory_stats()
+  if stats and "peak_bytes_in_use" in stats:
+    return False
+  try:
+    # 5: the peak of resident memory, man proc_pid_clear_refs.
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+  except OSError:
+    return False
+  return True

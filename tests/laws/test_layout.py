@@ -42,6 +42,7 @@ ONLY_HERE = {
   "pyarrow": {"data"},
   "huggingface_hub": {"students"},
   "sklearn": {"selection", "sets", "evaluation"},  # k-means; factors; F1
+  "datasketch": {"selection"},
   "matplotlib": {"reports"},
   "jinja2": {"data", "reports"},  # chat templates; the page
 }

@@ -49,6 +49,9 @@ PARAMETERIZATIONS = {
   "with_smoothed_labels": lambda: wrappers.with_smoothed_labels(
     synthetic.direct(), 0.3
   ),
+  "with_frozen_rows": lambda: wrappers.with_frozen_rows(
+    synthetic.direct(), np.array([True, False, True, False])
+  ),
   "with_learning_rates": lambda: wrappers.with_learning_rates(
     synthetic.direct(), 3, 0.05, 0.5, np.array([0.6, 0.8])
   ),

@@ -6,7 +6,7 @@ import pytest
 
 from gmdistill import errors
 from gmdistill.data import builders
-from gmdistill.runs.config import recipe, settings, shipped, studies
+from gmdistill.runs.config import pipelines, recipe, settings, shipped, studies
 from gmdistill.system import paths
 
 SOURCES = shipped.sources()
@@ -21,6 +21,8 @@ def runs_of(source):
   config = shipped.config_for(source)
   if "protocols" in config:
     return {"": settings.recipe(config)}
+  if "stages" in config:
+    return {"": pipelines.read(config).run}
   return {
     name: settings.recipe(run) for name, run in studies.named(config).items()
   }

@@ -7,8 +7,8 @@ import jax
 
 from gmdistill import errors
 from gmdistill.objectives import bank_building
+from gmdistill.runs import appending, jobs
 from gmdistill.runs import distill as distillation
-from gmdistill.runs import jobs
 from gmdistill.runs import sweep as sweeps
 from gmdistill.runs.commands import shared
 from gmdistill.runs.config import assembly, checks, settings, teacher_fields
@@ -52,6 +52,18 @@ def plan(flags: Any, rest: list[str], command: str) -> None:
     console.show(plans.text(cost, **fields))
     if cost.needed > cost.room:
       console.show(f"to make it smaller: {', or '.join(remedies)}")
+
+
+def append(flags: Any, rest: list[str], command: str) -> None:
+  """Distils on from a set for data with more rows or classes."""
+  shared.nothing_else(rest)
+  if flags.config is None or not flags.workdir or not flags.set:
+    raise errors.InputError(
+      "append needs --set=DIR, the set that grows, --config=NAME of the data "
+      "with the new rows, and --workdir=DIR."
+    )
+  config, folder = shared.config_and_set(flags)
+  appending.run(config, folder, flags.workdir, command, compare=flags.compare)
 
 
 def sweep(flags: Any, rest: list[str], command: str) -> None:

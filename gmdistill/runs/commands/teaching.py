@@ -140,6 +140,21 @@ def _of_set(setup, source):
   return relabelling.of_set(setup, syn), card
 
 
+def write_coreset(
+  config: recipe.Recipe, method: str, workdir: str, command: str
+) -> None:
+  """Writes a baseline's rows as a set, with the labels of the data."""
+  folder = shared.student_folder(workdir, "set")
+  setup = assembly.setup(config)
+  rows = _of_coreset(setup, config, method)
+  labelled = rows.syn
+  card = outputs.first_card(setup, config, command, method)
+  card = {**card, "sequence_length": labelled.batch.mask.shape[1]}
+  folder.mkdir(parents=True, exist_ok=True)
+  outputs.write_set(folder, labelled, card, setup, config)
+  folders.write_json(folder / "config.json", config.to_dict())
+
+
 def _of_coreset(setup, config, method):
   """Returns the rows of a baseline."""
   chosen = coresets.choose(

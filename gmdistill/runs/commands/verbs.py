@@ -29,6 +29,27 @@ VERBS = {
     "config workdir",
     "gmdistill sweep --config=results --workdir=runs/results",
   ),
+  "dedup": Verb(
+    "drop copies from the training rows; write what is kept",
+    "config workdir method",
+    "gmdistill dedup --config=quickstart --method=minhash --workdir=rows/kept",
+  ),
+  "select": Verb(
+    "choose real rows by one or several methods; a table of them",
+    "config workdir method",
+    "gmdistill select --config=quickstart --method=el2n,less "
+    "--workdir=rows/chosen",
+  ),
+  "pipeline": Verb(
+    "dedup, select, distill, relabel, train: each a folder, in one command",
+    "config workdir ablate",
+    "gmdistill pipeline --config=pipeline/quickstart --workdir=runs/pipeline",
+  ),
+  "append": Verb(
+    "distil on from a set for data with more rows or classes",
+    "config workdir set compare",
+    "gmdistill append --set=runs/two/set --config=four.py --workdir=runs/four",
+  ),
   "bank": Verb(
     "compute the real gradients that later runs match, once",
     "config workdir",
@@ -99,6 +120,13 @@ FLAGS = {
     "distilled (the --set), random, herding or k_centers; evaluate: or full",
   ),
   "protocol": ("NAME", "replay, finetune or scratch; evaluate: or bayes"),
+  "method": (
+    "NAME",
+    "dedup: exact, minhash or semantic; select: one, several with commas "
+    "between, or all",
+  ),
+  "ablate": ("", "leave out one stage at a time too; a table of all"),
+  "compare": ("", "distil anew too, to compare"),
   "format": ("html|markdown", "a page, or one --table"),
   "table": ("NAME", "results, rows, costs, provenance or published"),
   "json": ("", "print JSON, for a program, instead of a table"),

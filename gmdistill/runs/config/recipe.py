@@ -6,6 +6,7 @@ from typing import Any
 from gmdistill import fields
 from gmdistill.data import loading
 from gmdistill.runs.config import checks, groups
+from gmdistill.selection import deduplication, pools
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,6 +16,8 @@ class Recipe:
   Attributes:
     seed: Of students, rows and the first set.
     data: Which data set is read, and how.
+    subset: How `gmdistill select` chooses rows.
+    dedup: What `gmdistill dedup` takes for a copy.
     rationales: Of rationales, where `data.rationale_key` names some.
     student: Which student.
     table: How an embedding table is learned where none is given.
@@ -52,6 +55,7 @@ class Recipe:
     teachers: Whose labels the outer loop's real rows carry.
     kd: What a student loses to the teachers of its rows.
     start: The `set/` folder that a run starts from, instead of real rows.
+    kept: `polished` or `frozen`: the examples that `gmdistill append` keeps.
     rule: How gradients are differentiated: `mixed`, `reverse`, `linearize`.
     look_ahead: Of the objective `look_ahead`.
     finetune_ahead: Of `finetune_ahead`, along the protocol `finetune`, with its
@@ -81,6 +85,8 @@ class Recipe:
 
   seed: fields.Seed = 0
   data: loading.Options = loading.Options()
+  subset: pools.Options = pools.Options()
+  dedup: deduplication.Options = deduplication.Options()
   rationales: groups.Rationales = groups.Rationales()
   student: Any = groups.Student()
   table: Any = groups.Table()
@@ -114,6 +120,7 @@ class Recipe:
   teachers: groups.Teachers = groups.Teachers()
   kd: groups.Losses = groups.Losses()
   start: str = ""
+  kept: str = "polished"
   rule: str = "mixed"
   look_ahead: Any = groups.LookAhead()
   finetune_ahead: Any = groups.FinetuneAhead()

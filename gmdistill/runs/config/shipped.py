@@ -36,8 +36,14 @@ def folder() -> pathlib.Path:
 
 
 def names() -> dict[str, pathlib.Path]:
-  """Returns this package's config files by name."""
-  return {path.stem: path for path in sorted(folder().rglob("*.py"))}
+  """Returns this package's config files by name; pipelines by their folder's
+  too, being of a run that may have the same one."""
+  return {
+    f"pipeline/{path.stem}"
+    if path.parent.name == "pipeline"
+    else path.stem: path
+    for path in sorted(folder().rglob("*.py"))
+  }
 
 
 def sources() -> list[str]:

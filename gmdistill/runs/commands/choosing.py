@@ -1,0 +1,54 @@
+"""The verbs of the command line that choose real rows."""
+
+from typing import Any
+
+from gmdistill import errors
+from gmdistill.runs import deduplicating, selecting
+from gmdistill.runs import pipeline as pipelines
+from gmdistill.runs.commands import shared
+from gmdistill.runs.config import settings
+from gmdistill.selection import deduplication, methods
+
+
+def dedup(flags: Any, rest: list[str], command: str) -> None:
+  """Drops copies from the training rows; writes rows that are read as data."""
+  shared.nothing_else(rest)
+  config = _config(flags, "dedup", deduplication.METHODS)
+  deduplicating.run(config, flags.method, flags.workdir, command)
+
+
+def select(flags: Any, rest: list[str], command: str) -> None:
+  """Chooses real rows by methods, and measures students on them."""
+  shared.nothing_else(rest)
+  config = _config(flags, "select", [*methods.METHODS, "all"])
+  names = [name for name in flags.method.split(",") if name]
+  if names == ["all"]:
+    # A student of classes has no answers to be surprised by, and no other kind
+    # has classes to be in.
+    names = [x for x in methods.METHODS if x not in methods.OF_LANGUAGE]
+  if len(set(names)) < len(names) or not names:
+    raise errors.InputError(
+      f"--method={flags.method} must name methods, each once."
+    )
+  selecting.run(config, names, flags.workdir, command)
+
+
+def pipeline(flags: Any, rest: list[str], command: str) -> None:
+  """Goes from raw rows to a student, stage by stage."""
+  shared.nothing_else(rest)
+  if flags.config is None or not flags.workdir:
+    raise errors.InputError(
+      "pipeline needs --config=NAME, such as pipeline/quickstart, and "
+      "--workdir=DIR."
+    )
+  pipelines.run(flags.config, flags.workdir, command, ablate=flags.ablate)
+
+
+def _config(flags, verb, methods):
+  """Returns the recipe of a verb that must have its three flags."""
+  if flags.config is None or not flags.workdir or not flags.method:
+    raise errors.InputError(
+      f"{verb} needs --config=NAME, --workdir=DIR and --method=NAME, of "
+      f"{', '.join(methods)}."
+    )
+  return settings.recipe(flags.config)

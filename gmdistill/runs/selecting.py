@@ -1,0 +1,316 @@
+"""Real rows by methods of selection: what `gmdistill select` writes."""
+
+import dataclasses
+import functools
+import io
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gmdistill import errors
+from gmdistill.data import batches, loading, parts, row_lines, sources, splits
+from gmdistill.reports import tables
+from gmdistill.runs import work
+from gmdistill.runs.config import assembly, outputs, row_fields
+from gmdistill.runs.config import recipe as recipes
+from gmdistill.selection import coresets, methods, pools
+from gmdistill.sets import synthetic
+from gmdistill.system import console, devices, folders, logs, paths, units
+
+
+def run(
+  config: recipes.Recipe,
+  names: Sequence[str],
+  workdir: str,
+  command: str = "",
+  *,
+  measured: bool = True,
+) -> dict[str, Any]:
+  """Chooses rows by each method, and trains students on them.
+
+  One method leaves `rows.jsonl`, the rows that it chose, `reported.jsonl`,
+  those to report on (`DIR/*.jsonl` is data), `scores.npz`, and `select.json`:
+  what it cost, and the accuracy of students by the config's protocols. Several
+  leave a folder each, and one table of all in `select.json`.
+
+  Args:
+    config: Names the data, the student, the budget and the protocols.
+    names: Of `methods.METHODS`.
+    workdir: Where it goes.
+    command: How to start the same again.
+    measured: Whether students are trained on the rows.
+
+  Raises:
+    InputError: something the user can mend, before anything is written.
+  """
+  for name in names:
+    errors.choice("--method", name, methods.METHODS)
+  chooser = _Chooser(config, command, measured)
+  for name in names:
+    chooser.require(name)
+  with work.begun(
+    "select", workdir, config, chooser.asked(",".join(names))
+  ) as (folder, done):
+    if done is None:
+      rows = {}
+      for place, name in enumerate(names, 1):
+        if len(names) == 1:
+          rows[name] = chooser.choose(name, folder)
+          continue
+        logs.say(f"method {place} of {len(names)}: {name}")
+        own = str(folder / name)
+        with work.begun("select", own, config, chooser.asked(name)) as (
+          of_one,
+          known,
+        ):
+          if known is None:
+            known = chooser.summary({name: chooser.choose(name, of_one)})
+            folders.write_json(of_one / "select.json", known)
+          rows |= known["methods"]
+      done = chooser.summary(rows)
+      folders.write_json(folder / "select.json", done)
+    console.show(text(done))
+    data = folder if len(names) == 1 else folder / names[0]
+    told = row_lines.flags(data / "*.jsonl", done["columns"])
+    console.show(f"next: gmdistill distill ... {told}")
+  return done
+
+
+class _Chooser:
+  """Chooses rows by methods, for one config."""
+
+  def __init__(self, config: recipes.Recipe, command: str, measured: bool):
+    self._config, self._command = config, command
+    self._setup = setup = assembly.setup(config)
+    protocols = assembly.reported_protocols(config)
+    self._protocols = protocols if measured else {}
+    drawn = coresets.limited(
+      setup.corpus.train.labels,
+      np.arange(len(setup.corpus.train.labels)),
+      max(config.coreset_pool, config.data_per_class),
+      config.seed,
+    )
+    self._drawn = drawn
+    self._pool = pools.Pool(
+      dataclasses.replace(setup.problem, criterion=None),
+      batches.take(setup.corpus.train, drawn),
+      row_fields.selection_rows(setup.corpus, config),
+      len(setup.corpus.label_names),
+    )
+    self._per_class = pools.most_rows(
+      self._pool, config.data_per_class, config.subset.tokens_per_class
+    )
+
+  def asked(self, method: str) -> dict[str, Any]:
+    """Returns what decides the rows of a method, or of several."""
+    setup = self._setup
+    return {
+      "method": method,
+      "data": setup.corpus.fingerprint,
+      "space": setup.space_id,
+      "weights": self._weights,
+    }
+
+  @functools.cached_property
+  def _weights(self):
+    problem = self._setup.problem
+    return problem.weights_id if problem.is_pretrained else ""
+
+  def summary(self, rows: dict[str, Any]) -> dict[str, Any]:
+    """Returns what `select.json` says of the rows of methods."""
+    config = self._config
+    return {
+      "schema": 1,
+      "dataset": config.data.name,
+      "student": self._setup.student_name,
+      "pool": len(self._drawn),
+      "budget": {
+        "rows_per_class": config.data_per_class,
+        "tokens_per_class": config.subset.tokens_per_class,
+      },
+      "columns": row_lines.read_by(self._texts[0], config.data.reported_split),
+      "asked": self.asked(",".join(rows)),
+      "methods": rows,
+      "provenance": folders.environment(self._command),
+    }
+
+  def require(self, name: str) -> None:
+    """Says what a method's memory will be, and refuses it where there is none.
+
+    Raises:
+      InputError: it does not fit, or the student is of another kind.
+    """
+    options = self._config.subset
+    errors.named(
+      "subset.matched",
+      lambda: assembly.require_matched(
+        self._setup, options.matched, "subset.matched"
+      ),
+    )
+    if name in methods.OF_LANGUAGE:
+      methods.METHODS[name](
+        self._pool._replace(rows=self._first_rows()),
+        per_class=1,
+        seed=0,
+        options=options,
+      )
+    needed, room = methods.memory(self._pool, name, options), devices.room()
+    if needed > room:
+      raise errors.InputError(
+        f"--method={name} needs about {units.size(needed)}, and the device has "
+        f"{units.size(room)}; use a smaller subset.chunk, subset.sketch, "
+        "coreset_pool, or subset.matched=head."
+      )
+    if needed:
+      logs.say(f"{name}: gradients of rows take about {units.size(needed)}")
+
+  def _first_rows(self):
+    return batches.take(self._pool.rows, np.arange(1))
+
+  def choose(self, name: str, folder: Any) -> dict[str, Any]:
+    """Chooses rows, writes them, measures students; returns the table's row."""
+    known = devices.forget_peak()
+    before, start = devices.peak_memory(), time.monotonic()
+    scores_P = self._scores(name, self._config.seed)
+    chosen = self._best(scores_P)
+    seconds = time.monotonic() - start
+    memory = devices.peak_memory() - before if known else None
+    lengths = self._pool.lengths[chosen]
+    self._write(folder, chosen, scores_P)
+    row = {
+      "about": methods.about(name),
+      "rows": len(chosen),
+      "tokens": int(lengths.sum()),
+      "seconds": seconds,
+      "memory_bytes": memory,
+      "protocols": self._measured(name, chosen),
+    }
+    classes = np.bincount(
+      self._pool.rows.labels[chosen], minlength=self._pool.num_classes
+    )
+    logs.say(f"{name}: {row['about']}")
+    if (
+      classes.min() < self._per_class
+      and not self._config.subset.tokens_per_class
+    ):
+      logs.say(f"{name}: a class has {classes.min()} rows that may be taken")
+    return row
+
+  def _scores(self, name, seed):
+    return methods.METHODS[name](
+      self._pool,
+      per_class=self._per_class,
+      seed=seed,
+      options=self._config.subset,
+    )
+
+  def _best(self, scores_P):
+    return pools.best(
+      scores_P,
+      self._pool,
+      self._per_class,
+      self._config.subset.tokens_per_class,
+    )
+
+  def _measured(self, name, chosen):
+    """Returns the accuracies of students on the rows, by protocol."""
+    table = outputs.table(self._setup, self._config)
+    found = {}
+    for of, protocol in self._protocols.items():
+      draws = [chosen]
+      if name in methods.DRAWN and not self._config.subset.tokens_per_class:
+        # Afresh for every student, as a table's random rows are.
+        draws = [
+          self._best(self._scores(name, coresets.CORESET_SEED + i))
+          for i in range(protocol.num_students)
+        ]
+      sets = [
+        batches.as_batch(
+          batches.take(self._pool.rows, rows), self._pool.num_classes
+        )
+        for rows in draws
+      ]
+      stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *sets)
+      found[of] = table.measure(
+        protocol, synthetic.SyntheticSet(stacked), f"{of}: {name}"
+      ).row()
+    return found
+
+  @functools.cached_property
+  def _texts(self):
+    """The data as people read them: source, all rows, the training part's."""
+    source = sources.with_classes(loading.opened(self._config.data))
+    whole = parts.whole(source, self._config.data.reported_split)
+    return source, whole, splits.selection_split(whole.train.labels)[0]
+
+  def _write(self, folder, chosen, scores_P):
+    source, whole, train = self._texts
+    wanted = self._config.data.reported_split
+    places_P = train[self._drawn]
+    lines = [
+      row_lines.line(
+        row_lines.columns(source, whole.train, int(places_P[at])),
+        {
+          row_lines.SPLIT: "train",
+          "row": int(whole.train_at[places_P[at]]),
+          "score": float(scores_P[at]),
+        },
+      )
+      for at in chosen
+    ]
+    reported = [
+      row_lines.line(
+        row_lines.columns(source, whole.reported, row),
+        {
+          row_lines.SPLIT: row_lines.reported_name(wanted),
+          "row": int(whole.reported_at[row]),
+          "score": 0.0,
+        },
+      )
+      for row in range(len(whole.reported.labels))
+    ]
+    arrays = io.BytesIO()
+    np.savez(
+      arrays,
+      scores=scores_P,
+      rows=whole.train_at[places_P],
+      labels=self._pool.rows.labels,
+      tokens=self._pool.lengths,
+      chosen=whole.train_at[places_P[chosen]],
+    )
+    files = {
+      "rows.jsonl": row_lines.encoded(lines),
+      "reported.jsonl": row_lines.encoded(reported),
+      "scores.npz": arrays.getvalue(),
+    }
+    paths.write_files(folder, files)
+
+
+def text(done: dict[str, Any]) -> str:
+  """Returns the table of methods, for a terminal."""
+  names = list(next(iter(done["methods"].values()))["protocols"])
+  header = ["Method", "Rows", "Tokens", "Time", "Memory", *names]
+  body = []
+  for name, row in done["methods"].items():
+    memory = row["memory_bytes"]
+    body.append(
+      [
+        name,
+        str(row["rows"]),
+        str(row["tokens"]),
+        units.seconds(row["seconds"]),
+        "not known" if memory is None else units.size(memory),
+        *[accuracy(row["protocols"][of]) for of in names],
+      ]
+    )
+  return tables.aligned(header, body)
+
+
+def accuracy(row: dict[str, Any]) -> str:
+  """Returns a measured row in words: the mean in %, its spread, students."""
+  spread = "" if row["std"] is None else f" ± {100 * row['std']:.1f}"
+  return f"{100 * row['mean']:.1f}{spread} (n={row['n']})"

@@ -1,0 +1,49 @@
+"""The methods of selection, by name."""
+
+import inspect
+from collections.abc import Callable
+
+import numpy as np
+
+from gmdistill.selection import greedy, pools, row_gradients, scores
+
+# (pool, *, per_class, seed, options) -> [P] scores, the rows of the highest
+# being taken first; NaN: never.
+METHODS: dict[str, Callable[..., np.ndarray]] = {
+  "random": greedy.random,
+  "length_matched": greedy.length_matched,
+  "herding": greedy.herding,
+  "k_centers": greedy.k_centers,
+  "matching": greedy.matching,
+  "facility_location": greedy.facility_location,
+  "el2n": scores.el2n,
+  "grand": scores.grand,
+  "less": scores.less,
+  "shapley": scores.shapley,
+  "ifd": scores.ifd,
+}
+
+DRAWN = ("random", "length_matched")  # afresh for every student of a table
+
+OF_GRADIENTS = ("matching", "grand", "less")  # of single rows
+
+OF_LANGUAGE = ("ifd",)  # whose students are language models
+
+
+def about(name: str) -> str:
+  """Returns what a method takes first, in a sentence."""
+  told = inspect.getdoc(METHODS[name]) or ""
+  return " ".join(told.split("\n\n")[0].split())
+
+
+def memory(pool: pools.Pool, name: str, options: pools.Options) -> int:
+  """Returns about how many bytes a method's gradients of rows take; 0: none.
+
+  Sketches are held whole; gradients a chunk of rows at a time, three times:
+  themselves, what they are made into, and the sketch's signs.
+  """
+  if name not in OF_GRADIENTS:
+    return 0
+  chunk = 3 * options.chunk * row_gradients.size(pool.problem, options.matched)
+  held = {"matching": options.num_students, "less": 1}.get(name, 0)
+  return 4 * (chunk + held * len(pool.rows.labels) * options.sketch)

@@ -1,0 +1,119 @@
+"""gmdistill pipeline: from raw rows to a student, each stage a folder."""
+
+import json
+import pathlib
+
+import pytest
+import tiny_config
+
+from gmdistill import errors, main
+from gmdistill.runs import pipeline
+from gmdistill.runs.config import pipelines, recipe
+
+
+def make_config(**fields):
+  run = tiny_config.get_config()
+  run.objective = "look_ahead"
+  run.num_steps = 2
+  run.protocols = ("scratch",)
+  run.teachers.alpha = 0.5
+  run.gradient_cosine.num_students = 0
+  run.subset.update(num_students=1, num_steps=4, checkpoints=2)
+  return pipelines.pipeline(run, **{"rows_per_class": 8, **fields})
+
+
+def made(workdir):
+  return {x.name.split("-")[0]: x for x in workdir.iterdir() if x.is_dir()}
+
+
+def test_the_stages_are_those_of_the_registry_and_in_order():
+  assert set(pipelines.STAGES) <= set(pipeline.STAGES)
+  whole = pipeline._names(pipelines.STAGES)
+  assert whole == ["dedup", "select", "distill", "teach", "relabel", "train"]
+  bare = pipeline._names(("train",))
+  assert bare == ["rows", "train"]
+
+
+def test_raw_rows_become_a_student_and_what_is_done_is_not_done_again(
+  tmp_path, monkeypatch, capsys
+):
+  done = pipeline.run(make_config(dedup_method="exact"), str(tmp_path))
+  way = done["ways"]["whole"]
+  assert list(way["stages"]) == pipeline._names(pipelines.STAGES)
+  folders = {name: tmp_path / own for name, own in way["stages"].items()}
+  assert (folders["dedup"] / "kept.jsonl").is_file()
+  assert (folders["select"] / "rows.jsonl").is_file()
+  assert (folders["distill"] / "summary.json").is_file()
+  assert (folders["relabel"] / "set/card.json").is_file()
+  assert (folders["train"] / "model.safetensors").is_file()
+  # Each reads what the one before wrote.
+  read = {
+    name: json.loads((folders[name] / "config.json").read_text())["data"][
+      "name"
+    ]
+    for name in ("dedup", "select", "distill", "relabel")
+  }
+  assert read["dedup"] == "docstrings"
+  assert read["select"] == str(folders["dedup"] / "kept.jsonl")
+  assert (
+    read["distill"] == read["relabel"] == str(folders["select"] / "*.jsonl")
+  )
+  card = json.loads((folders["relabel"] / "set/card.json").read_text())
+  assert card["teachers"][0]["name"] == folders["teach"].name
+  assert 0 < way["protocols"]["scratch"]["mean"] < 1
+  assert "whole" in capsys.readouterr().out
+
+  def never(*_):
+    raise AssertionError("a stage that is done is worked again")
+
+  stages = {
+    name: stage._replace(work=never) for name, stage in pipeline.STAGES.items()
+  }
+  monkeypatch.setattr(pipeline, "STAGES", stages)
+  again = pipeline.run(make_config(dedup_method="exact"), str(tmp_path))
+  assert again["ways"] == done["ways"]
+
+
+def test_each_stage_is_left_out_in_turn_and_the_others_shared(tmp_path, capsys):
+  config = make_config(stages=("dedup", "train"), dedup_method="exact")
+  done = pipeline.run(config, str(tmp_path), ablate=True)
+  assert list(done["ways"]) == ["whole", "without dedup"]
+  assert "dedup" not in done["ways"]["without dedup"]["stages"]
+  table = capsys.readouterr().out
+  assert "without dedup" in table and "scratch" in table
+  more = make_config(stages=("dedup", "select", "train"), dedup_method="exact")
+  before = pipeline.run(more, str(tmp_path))["ways"]["whole"]
+  assert before["stages"]["dedup"] == done["ways"]["whole"]["stages"]["dedup"]
+  assert before["rows"]["select"] < before["rows"]["dedup"]
+
+
+@pytest.mark.parametrize(
+  "fields, said",
+  [
+    (dict(stages=("select", "dedup", "train")), "in the order"),
+    (dict(stages=("dedup",)), "must end with train"),
+    (dict(stages=("dedup", "cook", "train")), "cook.*none of"),
+    (dict(dedup_method="near"), "dedup_method=near"),
+    (dict(select_method="best"), "select_method=best"),
+    (dict(rows_per_class=0), "rows_per_class=0"),
+  ],
+)
+def test_a_pipeline_that_makes_no_sense_is_refused(fields, said, tmp_path):
+  with pytest.raises(errors.InputError, match=said):
+    pipeline.run(make_config(**fields), str(tmp_path / "out"))
+  assert not (tmp_path / "out").exists()
+
+
+def test_a_runs_config_is_no_pipelines_and_unknown_data_are_refused(
+  tmp_path, capsys
+):
+  path = pathlib.Path(__file__).parents[1] / "tiny_config.py"
+  words = ["gmdistill", "pipeline", f"--config={path}"]
+  assert main.main([*words, f"--workdir={tmp_path / 'out'}"]) == 2
+  assert "pipeline/quickstart" in capsys.readouterr().err
+  words[2] = "--config=pipeline/quickstart:tiny"
+  words.append("--config.run.data.name=none.csv")
+  assert main.main([*words, f"--workdir={tmp_path / 'out'}"]) == 2
+  assert "no such file" in capsys.readouterr().err
+  assert not (tmp_path / "out").exists()
+  assert recipe.Recipe() == pipelines.Pipeline().run

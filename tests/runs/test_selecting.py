@@ -1,0 +1,124 @@
+"""gmdistill select: what it writes, and that it goes on after a stop."""
+
+import json
+import pathlib
+import re
+
+import numpy as np
+import pytest
+import tiny_config
+
+from gmdistill import main
+from gmdistill.data import loading
+from gmdistill.runs import selecting
+from gmdistill.runs.config import settings
+
+CONFIG = f"--config={pathlib.Path(__file__).parents[1] / 'tiny_config.py'}"
+
+
+def select(workdir, method, *more):
+  return main.main(
+    [
+      "gmdistill",
+      "select",
+      CONFIG,
+      f"--workdir={workdir}",
+      f"--method={method}",
+      "--config.protocols=('scratch',)",
+      *more,
+    ]
+  )
+
+
+def lines(path):
+  return [json.loads(x) for x in path.read_text().splitlines()]
+
+
+def test_a_method_leaves_its_rows_and_scores_which_are_data(tmp_path, capsys):
+  assert select(tmp_path, "el2n") == 0
+  rows, reported = lines(tmp_path / "rows.jsonl"), tmp_path / "reported.jsonl"
+  summary = json.loads((tmp_path / "select.json").read_text())
+  (row,) = summary["methods"].values()
+  labels = [x[summary["columns"]["label_key"]] for x in rows]
+  assert row["rows"] == len(rows) == 2 * len(set(labels))
+  assert labels == [
+    name for name in summary["columns"]["classes"].split(",") for _ in range(2)
+  ]
+  with np.load(tmp_path / "scores.npz") as arrays:
+    by_row = dict(zip(arrays["rows"], arrays["scores"], strict=True))
+    assert arrays["chosen"].tolist() == [x["row"] for x in rows]
+  for one in rows:
+    assert by_row[one["row"]] == pytest.approx(one["score"])
+  assert 0 < row["protocols"]["scratch"]["mean"] < 1 and row["seconds"] > 0
+  assert "hardest" in row["about"]
+  said = capsys.readouterr()
+  assert "el2n" in said.out and "hardest" in said.err
+  fields = dict(
+    summary["columns"], text_keys=(summary["columns"]["text_keys"],)
+  )
+  read = loading.load(loading.Options(f"{tmp_path}/*.jsonl", **fields))
+  both = len(read.train.labels) + len(read.selection.labels)
+  assert both == len(rows)
+  assert len(read.reported.labels) == len(lines(reported))
+
+
+def test_several_methods_stand_in_one_table_and_go_on(
+  tmp_path, capsys, monkeypatch
+):
+  assert select(tmp_path, "random,grand") == 0
+  said = capsys.readouterr().out.splitlines()
+  table = [x for x in said if x.split()[:1] in (["random"], ["grand"])]
+  assert len(table) == 2
+  (tmp_path / "select.json").unlink()  # as if stopped before its end
+  (tmp_path / "grand/select.json").unlink()
+  chosen = []
+  choose = selecting._Chooser.choose
+
+  def counted(self, name, folder):
+    chosen.append(name)
+    return choose(self, name, folder)
+
+  monkeypatch.setattr(selecting._Chooser, "choose", counted)
+  assert select(tmp_path, "random,grand") == 0
+  assert chosen == ["grand"]
+  assert select(tmp_path, "random,grand") == 0
+  assert chosen == ["grand"]
+
+
+def test_a_budget_of_tokens_is_kept_to(tmp_path):
+  config = tiny_config.get_config()
+  config.subset.tokens_per_class = 20
+  config.protocols = ("scratch",)
+  done = selecting.run(settings.recipe(config), ["random"], str(tmp_path))
+  with np.load(tmp_path / "scores.npz") as arrays:
+    tokens = dict(zip(arrays["rows"], arrays["tokens"], strict=True))
+    labels = dict(zip(arrays["rows"], arrays["labels"], strict=True))
+    by_class = {}
+    for row in arrays["chosen"]:
+      by_class[labels[row]] = by_class.get(labels[row], 0) + tokens[row]
+  assert max(by_class.values()) <= 20
+  assert done["methods"]["random"]["tokens"] == sum(by_class.values())
+
+
+@pytest.mark.parametrize(
+  "method, more, said",
+  [
+    ("nearest", [], "none of random.*"),
+    ("ifd", [], "language model"),
+    ("random,random", [], "each once"),
+    ("", [], "needs"),
+    ("grand", ["--config.subset.matched=tail"], "matched=tail"),
+    ("grand", ["--config.subset.chunk=0"], "subset.chunk=0"),
+    ("grand", ["--config.subset.chunk=10000"], "use a smaller subset.chunk"),
+  ],
+)
+def test_bad_input_is_refused_in_a_line_and_nothing_is_written(
+  tmp_path, capsys, monkeypatch, method, more, said
+):
+  monkeypatch.setattr(selecting.devices, "room", lambda: 10**6)
+  out = tmp_path / "out"
+  assert select(out, method, *more) == 2
+  last = capsys.readouterr().err.strip().splitlines()[-1]
+  assert last.startswith("gmdistill: ")
+  assert re.search(said, last), last
+  assert not out.exists()
