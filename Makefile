@@ -5,11 +5,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint types tiny docs notebooks bench clean
+.PHONY: help quickstart quickstart-lm test lint types tiny docs notebooks bench clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1: /p' Makefile | \
-	  while IFS=: read -r name text; do printf '%-12s%s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile | \
+	  while IFS=: read -r name text; do printf '%-15s%s\n' "$$name" "$$text"; done
 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing into $(VENV); a first time takes some minutes."
@@ -21,6 +21,13 @@ $(STAMP): pyproject.toml constraints.txt
 quickstart: $(STAMP)  ## distill, evaluate and report: runs/quickstart
 	$(BIN)/gmdistill distill --config=quickstart \
 	  --workdir=runs/quickstart
+
+quickstart-lm: $(STAMP)  ## the same of a small language model: runs/quickstart_lm
+	@test -f runs/quickstart_lm_base/model.safetensors || \
+	  $(BIN)/gmdistill teach --config=quickstart_lm:base \
+	  --workdir=runs/quickstart_lm_base
+	$(BIN)/gmdistill distill --config=quickstart_lm \
+	  --workdir=runs/quickstart_lm
 
 test: $(STAMP)  ## run the tests
 	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile

@@ -80,10 +80,10 @@ class Examples(NamedTuple):
 
   token_ids: np.ndarray  # [N, L] int32
   mask: np.ndarray  # [N, L] bool
-  labels: np.ndarray  # [N] int32
+  labels: np.ndarray  # [N] int32; 0 where rows have no classes
   soft: np.ndarray | None = None  # [N, C], what a teacher says; None: nothing
   teachers: TeacherTargets | None = None
-  tokens: Tokens | None = None  # of rationales, where the data have some
+  tokens: Tokens | None = None  # of rationales, or [N, L] those that follow
   groups: np.ndarray | None = None  # [N] int64, by which accuracies are told
   # [N, T] int32, numbers of what a row is about, ascending; -1: no more
   topics: np.ndarray | None = None
@@ -104,6 +104,16 @@ class Corpus(NamedTuple):
   fingerprint: str  # hash of all of the above
   notes: tuple[str, ...] = ()  # how its parts were made, where that is unusual
   group_names: tuple[str, ...] = ()  # of the groups, where these are words
+
+  @property
+  def num_classes(self) -> int:
+    """C; 0: rows have no classes, but tokens to say."""
+    return len(self.label_names)
+
+  @property
+  def strata(self) -> tuple[str, ...]:
+    """What batches and sets hold equally many rows of: classes, or all rows."""
+    return self.label_names or ("text",)
 
 
 def take(examples: Examples, rows: np.ndarray | Sequence[int]) -> Examples:
@@ -187,9 +197,9 @@ def by_group(
 
 def as_batch(examples: Examples, num_classes: int) -> Batch:
   """Returns all rows as one batch of numpy arrays; the labels are a teacher's
-  where the rows have some, else one-hot."""
+  where the rows have some, else one-hot; rows of language have none."""
   labels = examples.soft
-  if labels is None:
+  if labels is None and not is_language(examples):
     labels = np.eye(num_classes, dtype=np.float32)[examples.labels]
   tokens = examples.tokens
   if tokens is not None and tokens.weights is None:
@@ -202,6 +212,12 @@ def as_batch(examples: Examples, num_classes: int) -> Batch:
     teachers=examples.teachers,
     tokens=tokens,
   )
+
+
+def is_language(examples: Examples) -> bool:
+  """Whether every place of a row says a token, and none is a slot for it."""
+  tokens = examples.tokens
+  return tokens is not None and tokens.targets.shape == examples.token_ids.shape
 
 
 def counted(batch: Batch) -> Array:

@@ -58,7 +58,7 @@ class ChatTemplate:
     environment.filters["tojson"] = _as_json
     environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = _now
-    self.special = dict(special or {})
+    self.source, self.special = source, dict(special or {})
     try:
       self._template = environment.from_string(source)
     except jinja2.TemplateError as error:

@@ -70,7 +70,7 @@ def with_slots(
 
 def without_slots(examples: batches.Examples) -> batches.Examples:
   """Returns the rows' text alone; rows without slots as they are."""
-  if examples.tokens is None:
+  if examples.tokens is None or batches.is_language(examples):
     return examples
   slots = np.s_[1 : 1 + examples.tokens.targets.shape[1]]
   return examples._replace(

@@ -5,8 +5,6 @@ tokenizes everything, and keeps the arrays in the user's cache folder.
 """
 
 import dataclasses
-import hashlib
-import json
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +13,15 @@ import numpy as np
 from gmdistill import errors, fields
 from gmdistill.data import (
   batches,
+  corpus_files,
   formats,
   remarks,
   splits,
+  templates,
   tokenizing,
   vocabularies,
 )
-from gmdistill.system import cache, json_files, paths
+from gmdistill.system import cache, paths
 
 if TYPE_CHECKING:
   from gmdistill.data import sources
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 _FORMAT = 2  # Raise it when the same options come to mean other arrays.
 
 LEAST_LENGTH = 4  # tokens a row, two of which frame it
-
-_PARTS = ("train", "selection", "reported")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,10 +101,16 @@ class Options:
   def lengths(self) -> dict[str, int]:
     """Tokens a row, by part."""
     train = self.train_length or self.max_length
-    return dict(zip(_PARTS, (train, *[self.max_length] * 2), strict=True))
+    return dict(
+      zip(corpus_files.PARTS, (train, *[self.max_length] * 2), strict=True)
+    )
 
 
-def load(options: Options, tokenizer_file: str = "") -> batches.Corpus:
+def load(
+  options: Options,
+  tokenizer_file: str = "",
+  template: templates.Template | None = None,
+) -> batches.Corpus:
   """Loads a text-classification set as token arrays.
 
   The first call reads and tokenizes every row; later calls with the same
@@ -116,24 +120,30 @@ def load(options: Options, tokenizer_file: str = "") -> batches.Corpus:
     options: which data set, and how.
     tokenizer_file: a `tokenizer.json`; empty: a tokenizer is trained on the
       training part.
+    template: how a language model reads the rows, with its own tokenizer; None:
+      as encoders do.
 
   Raises:
     errors.InputError: the data set or one of the options cannot be used; the
       message is one line and says what would be right.
   """
   source = opened(options)
-  given = None
-  if tokenizer_file:
+  given: tokenizing.Tokenizer | None = None
+  if template is not None:
+    given = template.tokenizer
+  elif tokenizer_file:
     given = tokenizing.Tokenizer.from_file(tokenizer_file)
   elif options.kmer:
     given = vocabularies.kmers(options.kmer)
   slug = re.sub(r"[^\w.+=-]", "-", options.name)[-40:]
-  entry = cache.entry("corpora", _decisive(options, given, source), slug)
-  corpus = _of_arrays(cache.read_arrays(entry))
-  if corpus is None:
-    corpus = _build(options, given, source)
-    cache.write_arrays(entry, _as_arrays(corpus))
-  return corpus
+  decisive = _decisive(options, given, source)
+  if template is not None:
+    decisive["template"] = template.identity
+  entry = cache.entry("corpora", decisive, slug)
+  corpus = corpus_files.kept(
+    entry, lambda: _build(options, given, source, template)
+  )
+  return corpus if given is None else corpus._replace(tokenizer=given)
 
 
 def opened(options: Options) -> "sources.Source":
@@ -209,6 +219,7 @@ def _build(
   options: Options,
   given: tokenizing.Tokenizer | None,
   source: "sources.Source",
+  template: templates.Template | None,
 ) -> batches.Corpus:
   from gmdistill.data import parts, sources
 
@@ -222,12 +233,16 @@ def _build(
     lower_case=options.lower_case,
     strip_accents=options.strip_accents,
   )
-  examples = {
-    part: formats.encoded(
-      of_part, tokenizer, options.lengths[part], options.slots
-    )
-    for part, of_part in rows.items()
-  }
+  examples, cuts = {}, []
+  for part, of_part in rows.items():
+    length = options.lengths[part]
+    if template is None:
+      examples[part] = formats.encoded(
+        of_part, tokenizer, length, options.slots
+      )
+    else:
+      examples[part], cut = template.rows(of_part, source.text_keys, length)
+      cuts += [f"{part}: {cut} texts are cut at {length} tokens"] * bool(cut)
   for part, topics_NxT in formats.numbered_topics(rows).items():
     examples[part] = examples[part]._replace(topics=topics_NxT)
   pair = len(source.text_keys) > 1
@@ -238,7 +253,7 @@ def _build(
       f"config.data.rationale_key={options.rationale_key!r} has no text in any "
       f"training row of {source.name}; name another feature, or none"
     )
-  corpus = batches.Corpus(
+  return batches.Corpus(
     **examples,
     label_names=source.label_names,
     text_keys=source.text_keys,
@@ -247,84 +262,6 @@ def _build(
     dropped=dropped,
     tokenizer=tokenizer,
     fingerprint="",
-    notes=notes,
+    notes=(*notes, *cuts),
     group_names=rows["reported"].group_names,
   )
-  return corpus._replace(fingerprint=_fingerprint(corpus))
-
-
-def _facts(corpus: batches.Corpus) -> dict[str, Any]:
-  """Returns what a corpus holds beside arrays, tokenizer and fingerprint."""
-  kept = corpus._asdict()
-  for key in (*_PARTS, "tokenizer", "fingerprint"):
-    del kept[key]
-  return kept
-
-
-def _fingerprint(corpus: batches.Corpus) -> str:
-  facts = _facts(corpus)
-  del facts["notes"]  # words about the rows, which are all hashed
-  if not facts["group_names"]:
-    del facts["group_names"]  # so that what was kept before stays valid
-  digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-  digest.update(corpus.tokenizer.to_json().encode())
-  for part in _PARTS:
-    for array in _stored(getattr(corpus, part)).values():
-      digest.update(f"{array.shape} {array.dtype}".encode())
-      digest.update(np.ascontiguousarray(array).data)
-  return digest.hexdigest()
-
-
-def _stored(examples: batches.Examples) -> dict[str, np.ndarray]:
-  """Returns the arrays that are part of the data, by their names.
-
-  No teacher is, nor what is made of a rationale.
-  """
-  made = ("soft", "teachers", "tokens/weights")
-  return {
-    name: np.asarray(array)
-    for name, array in batches.named(examples).items()
-    if not name.startswith(made)
-  }
-
-
-def _as_arrays(corpus: batches.Corpus) -> dict[str, np.ndarray]:
-  """Returns a corpus as arrays by name, which `_of_arrays` reads."""
-  facts = _facts(corpus) | {"fingerprint": corpus.fingerprint}
-  arrays = {
-    "facts": np.array(json.dumps(facts)),
-    "tokenizer": np.array(corpus.tokenizer.to_json()),
-  }
-  for part in _PARTS:
-    for field, array in _stored(getattr(corpus, part)).items():
-      arrays[f"{part}/{field}"] = array
-  return arrays
-
-
-def _of_arrays(arrays: dict[str, np.ndarray] | None) -> batches.Corpus | None:
-  """Returns the corpus, or None where the arrays are not a whole one's."""
-  if arrays is None:
-    return None
-  try:
-    facts = json_files.parse(str(arrays["facts"]))
-    facts["label_names"] = tuple(facts["label_names"])
-    facts["text_keys"] = tuple(facts["text_keys"])
-    facts["notes"] = tuple(facts["notes"])
-    facts["group_names"] = tuple(facts.get("group_names", ()))
-    tokenizer = tokenizing.Tokenizer.from_json(str(arrays["tokenizer"]))
-    examples = {
-      part: batches.Examples(
-        **batches.of_named(
-          {
-            name.removeprefix(f"{part}/"): array
-            for name, array in arrays.items()
-            if name.startswith(f"{part}/")
-          }
-        )
-      )
-      for part in _PARTS
-    }
-    corpus = batches.Corpus(**(facts | examples), tokenizer=tokenizer)
-  except (ValueError, KeyError, TypeError):
-    return None
-  return corpus if _fingerprint(corpus) == corpus.fingerprint else None

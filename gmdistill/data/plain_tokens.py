@@ -4,6 +4,8 @@ Most are byte-level BPE: every text has tokens, and comes back from them. Many
 have no padding token, and put a beginning token before a text or nothing.
 """
 
+import functools
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -63,6 +65,11 @@ class PlainTokenizer(tokenizing.Tokenizer):
     fields = read_config(folder)
     return cls(read, {x: fields[x] for x in NAMES if fields.get(x)})
 
+  @classmethod
+  def of_json(cls, text: str, special: Mapping[str, str]) -> "PlainTokenizer":
+    """Reads what `to_json` returns, and what its tokens do."""
+    return cls(tokenizers.Tokenizer.from_str(text), special)
+
   def _complete(self, vocabulary: dict[str, int], padding: Any) -> None:
     """Pads by a token that it has: what is padded is masked, and not read."""
     names = [(padding or {}).get("pad_token")]
@@ -89,6 +96,16 @@ class PlainTokenizer(tokenizing.Tokenizer):
       )
     return self.tokens.index(token)
 
+  @property
+  def config(self) -> str:
+    """The text of a `tokenizer_config.json` that says what its tokens do."""
+    return json.dumps(self.special, indent=2) + "\n"
+
+  @functools.cached_property
+  def beginning(self) -> list[int]:
+    """What the tokenizer itself puts around a text; often nothing."""
+    return list(self._tokenizer.encode("").ids)
+
   def ids(self, text: str, *, control: bool = False) -> list[int]:
     """Returns the ids of a text, without those that begin and end a row.
 
@@ -97,6 +114,13 @@ class PlainTokenizer(tokenizing.Tokenizer):
     self._tokenizer.encode_special_tokens = not control
     encoded = self._tokenizer.encode(text, add_special_tokens=False)
     return list(encoded.ids)
+
+  def row(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """Returns the ids of a row, with what the tokenizer puts around it, and the
+    characters of the text that each stands for."""
+    self._tokenizer.encode_special_tokens = True
+    encoded = self._tokenizer.encode(text)
+    return list(encoded.ids), list(encoded.offsets)
 
   def decode(self, ids: Sequence[int], *, control: bool = True) -> str:
     """Returns the text of ids; `control`: with the names of control tokens."""

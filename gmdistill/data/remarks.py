@@ -24,6 +24,8 @@ def of_corpus(
     chosen_on: The rows of the selection split that choices are made on.
   """
   lines = list(corpus.notes)
+  if not corpus.num_classes:
+    return tuple(lines)  # all else is about classes
   for part in ("train", "selection", "reported"):
     lines += _of_missing_words(part, getattr(corpus, part), corpus)
   lines += _of_same_rows(corpus.train)

@@ -141,9 +141,25 @@ def _tables_in(folder):
       )
 
 
+def own_split(file: TableFile) -> str:
+  """Returns a file's split where others of its folder are for training too: one
+  that names none is a split of its own, by its name."""
+  stem = _stem(file.path)
+  named = [word for word in _words(stem) if word in _SPLIT_OF]
+  is_named = named or split_of(file.path.parent.name) or not file.split
+  return (file.split or "train") if is_named else stem
+
+
+def _stem(place):
+  return place.name[: len(place.name) - len(place.suffix)]
+
+
+def _words(stem):
+  return re.split(r"[^a-z]+", stem.lower())
+
+
 def _split_of_file(place, folder):
-  stem = place.name[: len(place.name) - len(place.suffix)]
-  words = re.split(r"[^a-z]+", stem.lower())
+  words = _words(_stem(place))
   named = [_SPLIT_OF[word] for word in words if word in _SPLIT_OF]
   if not named and place.parent != folder:
     return split_of(place.parent.name)

@@ -15,7 +15,7 @@ from tokenizers import (
   trainers,
 )
 
-from gmdistill.data import tokenizing
+from gmdistill.data import plain_tokens, tokenizing
 
 LETTERS = "ACGT"  # of DNA
 
@@ -142,3 +142,28 @@ def kmers(k: int) -> tokenizing.Tokenizer:
     ("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"])
   )
   return tokenizing.Tokenizer(tokenizer)
+
+
+# What the tokens of `train_byte_pairs` do, by the names of a decoder's files.
+BYTE_PAIR_SPECIAL = {"eos_token": "<|end|>"}
+
+
+def train_byte_pairs(
+  texts: Iterable[str], vocab_size: int
+) -> plain_tokens.PlainTokenizer:
+  """Trains a byte-level BPE, as decoders have them; every text has tokens.
+
+  Deterministic in its arguments. <|end|>, the end of an answer, is 0; then come
+  the 256 bytes, which a smaller `vocab_size` has too.
+  """
+  tokenizer = tokenizers.Tokenizer(models.BPE())
+  tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+  tokenizer.decoder = decoders.ByteLevel()
+  trainer = trainers.BpeTrainer(
+    vocab_size=vocab_size,
+    special_tokens=list(BYTE_PAIR_SPECIAL.values()),
+    initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    show_progress=False,
+  )
+  tokenizer.train_from_iterator(texts, trainer)
+  return plain_tokens.PlainTokenizer(tokenizer, BYTE_PAIR_SPECIAL)

@@ -50,8 +50,8 @@ def analysis(
     `examples`: the nearest real tokens and the labels of each; `projection`:
     real and synthetic features in two dimensions.
   """
-  num_classes = len(setup.corpus.label_names)
-  classes = np.repeat(np.arange(num_classes), per_class)
+  groups = len(setup.corpus.strata)
+  classes = np.repeat(np.arange(groups), per_class)
   # The space that the students end in: one trained on the set.
   params = setup.problem.init(jax.random.key(0))
   method = "PCA of the features of a student before any step"
@@ -63,7 +63,7 @@ def analysis(
   shuffled = np.random.default_rng(0).permutation(
     len(setup.corpus.selection.labels)
   )
-  real = batches.take(setup.corpus.selection, shuffled[: 100 * num_classes])
+  real = batches.take(setup.corpus.selection, shuffled[: 100 * groups])
   outputs = jax.jit(setup.problem.apply)(params, best.batch)
   real_xy, synthetic_xy, explained = principal_components(
     features.features(setup.problem, params, real),

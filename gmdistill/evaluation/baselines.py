@@ -11,15 +11,11 @@ import numpy as np
 
 from gmdistill import errors
 from gmdistill.data import batches as row_batches
-from gmdistill.evaluation import (
-  calibration,
-  measuring,
-  protocols,
-  readings,
-)
+from gmdistill.data import language_tokens
+from gmdistill.evaluation import calibration, measuring, protocols, readings
 from gmdistill.selection import coresets
 from gmdistill.sets import spaces, synthetic
-from gmdistill.system import cache, logs, processes
+from gmdistill.system import cache, logs, processes, units
 
 _VERSION = 5  # Raise it when the same options come to mean other baselines.
 
@@ -29,7 +25,7 @@ class Options:
   """What the rows of one table have in common.
 
   Attributes:
-    data_per_class: Examples a class of a coreset.
+    data_per_class: Examples a class of a coreset; without classes, in all.
     coreset_pool: Real rows a class that it is chosen from.
     seed: Of the one student of `student`.
     students_at_once: Students that are evaluated in one chunk.
@@ -37,6 +33,7 @@ class Options:
     loss: What students lose to their teachers, which rows without any have not.
     calibrated: Whether rows say `calibration` too; they are cached apart.
     metrics: What rows say beside accuracies; of `evaluation.metrics.METRICS`.
+    length: Of rows without classes: places of one in a coreset.
   """
 
   data_per_class: int
@@ -47,6 +44,7 @@ class Options:
   loss: str = ""
   calibrated: bool = False
   metrics: tuple[str, ...] = ()
+  length: int = 0
 
 
 class Table:
@@ -70,7 +68,8 @@ class Table:
     """
     self._setup, self._options = setup, options
     self._identity = [len(selection.labels), identity]
-    self._num_classes = len(setup.corpus.label_names)
+    self._num_classes = setup.corpus.num_classes
+    self._unit = setup.problem.task.unit
     self._trainers: dict[str, measuring.Trainer] = {}
     self._untaught: set[str] = set()
     cut = functools.partial(
@@ -87,6 +86,28 @@ class Table:
       },
       options.metrics,
     )
+
+  @property
+  def methods(self) -> tuple[str, ...]:
+    """The rows beside a set's, in the order of the table: what students say
+    before any training, and coresets of its size."""
+    methods = coresets.methods(self._setup.corpus.train)
+    if not self._num_classes:
+      methods = ("random", "length_matched", "k_centers")
+      lengths_N = self._rows.mask.sum(axis=1)
+      if (lengths_N == lengths_N.max()).mean() > 0.9:  # texts, all of a length
+        methods = ("random", "k_centers")
+    return (
+      methods if self._setup.problem.roles.fresh else ("zero_shot", *methods)
+    )
+
+  @functools.cached_property
+  def _rows(self):
+    """The real rows that coresets are chosen from."""
+    train = self._setup.corpus.train
+    if self._num_classes:
+      return train
+    return language_tokens.fitting(train, self._options.length)
 
   def measure(
     self,
@@ -110,8 +131,9 @@ class Table:
     if not np.isfinite(found.accuracies).all():
       raise errors.NotFinite(f"{label}: {measuring.DIVERGED}")
     row = found.row()
-    spread = "" if row["std"] is None else f" ± {100 * row['std']:.1f}"
-    logs.say(f"{label}: {100 * row['mean']:.1f}{spread} ({row['n']} students)")
+    said = units.plus_minus(row["mean"], row["std"], self._unit)
+    unit = "" if self._unit == "accuracy" else f" {self._unit}"
+    logs.say(f"{label}: {said}{unit} ({row['n']} students)")
     for name, x in found.metrics.items():
       logs.say(f"{label}, {name}: {x.mean():.3f}")
     self._say_groups(label, found.by_group)
@@ -119,13 +141,16 @@ class Table:
 
   def _say_groups(self, label, by_group):
     if by_group:
-      each = [f"{name}: {100 * x:.1f}" for name, x in by_group.items()]
+      each = [
+        f"{name}: {units.plus_minus(x, None, self._unit)}"
+        for name, x in by_group.items()
+      ]
       logs.say(f"{label}, by {self._options.group_key}: {', '.join(each)}")
 
   def student(
     self, protocol: protocols.Protocol, sets: synthetic.SyntheticSet
   ) -> tuple[Any, float, float]:
-    """Returns one trained student, the seconds it took, and its accuracy."""
+    """Returns one trained student, the seconds it took, and how good it is."""
     key, select_key = jax.random.split(jax.random.key(self._options.seed))
     trainer = self._trainer(protocol, 1)
     trainer.expect("training", sets, 1)
@@ -138,12 +163,14 @@ class Table:
     found = readings.accuracies(trainer.problem, params, self._splits.reported)
     if not np.isfinite(found).all():
       raise errors.NotFinite(measuring.DIVERGED)
+    shown = trainer.problem.task.shown
     by_group = {
-      name: readings.accuracies(trainer.problem, params, part)[0]
+      name: shown(readings.accuracies(trainer.problem, params, part)[0])
       for name, part in self._splits.groups.items()
     }
-    self._say_groups("accuracy, %", by_group)
-    return jax.tree.map(lambda x: x[0], params), seconds, float(found[0])
+    kind = "accuracy, %" if self._unit == "accuracy" else self._unit
+    self._say_groups(kind, by_group)
+    return jax.tree.map(lambda x: x[0], params), seconds, float(shown(found[0]))
 
   def _trainer(self, protocol, at_once):
     key = f"{id(protocol.train)} {at_once}"
@@ -152,6 +179,21 @@ class Table:
         self._setup.problem, protocol, at_once
       )
     return self._trainers[key]
+
+  def baseline(
+    self, name: str, protocol: protocols.Protocol, method: str
+  ) -> dict[str, Any]:
+    """Returns the row of one of `methods` under a protocol of that name."""
+    if method != "zero_shot":
+      return self.coreset(name, protocol, method)
+    untrained = protocols.untrained()
+
+    def measured():
+      any_set = synthetic.SyntheticSet(self._coreset("random", 0))
+      sets = measuring.stacked(any_set)
+      return self.measure(untrained, sets, f"{name}: {method}").row()
+
+    return self._cached([method], untrained, measured)
 
   def coreset(
     self, name: str, protocol: protocols.Protocol, method: str
@@ -162,7 +204,8 @@ class Table:
 
     def measured():
       # A random coreset is drawn afresh for every student.
-      draws = protocol.num_students if method == "random" else 1
+      drawn = method in ("random", "length_matched")
+      draws = protocol.num_students if drawn else 1
       first = coresets.CORESET_SEED
       chosen = [self._coreset(method, first + i) for i in range(draws)]
       sets = synthetic.SyntheticSet(
@@ -171,15 +214,18 @@ class Table:
       return self.measure(protocol, sets, f"{name}: {method}").row()
 
     decides = [method, options.data_per_class, options.coreset_pool]
+    decides += [options.length] * bool(options.length)
     return self._cached(decides, protocol, measured)
 
   def _coreset(self, method, seed):
-    train = self._setup.corpus.train
+    train, size = self._rows, self._options.data_per_class
+    if method == "length_matched":
+      train, method = language_tokens.longest(train, size), "random"
     rows = coresets.choose(
       method,
       self._setup.problem,
       train,
-      per_class=self._options.data_per_class,
+      per_class=size,
       pool=self._options.coreset_pool,
       seed=seed,
     )

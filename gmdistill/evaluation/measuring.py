@@ -18,7 +18,7 @@ from gmdistill.data import batches
 from gmdistill.evaluation import metrics as row_metrics
 from gmdistill.evaluation import protocols, readings
 from gmdistill.sets import synthetic
-from gmdistill.students import problems
+from gmdistill.students import problems, tasks
 from gmdistill.system import devices, logs
 
 SyntheticSet = synthetic.SyntheticSet
@@ -40,9 +40,10 @@ class Splits(NamedTuple):
 
 
 class Measurement(NamedTuple):
-  """One row of a results table. Accuracies are fractions; NaN: diverged."""
+  """One row of a results table. Scores are fractions of rows that are right,
+  or nats a token; NaN: diverged."""
 
-  accuracies: np.ndarray  # [n], on the reported split
+  accuracies: np.ndarray  # [n], on the reported split, as they are told
   rate: protocols.Rate  # the chosen learning rate
   seconds: float  # to train one student, compilation aside
   beside: Mapping[str, np.ndarray]  # [n] each, what else `measure` looked at
@@ -162,8 +163,9 @@ def accuracy(
 
 
 def _accuracies(trainer, students, buckets):
-  reading = trainer.protocol.logits
-  return readings.accuracies(trainer.problem, students, buckets, reading)
+  reading, problem = trainer.protocol.logits, trainer.problem
+  scores = readings.accuracies(problem, students, buckets, reading)
+  return problem.task.shown(scores)
 
 
 def measure(
@@ -216,12 +218,19 @@ def best_rate(
     _measure_cohort(trainer, sets, splits, Cohort(key, rate, tried), accuracy)
     for rate in protocol.rates
   ]
-  return protocol.rates[int(np.argmax([chosen_by(x.accuracies) for x in seen]))]
+  task = trainer.problem.task
+  means = [chosen_by(x.accuracies, task) for x in seen]
+  return protocol.rates[int(np.argmax(means))]
 
 
-def chosen_by(accuracies: np.ndarray) -> float:
-  """Returns the mean by which a choice is made: who diverged is never right."""
-  return float(np.nan_to_num(accuracies, nan=0.0).mean())
+def chosen_by(accuracies: np.ndarray, task: tasks.Task) -> float:
+  """Returns the mean by which a choice is made, more being better.
+
+  Who diverged is never right; of nats, says nothing of any use.
+  """
+  worst = -np.inf if task.smaller_is_better else 0.0
+  scores = np.asarray(task.shown(accuracies), np.float64)
+  return float(np.where(np.isnan(scores), worst, scores).mean())
 
 
 def _measure_cohort(trainer, sets, splits, cohort, look):
@@ -271,7 +280,9 @@ def _metrics(trainer, students, splits):
     predicted_SxN = logits_SxNxC.argmax(axis=-1)
     for name in splits.metrics:
       of = row_metrics.METRICS[name]
-      found[group, name] = np.array([of(true_N, x) for x in predicted_SxN])
+      by_logits = name in row_metrics.OF_LOGITS
+      said_S = logits_SxNxC if by_logits else predicted_SxN
+      found[group, name] = np.array([of(true_N, x) for x in said_S])
   return found
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from gmdistill import errors
 
-# (true [N], predicted [N]) -> how good that is: 1 where all are right
+# (true [N], predicted [N], or logits [N, C]) -> how good that is
 Metric = Callable[[np.ndarray, np.ndarray], float]
 
 
@@ -40,10 +40,21 @@ def quadratic_kappa(true_N: np.ndarray, predicted_N: np.ndarray) -> float:
   )
 
 
+def nats(true_N: np.ndarray, logits_NxC: np.ndarray) -> float:
+  """Returns the mean of -log p of the true class: the less the better."""
+  logits_NxC = logits_NxC.astype(np.float64)
+  shifted_NxC = logits_NxC - logits_NxC.max(axis=1, keepdims=True)
+  logs_NxC = shifted_NxC - np.log(np.exp(shifted_NxC).sum(axis=1))[:, None]
+  return float(-logs_NxC[np.arange(len(true_N)), true_N].mean())
+
+
 METRICS: dict[str, Metric] = {
   "macro_f1": macro_f1,
   "quadratic_kappa": quadratic_kappa,
+  "nats": nats,
 }
+
+OF_LOGITS = ("nats",)  # which read these, not the classes predicted
 
 
 def require_known(names: tuple[str, ...]) -> None:

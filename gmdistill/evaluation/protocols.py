@@ -113,6 +113,19 @@ def fine_tuning(
   )
 
 
+def untrained() -> Protocol:
+  """Students as they are drawn: what a pretrained one says of itself.
+
+  Of a task whose students all say the same before any training; one is enough.
+  """
+
+  def train(problem, syn: SyntheticSet, key, rate):
+    del syn, rate
+    return problems.first_student(problem, key)
+
+  return Protocol(train, (0.0,), 1, identity={"kind": "untrained"})
+
+
 def _seen_by_student(problem, fresh):
   return problem.replace(initial=None) if fresh else problem
 

@@ -36,7 +36,9 @@ def between(
       Euclidean distance. `tensor_relative`: for each tensor of each layer
       |a - b|^2 / (|a|^2 + |b|^2), the mean. A cosine leaves open how long a
       gradient is, and so how soon a student knows the examples by heart; this
-      asks for the real length too, and no tensor outweighs another.
+      asks for the real length too, and no tensor outweighs another. A tensor
+      that is zero on both sides, as LoRA's A is at its start, is in no mean
+      over tensors.
     matched: Which tensors; see `Roles.select`.
   """
   pairs = list(
@@ -69,7 +71,11 @@ def between(
     flat = jax.lax.optimization_barrier(flat)
     return _one_minus_cosine(*(x.sum() for x in flat))
   gap = _relative if kind == "tensor_relative" else _one_minus_cosine
-  return gap(*flat).mean()
+  gaps = gap(*flat)
+  if kind == "neuron_cosine":
+    return gaps.mean()
+  counts = (flat[1] > 0) | (flat[2] > 0)
+  return gaps.sum() / jnp.maximum(counts.sum(), 1)
 
 
 def check_kind(kind: str) -> None:

@@ -71,5 +71,4 @@ def real_loss(
   value, logits = problem.loss_and_logits(params, batch, centred=centred)
   score = problem.score(logits, batch).mean()
   task = problem.task
-  shown = -score if task.smaller_is_better else score
-  return value, {f"look_ahead/{task.unit}": shown}
+  return value, {f"look_ahead/{task.unit}": task.shown(score)}

@@ -30,12 +30,16 @@ def data_per_class_figure(
       f"under {protocol!r}; got {sizes}."
     )
   lines = _lines(rows)
+  unit = rows[0]["unit"]
+  score, in_words = units.axis(unit)
   figure, axes = figures.new_axes()
   for place, (label, by_size) in enumerate(lines.items()):
     xs = sorted(by_size)
     pools = [comparison.pool(by_size[size]) for size in xs]
-    mean = np.array([100 * pooled["mean"] for pooled in pools])
-    std = np.array([100 * (pooled["std"] or 0.0) for pooled in pools])
+    mean, std = (
+      np.array([units.scaled(x[key] or 0.0, unit) for x in pools])
+      for key in ("mean", "std")
+    )
     color = figures.ROW_COLORS.get(label, figures.class_color(place))
     marker = figures.MARKERS[place % len(figures.MARKERS)]
     axes.plot(
@@ -45,9 +49,12 @@ def data_per_class_figure(
   axes.set_xscale("log")
   axes.set_xticks(sizes, [str(size) for size in sizes])
   axes.minorticks_off()
-  axes.set(xlabel="data per class", ylabel=f"accuracy under {protocol}, %")
+  label = f"{score} under {protocol}, {in_words}"
+  axes.set(xlabel="data per class", ylabel=label)
   figures.legend(figure)
-  told = f"Accuracy under {protocol} at {sizes} examples per class, "
+  told = (
+    f"{score.capitalize()} under {protocol} at {sizes} examples per class, "
+  )
   return figures.described(
     figure, told + f"one line each for {', '.join(lines)}."
   )
@@ -129,35 +136,34 @@ def cost_figure(
     raise errors.InputError(
       f"accuracy against {label} needs two runs measured under {protocol!r}."
     )
+  unit = next(iter(points.values()))[0][1]["unit"]
+  score, in_words = units.axis(unit)
   figure, axes = figures.new_axes()
   for place, (name, own) in enumerate(points.items()):
     color = figures.class_color(place)
     for x, row in own:
+      mean, std = (units.scaled(row[k] or 0.0, unit) for k in ("mean", "std"))
       axes.errorbar(
-        x, 100 * row["mean"], yerr=100 * (row["std"] or 0.0), fmt="o",
+        x, mean, yerr=std, fmt="o",
         ms=4, capsize=2, color=color,
         label=figures.plain(name) if row is own[0][1] else None,
       )  # fmt: skip
       axes.annotate(
-        str(row["data_per_class"]), (x, 100 * row["mean"]), (4, 4),
+        str(row["data_per_class"]), (x, mean), (4, 4),
         textcoords="offset points", fontsize=9, color=color,
       )  # fmt: skip
     if name in full:
       x, mean = full[name]
       axes.plot(
-        x,
-        100 * mean,
-        "*",
-        ms=9,
-        color=color,
+        x, units.scaled(mean, unit), "*", ms=9, color=color,
         label=figures.plain(f"{name}, all its text"),
-      )
+      )  # fmt: skip
   _logarithmic(axes, say)
-  axes.set(xlabel=label, ylabel=f"accuracy under {protocol}, %")
+  axes.set(xlabel=label, ylabel=f"{score} under {protocol}, {in_words}")
   figures.legend(figure)
   told = ", ".join(f"{name} ({len(own)} runs)" for name, own in points.items())
   return figures.described(
-    figure, f"Accuracy under {protocol} against {label}: {told}."
+    figure, f"{score.capitalize()} under {protocol} against {label}: {told}."
   )
 
 

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from gmdistill import errors
 from gmdistill.reports import finished, glyphs, tables, theme
+from gmdistill.system import units
 
 ROW_COLORS = {name: light for name, (light, _) in theme.ROWS.items()}
 
@@ -51,50 +52,53 @@ def accuracy_figure(run: finished.Run, protocol: str) -> Figure:
       f"{run.workdir} measured nothing under {protocol!r}; it has "
       f"{', '.join(finished.measured(run)) or 'no protocol'}."
     )
+  unit = finished.unit_of(run, protocol)
+  name, in_words = units.axis(unit)
   figure, axes = new_axes(height=0.9 + 0.42 * len(rows))
   for place, row in enumerate(rows):
-    mean, std = 100 * row["mean"], 100 * (row["std"] or 0.0)
+    mean, std = (units.scaled(row[x] or 0.0, unit) for x in ("mean", "std"))
     color = ROW_COLORS.get(row["row"], GREY)
     axes.errorbar(mean, place, xerr=std, fmt="o", capsize=3, color=color)
     axes.annotate(
-      f"{mean:.1f}", (mean, place), (0, 5), ha="center", fontsize=9,
-      textcoords="offset points", color=color,
+      units.plus_minus(row["mean"], None, unit), (mean, place), (0, 5),
+      ha="center", fontsize=9, textcoords="offset points", color=color,
     )  # fmt: skip
   axes.set_yticks(range(len(rows)), [row["row"] for row in rows])
   axes.set_ylim(len(rows) - 0.5, -0.7)
   axes.margins(x=0.08)
-  axes.set_xlabel(f"accuracy under {protocol}, % (± std over students)")
-  told = [f"{row['row']} {tables.plus_minus(row)} %" for row in rows]
-  return described(figure, f"Accuracy under {protocol}: {', '.join(told)}.")
+  axes.set_xlabel(f"{name} under {protocol}, {in_words} (± std over students)")
+  told = [f"{row['row']} {tables.with_unit(row)}" for row in rows]
+  what = f"{name.capitalize()} under {protocol}"
+  return described(figure, f"{what}: {', '.join(told)}.")
 
 
 def selection_figure(run: finished.Run) -> Figure:
-  """Selection accuracy by step; the reported rows are horizontal lines."""
-  steps, values = _from_the_start(run)
+  """Scores of the selection split by step; the reported rows are horizontal
+  lines."""
+  unit = finished.selection_unit(run)
+  name, in_words = units.axis(unit)
+  steps, values = _from_the_start(run, unit)
+  values = units.scaled(values, unit)
   figure, axes = new_axes()
   color = ROW_COLORS["distilled"]
-  axes.plot(
-    steps, 100 * values, "o-", ms=3.5, color=color, label="selection split"
-  )
+  axes.plot(steps, values, "o-", ms=3.5, color=color, label="selection split")
   chosen = (run.summary.get("selection") or {}).get("step")
   if chosen is not None:
     axes.axvline(chosen, color=color, lw=1, ls=":", label=f"chosen: {chosen}")
   for row in rows_of(run, finished.main_protocol(run)):
     color = ROW_COLORS.get(row["row"], GREY)
-    axes.axhline(
-      100 * row["mean"], color=color, lw=1.2, ls="--", label=row["row"]
-    )
-  axes.set(xlabel="outer step", ylabel="accuracy, %")
+    mean = units.scaled(row["mean"], unit)
+    axes.axhline(mean, color=color, lw=1.2, ls="--", label=row["row"])
+  axes.set(xlabel="outer step", ylabel=f"{name}, {in_words}")
   legend(figure)
-  return described(
-    figure, "Selection accuracy " + _from_to(steps, 100 * values, ".1f")
-  )
+  form = ".1f" if unit == "accuracy" else ".3f"
+  return described(figure, f"Selection {name} {_from_to(steps, values, form)}")
 
 
-def _from_the_start(run):
-  """Returns the steps and accuracies of the selection split, from step 0."""
-  steps, values = finished.series(run, "selection/accuracy")
-  start = (run.summary.get("selection") or {}).get("start_accuracy")
+def _from_the_start(run, unit):
+  """Returns the steps and scores of the selection split, from step 0."""
+  steps, values = finished.series(run, f"selection/{unit}")
+  start = (run.summary.get("selection") or {}).get(f"start_{unit}")
   if start is None or not steps.size or steps[0] == 0:
     return steps, values
   return np.insert(steps, 0, 0), np.insert(values, 0, start)
@@ -200,15 +204,22 @@ BY_TITLE: dict[str, Callable[[finished.Run], Figure]] = {
 
 def make_all(run: finished.Run) -> dict[str, Figure]:
   """Every figure that the files of the run allow, by title."""
-  made = {
-    f"Accuracy under {protocol}": accuracy_figure(run, protocol)
-    for protocol in finished.measured(run)
-  }
+  made = {}
+  for protocol in finished.measured(run):
+    name, _ = units.axis(finished.unit_of(run, protocol))
+    figure = accuracy_figure(run, protocol)
+    made[f"{name.capitalize()} under {protocol}"] = figure
   for title, make in BY_TITLE.items():
     # Where the files do not hold it there is no figure; the page says so.
     with contextlib.suppress(errors.InputError):
-      made[title] = make(run)
+      made[titled(run, title)] = make(run)
   return made
+
+
+def titled(run: finished.Run, title: str) -> str:
+  """Returns the title of one of `BY_TITLE`, in the run's unit."""
+  name, _ = units.axis(finished.selection_unit(run))
+  return title.replace("Accuracy", name.capitalize())
 
 
 def as_image(figure: Figure) -> str:

@@ -14,7 +14,9 @@ from gmdistill.system import json_files, paths
 PROTOCOLS = ("finetune", "replay", "scratch")
 
 ROWS = {
+  "zero_shot": "zero-shot",
   "random": "random",
+  "length_matched": "random of that length",
   "herding": "herding",
   "k_centers": "K-centers",
   "distilled": "distilled",
@@ -130,9 +132,18 @@ def series(run: Run, key: str) -> tuple[np.ndarray, np.ndarray]:
   return run.metrics["step"][kept].astype(int), values[kept]
 
 
+def size(run: Run) -> str:
+  """How many examples a set has, in words."""
+  if "num_sequences" in run.summary:
+    return f"{run.summary['num_sequences']} sequences"
+  return f"{run.summary.get('data_per_class')} examples a class"
+
+
 def class_name(run: Run, label: int) -> str:
   """The name of a class, or its number where the set's card names none."""
   names = run.card.get("label_names") or []
+  if "num_sequences" in run.card:
+    return "text"  # rows without classes
   return str(names[label]) if label < len(names) else f"class {label}"
 
 
@@ -141,12 +152,35 @@ def objectives(run: Run) -> list[str]:
   return str(run.config.get("objective", "")).replace(" ", "").split(",")
 
 
+def rows_of(run: Run, protocol: str) -> dict[str, Any]:
+  """The rows of a protocol, by their keys."""
+  found = (run.summary.get("protocols") or {}).get(protocol) or {}
+  return {key: cell for key, cell in found.items() if key != "unit"}
+
+
+def unit_of(run: Run, protocol: str | None) -> str:
+  """The unit of a protocol's numbers: `accuracy`, or `nats`, the less the
+  better. Runs before there was another say none."""
+  found = (run.summary.get("protocols") or {}).get(protocol) or {}
+  return str(found.get("unit", "accuracy"))
+
+
+def selection_unit(run: Run) -> str:
+  """The unit of what the step that is kept was chosen by."""
+  return (
+    "nats" if "nats" in (run.summary.get("selection") or {}) else "accuracy"
+  )
+
+
 def measured(run: Run) -> list[str]:
   """The protocols under which some row has a number."""
   return [
     protocol
-    for protocol, found in (run.summary.get("protocols") or {}).items()
-    if any(cell and cell["mean"] is not None for cell in (found or {}).values())
+    for protocol in run.summary.get("protocols") or {}
+    if any(
+      cell and cell["mean"] is not None
+      for cell in rows_of(run, protocol).values()
+    )
   ]
 
 

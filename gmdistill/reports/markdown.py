@@ -18,10 +18,20 @@ from gmdistill.system import json_files, paths
 MARKED = re.compile(r"(<!-- table:(.*?) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 TRAIN_ON = {
+  "zero-shot": "nothing",
   "random": "{} real rows a class, drawn",
   "herding": "{} whose mean is nearest to the class mean",
   "K-centers": "{} nearest to the centroids of the class",
   "distilled": "{} learned examples a class",
+  "full": "all rows",
+}
+
+OF_LANGUAGE = {
+  "zero-shot": "nothing",
+  "random": "{} real rows, drawn",
+  "random of that length": "{} real rows as long as the set's, drawn",
+  "K-centers": "{} nearest to the centroids of all",
+  "distilled": "{} learned sequences",
   "full": "all rows",
 }
 
@@ -35,9 +45,10 @@ def results(runs: Sequence[finished.Run]) -> str:
   merged = comparison.over_seeds(tables.results_table(runs))
   header, body = tables.cells(merged)
   header[header.index("n")] = "students"
+  heading = tables.heading(merged)
   for row, line in zip(merged, body, strict=True):
     if row["row"] == "distilled":
-      place = header.index("accuracy, %")
+      place = header.index(heading)
       line[place] = f"**{line[place]}**"
   if all(row["seeds"] < 2 for row in merged):
     header, body = header[:-2], [line[:-2] for line in body]
@@ -66,7 +77,8 @@ def rows(runs: Sequence[finished.Run]) -> str:
   body = []
   for row in found:
     learned = row["row"] == "distilled"
-    told = TRAIN_ON.get(str(row["row"])) or str(row["row"])
+    kinds = TRAIN_ON if row["unit"] == "accuracy" else OF_LANGUAGE
+    told = kinds.get(str(row["row"])) or str(row["row"])
     body.append(
       [
         _bold(learned, row["row"]),
@@ -79,7 +91,7 @@ def rows(runs: Sequence[finished.Run]) -> str:
   header = [
     "row",
     "students train on",
-    "accuracy, %",
+    tables.heading(found),
     "students",
     "recovery, %",
   ]

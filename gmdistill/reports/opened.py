@@ -66,7 +66,7 @@ class FinishedRun(finished.Run):
     summary = self.summary
     return (
       f"{self.workdir}: {summary.get('dataset')}, "
-      f"{summary.get('data_per_class')} examples a class, "
+      f"{finished.size(self)}, "
       f"{','.join(finished.objectives(self))}; distilled "
       f"{distilled_accuracy(self.summary.get('protocols') or {})}"
     )
@@ -79,11 +79,16 @@ class FinishedRun(finished.Run):
 def distilled_accuracy(protocols: dict[str, dict]) -> str:
   """Returns the accuracy of the row `distilled` in words, by protocol."""
   found = [
-    f"{tables.plus_minus({'std': None} | rows['distilled'])} % ({name})"
+    _with_unit(rows) + f" ({name})"
     for name, rows in protocols.items()
     if (rows or {}).get("distilled")
   ]
   return ", ".join(found) or tables.NOT_MEASURED
+
+
+def _with_unit(rows):
+  unit = {"unit": rows.get("unit", "accuracy")}
+  return tables.with_unit({"std": None} | unit | rows["distilled"])
 
 
 def load_run(workdir: epath.PathLike) -> FinishedRun:

@@ -14,9 +14,16 @@ import numpy as np
 from etils import epath
 
 from gmdistill import errors
-from gmdistill.reports import compared, comparison, figures, finished, words
+from gmdistill.reports import (
+  compared,
+  comparison,
+  figures,
+  finished,
+  headlines,
+  words,
+)
 from gmdistill.reports import tables as result_tables
-from gmdistill.system import paths
+from gmdistill.system import paths, units
 
 load_run = finished.load_run
 
@@ -107,12 +114,15 @@ def _ablation_table(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
   lines = []
   for row in rows:
     base = row["change"] == "base"
+    unit = row["unit"]
     cells = [row["change"], result_tables.plus_minus(row), str(row["n"])]
     cells += [str(row["seeds"])]
-    cells += ["" if base else f"{100 * row['difference']:+.1f}"]
-    cells += ["" if base else result_tables.percent(row["standard_error"], 2)]
+    cells += ["" if base else units.change(row["difference"], unit)]
+    error = result_tables.number(row["standard_error"], unit, 2)
+    cells += ["" if base else error]
     lines.append(("distilled" if base else "", cells))
-  header = ["change", "accuracy, %", "n", "seeds", "difference", "s.e."]
+  heading = result_tables.heading(rows)
+  header = ["change", heading, "n", "seeds", "difference", "s.e."]
   return {"header": header, "lines": lines, "named_by": 0}
 
 
@@ -163,17 +173,20 @@ def _view(run: finished.Run, name: str, most_examples: int) -> dict[str, Any]:
   made = figures.make_all(run)
   measured = finished.measured(run)
   missing = [
-    f"accuracy under {protocol}"
+    f"{finished.selection_unit(run)} under {protocol}"
     for protocol in finished.PROTOCOLS
     if protocol not in measured
   ]
-  missing += [title.lower() for title in figures.BY_TITLE if title not in made]
+  titles = [figures.titled(run, title) for title in figures.BY_TITLE]
+  missing += [title.lower() for title in titles if title not in made]
   examples, left_out = _examples(run, most_examples)
   return {
     "name": name,
     "summary": run.summary,
+    "size": finished.size(run).replace(" examples a class", " per class"),
     "objective": " then ".join(finished.objectives(run)),
-    "headline": _headline(run, rows),
+    "headline": headlines.headline(run, rows),
+    "told_as": headlines.told_as(run),
     "opening": words.opening(run, rows),
     "definitions": words.definitions(rows),
     "use": words.use(run),
@@ -185,7 +198,7 @@ def _view(run: finished.Run, name: str, most_examples: int) -> dict[str, Any]:
     },
     "ledger": result_tables.ledger(run),
     "cosine": _cosine(run),
-    "set": _set_facts(run),
+    "set": headlines.set_facts(run),
     "examples": examples,
     "left_out": left_out,
     "command": run.environment.get("command"),
@@ -200,43 +213,13 @@ def _view(run: finished.Run, name: str, most_examples: int) -> dict[str, Any]:
   }
 
 
-def _headline(
-  run: finished.Run, rows: Sequence[result_tables.Row]
-) -> dict[str, str]:
-  """The few numbers that a reader wants first."""
-  protocol = finished.main_protocol(run)
-  by_row = {
-    row["row"]: row
-    for row in rows
-    if row["protocol"] == protocol and row["mean"] is not None
-  }
-  facts = {}
-  if distilled := by_row.get("distilled"):
-    facts[f"accuracy, {protocol}"] = f"{result_tables.plus_minus(distilled)} %"
-    if distilled["recovery"]:
-      shown = result_tables.percent(distilled["recovery"], 1)
-      facts["of the full data's accuracy"] = f"{shown} %"
-    coresets = [by_row.get(name) for name in ("random", "herding", "K-centers")]
-    if measured := [row for row in coresets if row]:
-      best = max(measured, key=lambda row: row["mean"])
-      gain = 100 * (distilled["mean"] - best["mean"])
-      facts[f"points over {best['row']}"] = f"{gain:+.1f}"
-  costs = result_tables.ledger(run)
-  for label, key in (
-    ("size of the set", "Set"),
-    ("to distill", "Distillation"),
-  ):
-    if costs[key] != result_tables.NOT_MEASURED:
-      facts[label] = costs[key]
-  return facts
-
-
 def _selection(run: finished.Run) -> dict[str, str]:
   """What was chosen on the selection split, and its accuracies there."""
   facts = {}
   for key, value in (run.summary.get("selection") or {}).items():
     if isinstance(value, float):
-      facts[key.replace("_", " ")] = f"{result_tables.percent(value, 1)} %"
+      shown = units.shown(value, finished.selection_unit(run))
+      facts[key.replace("_", " ")] = shown
     elif isinstance(value, int | str):
       facts[key] = str(value)
   return facts
@@ -252,37 +235,6 @@ def _cosine(run: finished.Run) -> dict[str, str]:
   return {name: f"{v:.3f}" for name, v in named.items() if v is not None}
 
 
-def _set_facts(run: finished.Run) -> dict[str, str]:
-  facts = {}
-  tensors = run.tensors
-  if "embeddings" in tensors:
-    count, length, width = tensors["embeddings"].shape
-    facts["embeddings"] = f"{count} examples x {length} tokens x {width}"
-    if "basis" in tensors:  # codes, so far
-      rank, width = tensors["basis"].shape
-      facts["embeddings"] = (
-        f"{count} examples x {length} tokens x {width}, of rank {rank}"
-      )
-  if "labels" in tensors:
-    low, high = tensors["labels"].min(), tensors["labels"].max()
-    facts["labels"] = f"from {low:.2f} to {high:.2f}"
-  for key, said in (
-    ("learning_rates", "step sizes"),
-    ("head_learning_rates", "the head's step sizes"),
-  ):
-    if key in tensors:
-      rates = tensors[key]
-      ends = f"{rates.min():.2g} to {rates.max():.2g}"
-      facts[said] = f"{rates.size} steps, {ends}"
-  if "attention" in tensors:
-    _, layers, heads, _ = tensors["attention"].shape
-    facts["attention labels"] = f"{layers} layers x {heads} heads"
-  for key in ("task", "pooling", "embedding_space", "format"):
-    if key in run.card:
-      facts[key.replace("_", " ")] = str(run.card[key])
-  return facts
-
-
 def _examples(
   run: finished.Run, most: int
 ) -> tuple[dict[str, list[dict[str, Any]]], int]:
@@ -296,7 +248,9 @@ def _examples(
   by_class: dict[str, list[dict[str, Any]]] = {}
   for number, example in enumerate(examples, start=1):
     bars = _bars(run, example["labels"], low, high)
+    says = example.get("says") or []
     shown = {
+      "says": says + [""] * (len(example["tokens"]) - len(says)),
       "number": number,
       "bars": bars,
       "zero": f"{-100 * low / (high - low):.1f}",

@@ -17,6 +17,7 @@ NOT_MEASURED = "not measured"
 METRICS = {
   "macro_f1": "macro-F1",
   "quadratic_kappa": "quadratic weighted kappa",
+  "nats": "nats",
 }
 
 
@@ -33,9 +34,11 @@ def short_names(runs: Sequence[finished.Run]) -> list[str]:
 def results_table(runs: finished.Run | Sequence[finished.Run]) -> list[Row]:
   """One dict for each run, protocol and row, in the order of the tables.
 
-  `mean`, `std` (over students), `standard_error` and `recovery` (mean over the
-  mean on the full data) are fractions; None means not measured. A protocol of
-  which nothing was measured has no rows.
+  `mean`, `std` (over students) and `standard_error` are in the row's `unit`, of
+  an accuracy a fraction; None means not measured. `recovery` is the mean over
+  that on the full data; where students say something before any training, the
+  share of what the full data gain over that. A protocol of which nothing was
+  measured has no rows.
   """
   runs = [runs] if isinstance(runs, finished.Run) else runs
   rows = []
@@ -47,30 +50,46 @@ def results_table(runs: finished.Run | Sequence[finished.Run]) -> list[Row]:
     about["seed"] = run.summary.get("seed")
     about["setting"] = json.dumps(but_seed, sort_keys=True)
     for protocol in finished.measured(run):
-      cells_of = run.summary["protocols"][protocol]
-      full = _accuracy(cells_of.get("full"))["mean"]
-      for key in _in_order(cells_of):
+      cells_of = finished.rows_of(run, protocol)
+      unit = finished.unit_of(run, protocol)
+      ends = (
+        _score(cells_of.get("zero_shot"))["mean"],
+        _score(cells_of.get("full"))["mean"],
+      )
+      for key in _in_order(cells_of, unit):
         labels = {"protocol": protocol, "row": finished.ROWS.get(key, key)}
-        rows.append(about | labels | _accuracy(cells_of.get(key), full))
+        own = _score(cells_of.get(key), ends)
+        rows.append(about | labels | {"unit": unit} | own)
   return rows
 
 
-def _in_order(names: Sequence[str]) -> list[str]:
+def _in_order(names: Sequence[str], unit: str) -> list[str]:
   """The usual rows, and others before the distilled one, as coresets are."""
-  usual = list(finished.ROWS)
+  always = ["random", "herding", "k_centers", "distilled", "full"]
+  if unit != "accuracy":
+    always = ["zero_shot", "random", "k_centers", "distilled", "full"]
+  usual = [x for x in finished.ROWS if x in always or x in names]
   place = usual.index("distilled")
   return [*usual[:place], *(x for x in names if x not in usual), *usual[place:]]
 
 
-def _accuracy(cell: dict[str, Any] | None, full: float | None = None) -> Row:
+def _score(
+  cell: dict[str, Any] | None,
+  ends: tuple[float | None, float | None] = (None, None),
+) -> Row:
   mean, std, n = ((cell or {}).get(key) for key in ("mean", "std", "n"))
   std = std if n != 1 else None  # of one student there is none
+  zero, full = ends
+  recovery = None
+  if mean is not None and full is not None and full != (zero or 0.0):
+    # No minus before a recovery of nothing.
+    recovery = (mean - (zero or 0.0)) / (full - (zero or 0.0)) + 0.0
   return {
     "mean": mean,
     "std": std,
     "n": n,
     "standard_error": std / math.sqrt(n) if std is not None and n else None,
-    "recovery": mean / full if mean is not None and full else None,
+    "recovery": recovery,
     "metrics": (cell or {}).get("metrics") or {},
     "by_group": (cell or {}).get("by_group") or {},
     "metrics_by_group": (cell or {}).get("metrics_by_group") or {},
@@ -107,7 +126,7 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
   beside = list(dict.fromkeys(x for row in rows for x in row["metrics"]))
   header = [
     *about.values(),
-    "accuracy, %",
+    heading(rows),
     *(METRICS.get(x, x) for x in beside),
   ]
   header += ["n", "s.e.", "recovery, %"]
@@ -117,7 +136,7 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
       plus_minus(row),
       *(_metric(row, name) for name in beside),
       "-" if row["n"] is None else str(row["n"]),
-      percent(row["standard_error"], 2),
+      number(row["standard_error"], row["unit"], 2),
       percent(row["recovery"], 1),
     ]
     for row in rows
@@ -125,16 +144,34 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
   if rows and "seeds" in rows[0]:
     header += ["seeds", "std over seeds"]
     for row, line in zip(rows, body, strict=True):
-      line += [str(row["seeds"]), percent(row["std_over_seeds"], 2)]
+      over = number(row["std_over_seeds"], row["unit"], 2)
+      line += [str(row["seeds"]), over]
   return header, body
 
 
+def heading(rows: Sequence[Row]) -> str:
+  """What stands over the numbers of rows: what they are, in which unit."""
+  kinds = {row["unit"]: "" for row in rows} or {"accuracy": ""}
+  names = {"accuracy": "accuracy, %", "nats": "nats"}
+  return " or ".join(names.get(x, x) for x in kinds)
+
+
 def plus_minus(row: Row) -> str:
-  """Mean and std over students, in %."""
+  """Mean and std over students: in %, or in the row's unit."""
   if row["mean"] is None:
     return NOT_MEASURED
-  std = f" ± {percent(row['std'], 1)}" if row["std"] is not None else ""
-  return percent(row["mean"], 1) + std
+  return units.plus_minus(row["mean"], row["std"], row.get("unit", "accuracy"))
+
+
+def with_unit(row: Row) -> str:
+  """The same with its unit."""
+  unit = row.get("unit", "accuracy")
+  return f"{plus_minus(row)} {'%' if unit == 'accuracy' else unit}"
+
+
+def number(value: float | None, unit: str, digits: int) -> str:
+  """A number of a unit, without it; `-` for None."""
+  return "-" if value is None else units.plus_minus(value, None, unit, digits)
 
 
 def _metric(row: Row, name: str) -> str:
@@ -160,8 +197,8 @@ def group_cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
   for row in rows:
     labels = [str(row[key]) for key in about]
     means = row["by_group"]
-    accuracies = [percent(means.get(group), 1) for group in groups]
-    body.append([*labels, "accuracy, %", *accuracies])
+    scores = [number(means.get(group), row["unit"], 1) for group in groups]
+    body.append([*labels, heading([row]), *scores])
     for name in beside:
       of_groups = [row["metrics_by_group"].get(x, {}) for x in groups]
       said = [f"{x[name]:.3f}" if name in x else "-" for x in of_groups]

@@ -14,7 +14,9 @@ GRID = ("#e3e7ed", "#2c3442")
 PAGE = ("#ffffff", "#141920")
 
 ROWS = {
+  "zero-shot": ("#6b6f78", "#b0b5bf"),
   "random": ("#5f6b7e", "#a3aec0"),
+  "random of that length": ("#4f6a86", "#93b3d3"),
   "herding": ("#2b7a67", "#62bfa7"),
   "K-centers": ("#8f5a00", "#e0a040"),
   "topics": ("#8b3f8f", "#d69ada"),

@@ -14,6 +14,15 @@ _ROWS = {
   "full": "all training rows",
 }
 
+# Of rows that have no classes.
+_ROWS_OF_LANGUAGE = {
+  "zero-shot": "nothing: what a student says before any training",
+  "random": "as many real rows of as many places, drawn at random",
+  "random of that length": "the same, of rows that fill their places",
+  "K-centers": "the real rows nearest to the centroids of all",
+  "distilled": "the learned sequences of this set",
+}
+
 _PROTOCOLS = {
   "replay": "a fresh student takes the set's own steps, in their order",
   "finetune": "a student trains on from its pretrained weights, if it has any",
@@ -22,6 +31,7 @@ _PROTOCOLS = {
 }
 
 _METRICS = {
+  "nats": "what a student loses of the true class; the less the better",
   "macro_f1": "the mean of the classes' F1, so that a rare class counts as a "
   "common one; 1 is best",
   "quadratic_kappa": "agreement of ordered classes beyond chance, where a miss "
@@ -47,6 +57,8 @@ CAPTIONS = {
   "dots of its colour: an example may say more than any row.",
 }
 
+CAPTIONS["Nats by step"] = CAPTIONS["Accuracy by step"]
+
 
 def opening(run: finished.Run, rows: Sequence[tables.Row]) -> list[str]:
   """Returns two sentences that say what the run came to; none, unmeasured."""
@@ -57,6 +69,8 @@ def opening(run: finished.Run, rows: Sequence[tables.Row]) -> list[str]:
     if row["protocol"] == protocol and row["mean"] is not None
   }
   distilled, full = by_row.pop("distilled", None), by_row.pop("full", None)
+  if distilled is not None and distilled["unit"] != "accuracy":
+    return _opening_of_language(run, distilled, full, by_row)
   names = run.card.get("label_names") or []
   if distilled is None or not names:
     return []
@@ -79,22 +93,56 @@ def opening(run: finished.Run, rows: Sequence[tables.Row]) -> list[str]:
   ]
 
 
+def _opening_of_language(run, distilled, full, by_row):
+  """Returns the same of a language model, whose nats are to be few."""
+  unit, zero = distilled["unit"], by_row.pop("zero-shot", None)
+  said = (
+    f"{finished.size(run)} of learned embeddings bring a student to "
+    f"{tables.plus_minus({**distilled, 'std': None})} {unit} a token of "
+    f"{run.summary.get('dataset')} that it has never seen"
+  )
+  others = {"before any training": zero, "trained on all rows": full}
+  told = [
+    f"{tables.plus_minus({**row, 'std': None})} {what}"
+    for what, row in others.items()
+    if row is not None
+  ]
+  lines = [f"{said}{': it has ' * bool(told)}{' and '.join(told)}."]
+  if by_row:
+    best = min(by_row.values(), key=lambda row: row["mean"])
+    lines.append(
+      f"As many real rows, {best['row']}, bring it to "
+      f"{tables.plus_minus({**best, 'std': None})}."
+    )
+  return lines
+
+
 def definitions(rows: Sequence[tables.Row]) -> dict[str, str]:
   """Returns what the words of a results table mean."""
   used = [row["row"] for row in rows]
-  told = {name: text for name, text in _ROWS.items() if name in used}
+  known = dict(_ROWS)
+  if any(row["unit"] != "accuracy" for row in rows):
+    known |= _ROWS_OF_LANGUAGE
+  known["zero-shot"] = _ROWS_OF_LANGUAGE["zero-shot"]
+  told = {name: text for name, text in known.items() if name in used}
   protocols = [row["protocol"] for row in rows]
   told |= {name: x for name, x in _PROTOCOLS.items() if name in protocols}
   metrics = {name for row in rows for name in row["metrics"]}
   told |= {
     tables.METRICS[name]: x for name, x in _METRICS.items() if name in metrics
   }
-  return told | _ALWAYS
+  always = dict(_ALWAYS)
+  if "zero-shot" in used:
+    always["recovery"] = (
+      "the share of what all training rows gain over zero-shot"
+    )
+  return told | always
 
 
 def use(run: finished.Run) -> dict[str, Any]:
   """Returns commands and code that use a run's set, and what to mind."""
   folder = str(run.workdir)
+  said = "targets" if "targets" in run.tensors else "labels"
   mind = ""
   if "learning_rates" in run.tensors:
     steps = len(run.tensors["learning_rates"])
@@ -114,7 +162,7 @@ def use(run: finished.Run) -> dict[str, Any]:
         "",
         f'examples = gd.load_set("{folder}/set")',
         "for batch in examples.batches():  # one a step: NumPy arrays",
-        '  batch["inputs_embeds"], batch["attention_mask"], batch["labels"]',
+        f'  batch["inputs_embeds"], batch["attention_mask"], batch["{said}"]',
       ]
     ),
     "mind": mind,

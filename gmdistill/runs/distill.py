@@ -65,11 +65,15 @@ def run(config: Any, workdir: str, command: str = "") -> states.DistillState:
 def _run(job, programs, folder, before):
   """Returns the last state; everything is checked and the folder is ours."""
   config, setup = job.config, job.setup
-  logs.say(
-    f"{config.data.name}: {len(setup.corpus.train.labels)} training rows, "
-    f"{len(setup.corpus.label_names)} classes; student {setup.student_name}"
+  corpus = setup.corpus
+  what = (
+    f"{corpus.num_classes} classes" if corpus.num_classes else "next tokens"
   )
-  row_fields.say_remarks(setup.corpus, config)
+  logs.say(
+    f"{config.data.name}: {len(corpus.train.labels)} training rows, {what}; "
+    f"student {setup.student_name}"
+  )
+  row_fields.say_remarks(corpus, config)
   keep = checkpoints.Checkpoints(folder / "checkpoints")
   state = resuming.resumed(job, keep)
   step = int(state.step)
@@ -78,7 +82,9 @@ def _run(job, programs, folder, before):
     to = _Outputs(
       keep=keep,
       writer=logs.Writer(folder / "metrics.jsonl", step),
-      progress=logs.Progress(config.num_steps, step, config.eval_every),
+      progress=logs.Progress(
+        config.num_steps, step, config.eval_every, job.unit
+      ),
       signals=signals,
     )
     try:
@@ -96,7 +102,7 @@ def _run(job, programs, folder, before):
     signals.obey_at_once(resuming.saved(job, int(state.step)))
     chosen = {
       "step": int(state.best_step),
-      "accuracy": float(state.best_accuracy),
+      job.unit: float(job.problem.task.shown(state.best_accuracy)),
       "protocol": config.selection.protocol,
     }
     outcome = finish.Outcome(
@@ -173,7 +179,7 @@ def dispatch(
 
 
 def _chosen(job, state):
-  """Returns the state with the best set so far; and the accuracy, if asked."""
+  """Returns the state with the best set so far; and its score, if asked."""
   config, step = job.config, int(state.step)
   if step % config.eval_every and step != config.num_steps:
     return state, None
@@ -181,7 +187,7 @@ def _chosen(job, state):
   # As it is kept: of equal ones, the later.
   if np.float32(accuracy) >= np.float32(state.best_accuracy):
     state = _with_best(state, accuracy, job.mesh)
-  return state, accuracy
+  return state, job.problem.task.shown(accuracy)
 
 
 def _log(job, index, seen, step, accuracy, to):
@@ -193,7 +199,7 @@ def _log(job, index, seen, step, accuracy, to):
     values["outer/learning_rate"] = stage.schedule(done - stage.first)
     values["outer/stage"] = index
     if accuracy is not None and k == num_steps - 1:
-      values["selection/accuracy"] = accuracy
+      values[f"selection/{job.unit}"] = accuracy
     to.writer.write(done + 1, values)
   to.progress.update(step, float(seen["outer/loss"][-1]), accuracy)
 

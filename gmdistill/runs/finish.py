@@ -11,7 +11,6 @@ from gmdistill.reports import finished
 from gmdistill.reports import tables as result_tables
 from gmdistill.runs import jobs
 from gmdistill.runs.config import outputs
-from gmdistill.selection import coresets
 from gmdistill.sets import set_files, synthetic
 from gmdistill.system import console, folders, json_files, processes
 
@@ -28,7 +27,7 @@ class Outcome(NamedTuple):
 class Rows(NamedTuple):
   """The table of results, and what a student costs."""
 
-  protocols: dict[str, dict[str, Any]]  # by protocol, then by row
+  protocols: dict[str, dict[str, Any]]  # by protocol: its unit, and its rows
   seconds_set: float  # of a student on the set, by the first protocol
   seconds_full: float | None  # on all rows; None: measured elsewhere
 
@@ -56,7 +55,7 @@ def finish(
   read = set_files.as_stored(outcome.best, config.stored_as)  # as a reader does
   rows = _rows(job, read)
   summary = _summary(job, outcome, read, rows)
-  analysis = set_analysis.analysis(setup, read, config.data_per_class)
+  analysis = set_analysis.analysis(setup, read, config.per_group)
   if not first:
     return
   card["results"] = rows.protocols
@@ -75,10 +74,13 @@ def _rows(job, read) -> Rows:
     own = table.measure(protocol, measuring.stacked(read), f"{name}: distilled")
     seconds.append(own.seconds)
     rows[name] = {
-      method: table.coreset(name, protocol, method)
-      for method in coresets.methods(job.setup.corpus.train)
+      "unit": job.unit,
+      **{
+        method: table.baseline(name, protocol, method)
+        for method in table.methods
+      },
+      "distilled": own.row(),
     }
-    rows[name]["distilled"] = own.row()
   full = table.full(job.full)
   told = ("mean", "std", "n", "by_group", "metrics", "metrics_by_group")
   for row in rows.values():
@@ -96,7 +98,8 @@ def _summary(job, outcome: Outcome, read, rows: Rows) -> dict[str, Any]:
     "schema": 1,
     "dataset": config.data.name,
     "student": setup.student_name,
-    "data_per_class": config.data_per_class,
+    "data_per_class": config.per_group,
+    **({} if config.has_classes else {"num_sequences": config.num_sequences}),
     "sequence_length": config.sequence_length,
     "seed": config.seed,
     "selection": outcome.chosen,

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from gmdistill import errors, trees
-from gmdistill.data import batches
+from gmdistill.data import batches, language_tokens
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.selection import coresets
 from gmdistill.sets import set_files, spaces, synthetic, wrappers
+from gmdistill.students import problems
 from gmdistill.teachers import rationales
 
 
@@ -26,21 +27,23 @@ def starting_set(
   names = setup.corpus.label_names
   set_files.require_classes(syn, card, config.start, names)
   wanted = (
-    len(names) * config.data_per_class,
+    len(setup.corpus.strata) * config.per_group,
     config.sequence_length,
     setup.problem.embeddings.shape[1],
   )
   if syn.batch.inputs.shape != wanted:
     raise errors.InputError(
       f"start={config.start} is a set of shape {syn.batch.inputs.shape}, the "
-      f"run's is of {wanted}; use the data_per_class and sequence_length of "
-      "the set."
+      f"run's is of {wanted}; use the {config.size_field} and "
+      "sequence_length of the set."
     )
-  if "data_per_class" not in card:
+  if config.size_field not in card:
     raise errors.InputError(
       f"start={config.start} are texts of a file, in no order of classes; "
       "start from a set, or from a baseline's rows."
     )
+  if not config.has_classes:
+    return _language_start(setup, config, syn)
   least = config.label_smoothing / len(names)
   if (
     config.labels != "unrestricted"
@@ -100,6 +103,9 @@ def first_params(
     encode = parameterization.encode
     assert encode is not None  # all that a config names have one
     return errors.named("start", lambda: jax.jit(encode)(syn))
+  if not config.has_classes:
+    batch = _real_start(setup, config)
+    return jax.jit(parameterization.init)(batch)
   rows = coresets.choose_long(
     config.initialise,
     setup.problem,
@@ -126,15 +132,68 @@ def first_params(
   return jax.jit(parameterization.init)(batch)
 
 
+def _language_start(setup, config, syn):
+  """Returns a set without classes, whose places say what the config asks."""
+  tokens = syn.batch.tokens
+  assert tokens is not None
+  hard = jnp.issubdtype(tokens.targets.dtype, jnp.integer)
+  if hard != (config.task.targets == "hard"):
+    theirs = "hard" if hard else "soft"
+    raise errors.InputError(
+      f"start={config.start} has {theirs} targets; use task.targets={theirs}."
+    )
+  return set_files.for_student(setup.problem, syn)
+
+
+def _real_start(setup, config) -> batches.Batch:
+  """Returns real rows as embeddings, with the tokens that follow."""
+  length, count = config.sequence_length, config.num_sequences
+  fit = language_tokens.fitting(setup.corpus.train, length)
+  if len(fit.labels) < count:
+    raise errors.InputError(
+      f"num_sequences={count} is more than the {len(fit.labels)} rows that fit "
+      f"sequence_length={length}; use at most that, or longer sequences."
+    )
+  pool = language_tokens.longest(fit, count)
+  rows = coresets.choose(
+    config.initialise,
+    setup.problem,
+    pool,
+    per_class=count,
+    pool=config.coreset_pool,
+    seed=config.seed,
+  )
+  batch = jax.tree.map(
+    jnp.asarray, batches.as_batch(batches.take(pool, rows), 0)
+  )
+  tokens = batch.tokens
+  if config.task.targets == "soft":
+    table = problems.unembedding(setup.problem)
+    sure = rationales.queries(setup.problem, tokens.targets, 0.999, table)
+    tokens = dataclasses.replace(tokens, targets=sure)
+  inputs = setup.problem.embeddings[batch.inputs]
+  return dataclasses.replace(batch, inputs=inputs, tokens=tokens)
+
+
 def _filled(train, rows, config):
-  """Returns `sequence_length` real tokens [M, L] for each of `rows`."""
+  """Returns `sequence_length` real tokens [M, L] for each of `rows`.
+
+  What a language model is asked stands at a row's end: other rows come before.
+  """
   rng = np.random.default_rng([config.seed, 8])
+  at_end = config.task.kind == "label_words"
   filled = []
   for row in rows:
     same = np.flatnonzero(train.labels == train.labels[row])
     tokens = list(train.token_ids[row][train.mask[row]])
     while len(tokens) < config.sequence_length:
       other = rng.choice(same)
-      tokens += list(train.token_ids[other][train.mask[other]])
-    filled.append(tokens[: config.sequence_length])
+      more = list(train.token_ids[other][train.mask[other]])
+      tokens = more + tokens if at_end else tokens + more
+    place = (
+      np.s_[-config.sequence_length :]
+      if at_end
+      else np.s_[: config.sequence_length]
+    )
+    filled.append(tokens[place])
   return np.array(filled)

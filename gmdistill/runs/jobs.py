@@ -46,9 +46,14 @@ class Job(NamedTuple):
   finished: synthetic.Parameterization  # as students see the set
   params: trees.PyTree  # of the set, before the first step
   draws: tuple[Callable[..., contract.Real], ...]  # one a stage
-  select: Callable[[trees.PyTree], float]  # the set's parameters -> accuracy
+  select: Callable[[trees.PyTree], float]  # the set's parameters -> score
   reported: Mapping[str, protocols.Protocol]
   full: protocols.Protocol  # of students on all real rows
+
+  @property
+  def unit(self) -> str:
+    """Of what is chosen by, and reported."""
+    return self.problem.task.unit
 
 
 def prepare(config: Any, command: str = "") -> Job:
@@ -219,7 +224,8 @@ def real_data(
 
 
 def _selector(setup, config, parameterization):
-  """Returns `select(params) -> accuracy` on the selection split."""
+  """Returns `select(params) -> score` on the selection split, more being
+  better."""
   protocol = assembly.protocol(config, config.selection.protocol)
   # A set without steps of its own is replayed at the rate that suits it.
   rates = protocol.rates if protocol.replays else protocol.rates[:1]
@@ -229,13 +235,13 @@ def _selector(setup, config, parameterization):
   at_once = min(config.students_at_once, config.selection.num_students)
   trainer = measuring.Trainer(setup.problem, protocol, at_once)
   chosen = row_fields.selection_rows(setup.corpus, config)
-  buckets = readings.length_buckets(chosen, len(setup.corpus.label_names))
+  buckets = readings.length_buckets(chosen, setup.corpus.num_classes)
   both = measuring.Splits(buckets, buckets)
   decode = jax.jit(parameterization.decode)
 
   def select(params):
     sets = measuring.stacked(decode(jax.device_get(params)))
     found = measuring.measure(trainer, sets, both, seed=SELECTION_SEED)
-    return measuring.chosen_by(found.accuracies)
+    return measuring.chosen_by(found.accuracies, setup.problem.task)
 
   return select

@@ -16,27 +16,27 @@ from gmdistill.reports import opened as opened_runs
 from gmdistill.runs.commands import shared
 from gmdistill.runs.config import assembly, recipe
 from gmdistill.sets import set_files, spaces, synthetic
-from gmdistill.students import hugging_face, problems
-from gmdistill.system import paths
+from gmdistill.students import problems
+from gmdistill.system import paths, units
 from gmdistill.teachers import trained
 
 ROWS = 64  # of a batch whose classes a student predicts
 
 
 class Score(NamedTuple):
-  """An accuracy: the mean over students, a fraction."""
+  """The mean over students: of an accuracy a fraction, or nats a token."""
 
   mean: float
   std: float | None  # over students; None of one
   num_students: int
+  unit: str = "accuracy"
 
   def __repr__(self) -> str:
-    """In %, with the number of students."""
-    spread = "" if self.std is None else f" ± {100 * self.std:.1f}"
+    """In its unit, with the number of students."""
+    said = units.plus_minus(self.mean, self.std, self.unit)
+    unit = "%" if self.unit == "accuracy" else self.unit
     plural = "" if self.num_students == 1 else "s"
-    return (
-      f"{100 * self.mean:.1f}{spread} % ({self.num_students} student{plural})"
-    )
+    return f"{said} {unit} ({self.num_students} student{plural})"
 
 
 class DistilledSet:
@@ -75,7 +75,9 @@ class DistilledSet:
 
     Names are those of transformers: `inputs_embeds` [M, L, D] are word-level
     embeddings, `attention_mask` [M, L], `labels` [M, C] targets of the soft
-    cross-entropy -(labels * log_softmax(logits)).sum(-1).mean(). A set that
+    cross-entropy -(labels * log_softmax(logits)).sum(-1).mean(); of a language
+    model, `targets` [M, L] follow at each place, and count `target_weights`,
+    as the set's card says. A set that
     brings its own steps yields one batch a step, with its `learning_rate`, and
     where the set has them `head_learning_rate` and `tensor_shares`; another
     yields itself, once.
@@ -84,8 +86,13 @@ class DistilledSet:
     whole = {
       "inputs_embeds": np.asarray(batch.inputs),
       "attention_mask": np.asarray(batch.mask),
-      "labels": np.asarray(batch.labels),
     }
+    if batch.labels is not None:
+      whole["labels"] = np.asarray(batch.labels)
+    else:
+      assert batch.tokens is not None
+      whole["targets"] = np.asarray(batch.tokens.targets)
+      whole["target_weights"] = np.asarray(batch.tokens.weights)
     if syn.learning_rates is None:
       yield whole
       return
@@ -145,6 +152,11 @@ class Student:
     Raises:
       InputError: a single string, or what is no text.
     """
+    if not self.label_names:
+      raise errors.InputError(
+        "this student says tokens, and tells no classes; save_pretrained "
+        "writes a directory that transformers reads."
+      )
     if isinstance(texts, str):
       raise errors.InputError(
         "a student reads a list of texts; give [text] for one."
@@ -201,13 +213,12 @@ class Student:
       InputError: this student has no Hugging Face form, or the folder holds
         something else.
     """
-    return hugging_face.save(
+    return shared.save_student(
       shared.student_folder(str(pathlib.Path(folder)), "student"),
-      params=self.params,
-      embeddings=self.problem.embeddings,
-      student=self.problem.student,
+      self.problem,
+      self.params,
+      tokenizer=self.tokenizer,
       label_names=self.label_names,
-      tokenizer_json=self.tokenizer.to_json(),
     )
 
   def __repr__(self) -> str:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from gmdistill import trees
 from gmdistill.runs import states
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.runs.config import schedule
@@ -44,20 +45,23 @@ def outer_steps(
     (grads, values), students = all_students(
       problem, state.params, state.students, real, keys
     )
-    params, optimizer = fitting.update(
-      stage.optimizer, grads, state.optimizer, state.params
+    before = trees.learned(state.params)
+    after, optimizer = fitting.update(
+      stage.optimizer, grads, state.optimizer, before
     )
     # Early on, the average follows closely: it must not remember the start.
     decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
     average = jax.tree.map(
-      lambda old, new: decay * old + (1 - decay) * new, state.ema, params
+      lambda old, new: decay * old + (1 - decay) * new,
+      trees.learned(state.ema),
+      after,
     )
     values |= {"outer/grad_norm": optax.tree.norm(grads)}
     state = state.replace(
       step=state.step + 1,
-      params=params,
+      params=trees.with_learned(state.params, after),
       optimizer=optimizer,
-      ema=average,
+      ema=trees.with_learned(state.ema, average),
       students=students,
     )
     return state, values
@@ -88,11 +92,12 @@ def _own_students(stage, parameterization, at_once):
       # A bank may store halves; objectives compute in float32.
       own = own._replace(expert=jax.tree.map(jnp.float32, own.expert))
 
-      def loss(params):
-        decoded = parameterization.decode(params)
+      def loss(learned):
+        decoded = parameterization.decode(trees.with_learned(params, learned))
         return stage.objective.loss(problem, decoded, student, own, key)
 
-      return jax.value_and_grad(loss, has_aux=True)(params)
+      gradient = jax.value_and_grad(loss, has_aux=True)
+      return gradient(trees.learned(params))
 
     (losses, (students, seen)), grads = jax.lax.map(
       one_student,

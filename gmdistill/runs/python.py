@@ -182,7 +182,8 @@ def evaluate(
     )
     .row()
   )
-  return opened.Score(row["mean"], row["std"], row["n"])
+  unit = setup.problem.task.unit
+  return opened.Score(row["mean"], row["std"], row["n"], unit)
 
 
 def _of_student(
@@ -208,11 +209,12 @@ def _of_student(
       f"the data have the classes {[*corpus.label_names]}, the student "
       f"{[*student.label_names]}."
     )
-  buckets = readings.length_buckets(corpus.reported, len(corpus.label_names))
+  buckets = readings.length_buckets(corpus.reported, corpus.num_classes)
   copies = devices.whole().size  # every device reads with one
   stack = jax.tree.map(lambda x: jnp.stack([x] * copies), student.params)
   found = readings.accuracies(student.problem, stack, buckets)
-  return opened.Score(float(found[0]), None, 1)
+  task = student.problem.task
+  return opened.Score(float(task.shown(found[0])), None, 1, task.unit)
 
 
 def _opened(

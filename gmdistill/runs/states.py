@@ -64,7 +64,7 @@ def first_state(
     ema=new(params),
     students=students,
     best=new(params),
-    best_accuracy=new(np.float32(-1.0)),
+    best_accuracy=new(np.float32(-np.inf)),
     best_step=new(np.int32(0)),
   )
 
@@ -102,7 +102,7 @@ def _begin(stage, num_students, mesh):
     phases_S = jnp.arange(num_students) / num_students
     keys = jax.random.split(key, num_students)
     students = all_students(problem, keys, phases_S)
-    return stage.optimizer.init(params), students
+    return stage.optimizer.init(trees.learned(params)), students
 
   return begin
 

@@ -1,11 +1,18 @@
 """A set's card: what it is of, and what it needs of a student."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 
 from gmdistill.sets import spaces
-from gmdistill.students import bert_weights, encoders, problems
+from gmdistill.students import (
+  adapters,
+  bert_weights,
+  decoder_names,
+  encoders,
+  problems,
+)
 from gmdistill.system import folders
 
 DISTILLED = "distilled"  # what a learned set's examples are; see `first_card`
@@ -15,7 +22,7 @@ def first_card(
   setup: spaces.Setup,
   *,
   task: str,
-  data_per_class: int,
+  size: Mapping[str, int],
   sequence_length: int,
   command: str,
   rows: str = DISTILLED,
@@ -25,7 +32,8 @@ def first_card(
   Args:
     setup: The space that the set lives in, and its classes.
     task: The data set's name.
-    data_per_class: Examples a class.
+    size: How many examples, by the field of a config that says it:
+      `data_per_class`, or `num_sequences`.
     sequence_length: Positions of an example.
     command: What made the set.
     rows: What its examples are: distilled, a coreset's name, or texts.
@@ -36,14 +44,20 @@ def first_card(
     "label_names": list(setup.corpus.label_names),
     "text_keys": list(setup.corpus.text_keys),
     "label_key": setup.corpus.label_key,
-    "pooling": getattr(setup.problem.student, "pooling", "mean"),
-    "data_per_class": data_per_class,
+    "pooling": _pooling(setup.problem.student),
+    **size,
     "sequence_length": sequence_length,
     "embedding_space": setup.space_id,
     "reader": reader(setup.problem),
     "provenance": folders.environment(command),
     "results": {},
   }
+
+
+def _pooling(student: Any) -> str:
+  if decoder_names.is_one(student):
+    return "last"
+  return str(getattr(student, "pooling", "mean"))
 
 
 _INPUTS = (
@@ -73,35 +87,82 @@ _STEPS = (
 )
 
 
+_TOKENS = (
+  "`target_weights` of the cross-entropy (nats) of each place's `targets` [M, "
+  "L], token ids, over their sum in each example; the mean over the examples "
+  "of a step. Logits are products of the hidden states after the last norm "
+  "with the unembedding. Nothing is shifted: a place's target is what follows "
+  "it. Queries [M, L, D] in their place say softmax(products with the "
+  "unembedding)"
+)
+_OF_DECODERS = (
+  "embeddings are inputs_embeds of a causal decoder; positions count the "
+  "unmasked places before; no dropout"
+)
+_WORDS = (
+  "no head: the logit of a class is the product of the last unmasked token's "
+  "hidden state with the unembedding's row of its word, `words`"
+)
+_LORA = (
+  "what is trained are pairs A [in, rank], uniform within 1 / sqrt(in), and B "
+  "[rank, out], zero: W + scale * A B. PEFT's lora_A and lora_B are their "
+  "transposes"
+)
+
+
 def reader(problem: problems.Problem) -> dict[str, Any]:
   """Returns what another framework must know to train a student on a set.
 
   Words for a person, and beside them the values that a program reads.
   """
-  student = problem.student
+  student, is_decoder = problem.student, decoder_names.is_one(problem.student)
   is_bert = isinstance(student, encoders.Transformer)
-  return {
+  head = {
+    "is": _HEAD,
+    "weight_std": encoders.HEAD_STD if is_bert else None,
+    "bias": 0.0,
+  }
+  features = _FEATURES.get(getattr(student, "pooling", "mean"), "its own")
+  loss = {"kind": "soft_cross_entropy", "is": _LOSS}
+  if is_decoder:
+    features = "the last unmasked token's hidden state, after the last norm"
+    words = getattr(problem.task.logits, "words", None)
+    if words is not None:
+      head = {"is": _WORDS, "words": list(words)}
+  if problem.task.smaller_is_better:
+    head = {"is": "none"}
+    loss = {"kind": "token_cross_entropy", "is": _TOKENS}
+  said = {
     "student": type(student).__name__,
     "layers": getattr(student, "num_layers", None),
-    "inputs": _INPUTS,
-    "features": _FEATURES.get(getattr(student, "pooling", "mean"), "its own"),
-    "head": {
-      "is": _HEAD,
-      "weight_std": encoders.HEAD_STD if is_bert else None,
-      "bias": 0.0,
-    },
-    "loss": {
-      "kind": "soft_cross_entropy",
-      "is": _LOSS,
-      "besides": [] if problem.criterion is None else ["kd, see config.json"],
-    },
+    "inputs": _OF_DECODERS if is_decoder else _INPUTS,
+    "features": features,
+    "head": head,
+    "loss": loss
+    | {"besides": [] if problem.criterion is None else ["kd, see config.json"]},
     "steps": {"is": _STEPS, **_tensors(problem, is_bert)},
   }
+  if isinstance(student, adapters.LowRank):
+    said["adapter"] = {
+      "is": _LORA,
+      "kind": "lora",
+      "rank": student.rank,
+      "scale": student.scale,
+      "targets": list(student.targets),
+    }
+  return said
 
 
 def _tensors(problem, is_bert):
   """Returns the names of what steps move, and of what they leave as it is."""
   shapes = jax.eval_shape(problem.init, jax.random.key(0))
+  if decoder_names.is_one(problem.student):
+    moved, still = decoder_names.moved(problem.student, shapes)
+    return {
+      "moved": moved,
+      "frozen": decoder_names.frozen(problem.student),
+      "frozen_in_normalised_steps": still,
+    }
   frozen = ["embeddings.word_embeddings.weight"]
   if not is_bert:
     moved, more = _names(shapes, problem.roles), []

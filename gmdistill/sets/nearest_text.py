@@ -50,12 +50,19 @@ def examples(
   # A table padded to a round number has more rows than there are tokens.
   ids, cosines = nearest_tokens(synthetic_batch.inputs, table[: len(tokens)])
   described = []
+  labels = synthetic_batch.labels
   for m in range(len(ids)):
     positions = np.flatnonzero(np.asarray(synthetic_batch.mask[m]))
+    said = (
+      {}
+      if labels is not None
+      else {"says": _said(synthetic_batch, m, positions, tokens)}
+    )
     described.append(
       {
         "label": int(classes[m]),
-        "labels": [float(y) for y in synthetic_batch.labels[m]],
+        "labels": [] if labels is None else [float(y) for y in labels[m]],
+        **said,
         "tokens": [
           [
             {"token": tokens[i], "cosine": round(float(c), 4)}
@@ -66,3 +73,13 @@ def examples(
       }
     )
   return described
+
+
+def _said(batch, m, positions, tokens):
+  """Returns what each place of an example says: a token, or nothing that
+  counts; of learned ones, no token."""
+  told = batch.tokens
+  targets, weights = np.asarray(told.targets[m]), np.asarray(told.weights[m])
+  if not np.issubdtype(targets.dtype, np.integer):
+    return ["" for _ in positions]
+  return [tokens[int(targets[p])] if weights[p] > 0 else "" for p in positions]

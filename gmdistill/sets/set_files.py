@@ -32,6 +32,12 @@ _NAMES = {
   "tokens/steps": "rationale_steps",
 }
 
+# Of a set without classes, whose places each say a token.
+_OF_LANGUAGE = {
+  "tokens/targets": "targets",
+  "tokens/weights": "target_weights",
+}
+
 # Their paths by those names. How far training is, is nothing that a set knows.
 _OF_EXAMPLES = {
   _NAMES.get(path, path.replace("/", "_")): path
@@ -139,8 +145,9 @@ def load(
       f"{embedding_space}; use the table and tokenizer it was distilled with."
     )
   arrays = {name: jnp.asarray(x) for name, x in tensors.items()}
+  named = {**_OF_EXAMPLES, **{x: path for path, x in _OF_LANGUAGE.items()}}
   brought = {
-    path: arrays[name] for name, path in _OF_EXAMPLES.items() if name in arrays
+    path: arrays[name] for name, path in named.items() if name in arrays
   }
   rest = {name: arrays[name] for name in _TRAVELLING if name in arrays}
   return synthetic.SyntheticSet(
@@ -154,6 +161,7 @@ _AXES = {
   "embeddings": ("fVi", "ML*"),
   "mask": ("b", "ML"),
   "labels": ("f", "MC"),
+  "target_weights": ("f", "ML"),
   "embeddings_scale": ("f", "ML"),
   "basis": ("f", "RD"),
   "attention": ("f", "M**L"),
@@ -176,12 +184,14 @@ def _require_shapes(tensors: dict[str, np.ndarray]) -> None:
   lengths: dict[str, int] = {}
   for name in ("embeddings", "mask"):
     tensors[name]  # noqa: B018 a KeyError names it
-  if not {"labels", "rationale"} & set(tensors):
+  if not {"labels", "rationale", "targets"} & set(tensors):
     raise ValueError("it has no labels")
   for name, x in tensors.items():
     first = "M" if name in _OF_EXAMPLES else "*"
     others = first + "*" * (x.ndim - 1)
     kinds, axes = _AXES.get(name, (x.dtype.kind, others))
+    if name == "targets":  # ids, or queries
+      kinds, axes = ("iu", "ML") if x.ndim == 2 else ("f", "ML*")
     fits = x.dtype.kind in kinds and x.ndim == len(axes) and x.size > 0
     for axis, length in zip(axes, x.shape, strict=False):
       fits &= axis == "*" or lengths.setdefault(axis, length) == length
@@ -212,7 +222,8 @@ def require_classes(
   """
   theirs, ours = card.get("label_names"), list(label_names)
   labels = syn.batch.labels
-  if theirs != ours or labels is None or labels.shape[1] != len(ours):
+  classes = 0 if labels is None else labels.shape[1]
+  if theirs != ours or classes != len(ours):
     raise errors.InputError(
       f"the set in {folder} has the classes {theirs}, the data {ours}; give "
       "the --config that the set was made with."
@@ -233,8 +244,10 @@ def for_student(
       batch = dataclasses.replace(syn.batch, attention=None)
       syn = dataclasses.replace(syn, batch=batch)
   tokens, slots = syn.batch.tokens, outputs.queries
-  if tokens is not None and (
-    slots is None or slots.shape != tokens.targets.shape
+  if (
+    syn.batch.labels is not None
+    and tokens is not None
+    and (slots is None or slots.shape != tokens.targets.shape)
   ):
     logs.say("the set's rationales are left out: another student's slots")
     batch = dataclasses.replace(syn.batch, tokens=None)
@@ -261,8 +274,12 @@ def _tensors(
   syn: synthetic.SyntheticSet, precision: str
 ) -> dict[str, np.ndarray]:
   brought = batches.named(syn.batch)
+  others = {} if syn.batch.labels is not None else _OF_LANGUAGE
   named = {
-    **{name: brought.get(path) for name, path in _OF_EXAMPLES.items()},
+    **{
+      others.get(path, name): brought.get(path)
+      for name, path in _OF_EXAMPLES.items()
+    },
     **{name: getattr(syn, name) for name in _TRAVELLING},
   }
   found = {

@@ -19,7 +19,13 @@ from etils import epath
 from scipy import sparse
 
 from gmdistill import errors, fields
-from gmdistill.data import batches, formats, loading, tokenizing
+from gmdistill.data import (
+  batches,
+  formats,
+  loading,
+  plain_tokens,
+  tokenizing,
+)
 from gmdistill.students import families, hugging_face, problems
 from gmdistill.system import cache, paths
 
@@ -102,7 +108,7 @@ def _pretrained(
       f"data.kmer={options.kmer} makes a tokenizer of DNA, and "
       f"student.pretrained={source} brings its own; leave one of them out."
     )
-  _check_length(options, read.student["max_positions"])
+  check_length(options, read.student["max_positions"])
   corpus = loading.load(options, read.tokenizer_file)
   module = family.build(
     len(corpus.label_names), options.slots, {**read.student, **given}
@@ -123,7 +129,7 @@ def _from_scratch(
   fields = family.takes(student)
   _check_slots(family, f"kind {kind}", options)
   family.check(fields)
-  _check_length(options, _positions(family, fields))
+  check_length(options, _positions(family, fields))
   tokenizer_file = f"{space}/tokenizer.json" if space else ""
   if source:
     embeddings, tokenizer_file = hugging_face.read_table(source)
@@ -137,7 +143,7 @@ def _from_scratch(
         f"{space}; use student.width={embeddings.shape[1]}."
       )
   elif not source:
-    embeddings = _cached_table(module, corpus, dict(table))
+    embeddings = cached_table(module, corpus, dict(table))
   problem = problems.Problem(embeddings, None, module)
   return problem, corpus, f"{kind} of width {module.width}{_depth(module)}"
 
@@ -224,6 +230,8 @@ def write(
     "tokenizer.json": tokenizer.to_json().encode(),
     "embeddings.safetensors": safetensors.numpy.save(table),
   }
+  if isinstance(tokenizer, plain_tokens.PlainTokenizer):
+    files = {plain_tokens.CONFIG: tokenizer.config.encode(), **files}
   paths.write_files(folder, files)
 
 
@@ -265,9 +273,14 @@ def read_table(folder: epath.Path) -> jax.Array:
     ) from error
 
 
-def _cached_table(
+def cached_table(
   module: Any, corpus: batches.Corpus, table: dict[str, Any]
 ) -> jax.Array:
+  """Returns the table learned of a corpus, as wide as a student; kept.
+
+  Raises:
+    InputError: it would be wider than there are tokens.
+  """
   shape = (corpus.tokenizer.vocab_size, module.width)
   if shape[1] > shape[0]:
     raise errors.InputError(
@@ -284,7 +297,12 @@ def _cached_table(
   return jnp.asarray(learned)
 
 
-def _check_length(options: loading.Options, positions: int) -> None:
+def check_length(options: loading.Options, positions: int) -> None:
+  """Checks that rows fit a student's positions.
+
+  Raises:
+    InputError: they do not; says what would.
+  """
   longest = max(options.max_length, options.train_length)
   left = positions - options.slots
   if longest > left:

@@ -31,8 +31,34 @@ class Adapted(NamedTuple):
   )  # where every student starts; None: drawn from a key
 
 
+class _OverDecoder:
+  """What students over a decoder have of it."""
+
+  module: decoders.Decoder
+
+  @property
+  def num_classes(self) -> int:
+    """C of the decoder's head; 0: it has none."""
+    return self.module.num_classes
+
+  @property
+  def width(self) -> int:
+    """D of the embeddings that it reads."""
+    return self.module.width
+
+  @property
+  def num_layers(self) -> int:
+    """How many layers the decoder has."""
+    return self.module.num_layers
+
+  @property
+  def max_positions(self) -> int:
+    """How many tokens it reads at most."""
+    return self.module.max_positions
+
+
 @dataclasses.dataclass(frozen=True)
-class LowRank:
+class LowRank(_OverDecoder):
   """A low-rank change of a decoder's matrices (LoRA, Hu et al. 2022).
 
   W + (alpha / rank) A B for every target matrix W [in, out] of every layer,
@@ -51,11 +77,6 @@ class LowRank:
     """Which tensor is what: pairs of every layer, and perhaps a head."""
     fresh = self.module.roles.fresh
     return roles.Roles(fresh=fresh, stacks=("layers",))
-
-  @property
-  def num_classes(self) -> int:
-    """C of the decoder's head; 0: it has none."""
-    return self.module.num_classes
 
   @property
   def scale(self) -> float:
@@ -108,7 +129,7 @@ class LowRank:
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class Part(_OverDecoder):
   """Some of a decoder's parameters; the others are frozen."""
 
   module: decoders.Decoder
@@ -117,11 +138,6 @@ class Part:
   def roles(self) -> roles.Roles:
     """Which tensor is what, as of the whole decoder."""
     return self.module.roles
-
-  @property
-  def num_classes(self) -> int:
-    """C of the decoder's head; 0: it has none."""
-    return self.module.num_classes
 
   def init(self, key: jax.Array, *inputs: Any) -> trees.Params:
     """Returns a whole decoder's variables; but a head's, they stay as given."""

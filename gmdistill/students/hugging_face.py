@@ -16,7 +16,7 @@ import safetensors.numpy
 from etils import epath
 
 from gmdistill import errors
-from gmdistill.data import tokenizing
+from gmdistill.data import chat, tokenizing
 from gmdistill.students import families, model_cards, weight_files
 from gmdistill.system import json_files, paths
 
@@ -209,6 +209,7 @@ def _fetch(source: str) -> epath.Path:
           *weight_files.PATTERNS,
           *BESIDE,
           TOKENIZER_CONFIG,
+          chat.FILE,
         ],
       )
     )

@@ -166,6 +166,15 @@ def first_student(problem: Problem, key: jax.Array) -> trees.Params:
   return problem.init(jax.random.split(key)[0])
 
 
+def unembedding(problem: Problem) -> jax.Array:
+  """Returns the table [V, D] by which a new student says tokens."""
+  params = problem.initial
+  for whole in (problem.frozen, params):
+    if whole is not None and "unembedding" in whole:
+      return whole["unembedding"]
+  return problem.embeddings
+
+
 def _attention_gap(labels: batches.Array, attention: Any) -> jax.Array:
   """Returns KL(labels || attention), the mean over rows, layers and heads.
 

@@ -56,6 +56,10 @@ class Task(NamedTuple):
   # those have the rest.
   label_share: float = 1.0
 
+  def shown(self, score: Any) -> Any:
+    """Returns a score as it is told: in the task's unit."""
+    return -score if self.smaller_is_better else score
+
 
 def classes(num_classes: int, *, label_share: float = 1.0) -> Task:
   """Asks for a row's class; the score is 1 where it is right.

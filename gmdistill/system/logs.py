@@ -109,8 +109,12 @@ def check_finite(
 class Progress:
   """A live line on a terminal; a printed line now and then elsewhere."""
 
-  def __init__(self, total: int, step: int, every: int):
-    """Starts at `step` of `total`; off a terminal, prints every `every`."""
+  def __init__(self, total: int, step: int, every: int, unit: str = "accuracy"):
+    """Starts at `step` of `total`; off a terminal, prints every `every`.
+
+    `unit`: of what is chosen by.
+    """
+    self._unit = unit
     self._console = _console()
     self._every, self._total, self._began = every, total, step
     self._start = time.monotonic()
@@ -129,12 +133,12 @@ class Progress:
   def update(
     self, step: int, loss: float | None, accuracy: float | None
   ) -> None:
-    """Shows the loss at `step`, and the latest selection accuracy."""
+    """Shows the loss at `step`, and how good the latest selection was."""
     if accuracy is not None:
       self._accuracy = accuracy
     said = "" if loss is None else f"loss {loss:.4f}"
     if not math.isnan(self._accuracy):
-      said += f"  selection {100 * self._accuracy:.1f} %"
+      said += f"  selection {units.shown(self._accuracy, self._unit)}"
     self._bar.update(self._task, completed=step, said=said)
     if not self._console.is_terminal and step % self._every == 0:
       spent = time.monotonic() - self._start

@@ -25,6 +25,40 @@ def seconds(time: float) -> str:
   return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def shown(value: float, unit: str, digits: int = 1) -> str:
+  """Returns a score in its unit: `80.6 %` of an accuracy, `3.770 nats`."""
+  if unit == "accuracy":
+    return f"{100 * value:.{digits}f} %"
+  return f"{value:.{digits + 2}f} {unit}"
+
+
+def plus_minus(
+  value: float, spread: float | None, unit: str, digits: int = 1
+) -> str:
+  """Returns a mean and its spread, without the unit: `80.6 ± 2.6`."""
+  scale, places = (100, digits) if unit == "accuracy" else (1, digits + 2)
+  said = f"{scale * value:.{places}f}"
+  return said if spread is None else f"{said} ± {scale * spread:.{places}f}"
+
+
+def scaled(value: float, unit: str) -> float:
+  """Returns a score as it is plotted: an accuracy in %."""
+  return 100 * value if unit == "accuracy" else value
+
+
+def axis(unit: str) -> tuple[str, str]:
+  """Returns what an axis of scores is called, and its unit in words."""
+  if unit == "accuracy":
+    return "accuracy", "%"
+  return unit, "the less the better"
+
+
+def change(difference: float, unit: str) -> str:
+  """Returns a difference of two scores with its sign, without the unit."""
+  scale, places = (100, 1) if unit == "accuracy" else (1, 3)
+  return f"{scale * difference:+.{places}f}"
+
+
 def _scaled(count: float) -> tuple[str, str]:
   """Returns three digits of a count, and its unit's prefix."""
   for prefix in _THOUSANDS[:-1]:

@@ -105,19 +105,24 @@ def curriculum(
 
 
 def queries(
-  problem: problems.Problem, ids_MxR: batches.Array, sure: float = 0.9
+  problem: problems.Problem,
+  ids_MxR: batches.Array,
+  sure: float = 0.9,
+  table: jax.Array | None = None,
 ) -> jax.Array:
   """Returns queries [M, R, D] whose softmax is near one-hot on each token.
 
   A multiple of the token's embedding: of some, the one that gives the token a
   probability nearest to `sure`, from which it can still be learned. A token
-  with near copies in the table, or longer neighbours, stays below it.
+  with near copies in the table, or longer neighbours, stays below it. `table`:
+  by whose products tokens are said, where that is not the embeddings.
   """
+  said = problem.embeddings if table is None else table
   scales_S = jnp.geomspace(0.1, 1e3, 200)
 
   def one(token):
-    rows_SxD = scales_S[:, None] * problem.embeddings[token][None]
-    p_SxV = jax.nn.softmax(problem.token_logits(rows_SxD))
+    rows_SxD = scales_S[:, None] * said[token][None]
+    p_SxV = jax.nn.softmax(problem.task.token_logits(rows_SxD, said))
     return rows_SxD[jnp.abs(p_SxV[:, token] - sure).argmin()]
 
   shape = jnp.shape(ids_MxR)

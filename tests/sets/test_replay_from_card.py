@@ -50,7 +50,7 @@ def make_set(folder, pooling, normalised):
   )
   setup = spaces.Setup(problem, CORPUS, "a space", "a student")
   card = cards.first_card(
-    setup, task="t", data_per_class=2, sequence_length=6, command="c"
+    setup, task="t", size={"data_per_class": 2}, sequence_length=6, command="c"
   )
   set_files.save(folder, syn, card)
   return problem, set_files.load(folder)[0]

@@ -1,18 +1,25 @@
 """What several commands do: read a set and its config, save a student."""
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
 
 from gmdistill import errors
-from gmdistill.data import batches
+from gmdistill.data import batches, plain_tokens, tokenizing
 from gmdistill.evaluation import protocols
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.runs.config import settings
 from gmdistill.sets import set_files, spaces, synthetic, text_sets
-from gmdistill.students import hugging_face
-from gmdistill.system import folders, json_files, logs, paths
+from gmdistill.students import (
+  adapters,
+  families,
+  hugging_face,
+  peft_files,
+  problems,
+)
+from gmdistill.system import folders, json_files, logs, paths, units
 from gmdistill.teachers import trained
 
 
@@ -38,17 +45,78 @@ def student_folder(workdir: str, whose: str) -> epath.Path:
 
 
 def save_student(
-  folder: epath.Path, setup: spaces.Setup, params: Any
+  folder: epath.Path,
+  problem: problems.Problem,
+  params: Any,
+  *,
+  tokenizer: tokenizing.Tokenizer,
+  label_names: Sequence[str],
+  base: str = "",
 ) -> epath.Path:
-  """Writes a student of a run as a Hugging Face directory; returns it."""
-  return hugging_face.save(
+  """Writes a student as a Hugging Face directory; returns it.
+
+  A change of a decoder becomes the decoder that it makes, and where it is LoRA,
+  stands alone too, as a PEFT adapter in the folder `adapter`, over the `base`.
+  """
+  student, whole = problem.student, params
+  if problem.frozen is not None:
+    whole = student.merged(problem.frozen, params)
+    student = student.module.clone(lower=0)
+  saved = hugging_face.save(
     folder,
-    params=params,
-    embeddings=setup.problem.embeddings,
-    student=setup.problem.student,
-    label_names=setup.corpus.label_names,
-    tokenizer_json=setup.corpus.tokenizer.to_json(),
+    params=whole,
+    embeddings=problem.embeddings,
+    student=student,
+    label_names=label_names,
+    tokenizer_json=tokenizer.to_json(),
   )
+  if isinstance(tokenizer, plain_tokens.PlainTokenizer):
+    # What its tokens do, as the library reads it.
+    (saved / plain_tokens.CONFIG).write_text(tokenizer.config)
+  if isinstance(problem.student, adapters.LowRank):
+    peft_files.save(
+      saved / "adapter",
+      problem.student,
+      params,
+      family=families.form_of(student).model_type,
+      base=base,
+      base_id=adapters.identity(problem.frozen),
+    )
+  return saved
+
+
+def save_of_run(
+  folder: epath.Path,
+  setup: spaces.Setup,
+  params: Any,
+  config: recipes.Recipe,
+) -> epath.Path:
+  """Writes a student of a run; see `save_student`."""
+  return save_student(
+    folder,
+    setup.problem,
+    params,
+    tokenizer=setup.corpus.tokenizer,
+    label_names=setup.corpus.label_names,
+    base=config.student.pretrained,
+  )
+
+
+def check_exportable(setup: spaces.Setup) -> None:
+  """Refuses a student that has no Hugging Face form.
+
+  Raises:
+    InputError: it has none.
+  """
+  student = setup.problem.student
+  hugging_face.check_exportable(getattr(student, "module", student))
+
+
+def told(setup: spaces.Setup, score: float) -> str:
+  """Returns how good a student is, in words."""
+  unit = setup.problem.task.unit
+  said = units.shown(score, unit)
+  return f"accuracy {said}" if unit == "accuracy" else said
 
 
 def fitting_set(

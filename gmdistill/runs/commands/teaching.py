@@ -22,7 +22,6 @@ from gmdistill.runs.config import (
 )
 from gmdistill.selection import coresets
 from gmdistill.sets import cards, set_files, spaces, synthetic, text_sets
-from gmdistill.students import hugging_face
 from gmdistill.system import console, folders, paths, units
 from gmdistill.teachers import relabelling, trained
 
@@ -38,20 +37,21 @@ def teach(flags: Any, rest: list[str], command: str) -> None:
   config = settings.recipe(flags.config)
   folder = shared.student_folder(flags.workdir, "teacher")
   setup = assembly.setup(config)
-  hugging_face.check_exportable(setup.problem.student)
+  shared.check_exportable(setup)
   train = teacher_fields.with_teachers(setup, config).rows
-  whole = batches.as_batch(train, len(setup.corpus.label_names))
+  whole = batches.as_batch(train, setup.corpus.num_classes)
   row_fields.say_remarks(setup.corpus, config)
   protocol = assembly.protocol(config, "full")
   baselines.say_what_it_trains(protocol, len(train.labels), "teacher")
   params, seconds, accuracy = outputs.table(setup, config).student(
     protocol, measuring.stacked(synthetic.SyntheticSet(whole))
   )
-  shared.save_student(folder, setup, params)
+  shared.save_of_run(folder, setup, params, config)
+  field = "teachers.dirs" if config.has_classes else "student.pretrained"
   console.show(
-    f"teacher: accuracy {100 * accuracy:.1f} % on the reported split; trained "
+    f"teacher: {shared.told(setup, accuracy)} on the reported split; trained "
     f"in {units.seconds(seconds)}; next: gmdistill distill ... "
-    f"--config.teachers.dirs={shlex.quote(str(folder))}"
+    f"--config.{field}={shlex.quote(str(folder))}"
   )
 
 

@@ -10,7 +10,6 @@ from gmdistill.runs.commands import shared
 from gmdistill.runs.config import assembly, outputs
 from gmdistill.selection import coresets
 from gmdistill.sets import cards
-from gmdistill.students import hugging_face
 from gmdistill.system import console, folders, logs, units
 
 FORMATS = ("html", "markdown")
@@ -33,16 +32,16 @@ def train(flags: Any, rest: list[str], command: str) -> None:
   student = shared.student_folder(flags.workdir, "student")
   setup = assembly.setup(config)
   syn, _ = shared.fitting_set(setup, folder, config)
-  hugging_face.check_exportable(setup.problem.student)
+  shared.check_exportable(setup)
   protocol = assembly.protocol(config, name)
   shared.say_other_steps(syn, protocol, name)
   logs.say(f"{name}: training one student on {len(syn.batch)} examples")
   params, seconds, accuracy = outputs.table(setup, config).student(
     protocol, measuring.stacked(syn)
   )
-  path = shared.save_student(student, setup, params)
+  path = shared.save_of_run(student, setup, params, config)
   console.show(
-    f"{name}: accuracy {100 * accuracy:.1f} % on the reported split; trained "
+    f"{name}: {shared.told(setup, accuracy)} on the reported split; trained "
     f"in {units.seconds(seconds)}; saved in {path}"
   )
   if getattr(setup.problem.student, "pooling", "first") != "first":
@@ -78,12 +77,12 @@ def evaluate(flags: Any, rest: list[str], command: str) -> None:
       found[name] = table.measure(protocol, sets, f"{name}: {row}").row()
     elif flags.row == "full":
       found[name] = table.full(assembly.protocol(config, "full"))
-    elif flags.row in coresets.ALL:
-      found[name] = table.coreset(name, protocol, flags.row)
+    elif flags.row in (*table.methods, *coresets.ALL):
+      found[name] = table.baseline(name, protocol, flags.row)
     else:
-      known = (cards.DISTILLED, "full", *coresets.ALL)
+      known = (cards.DISTILLED, "full", *table.methods)
       errors.not_one_of(f"--row={flags.row}", flags.row, known)
-    found[name]["row"] = row
+    found[name] |= {"row": row, "unit": setup.problem.task.unit}
   console.show(json.dumps(found, indent=2))
   if target is not None:
     target.mkdir(parents=True, exist_ok=True)

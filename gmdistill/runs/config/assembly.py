@@ -20,53 +20,43 @@ from gmdistill.runs.config import (
   recipe as recipes,
 )
 from gmdistill.selection import coresets
-from gmdistill.sets import set_files, spaces, synthetic, wrappers
+from gmdistill.sets import (
+  following_tokens,
+  language_spaces,
+  set_files,
+  spaces,
+  synthetic,
+  wrappers,
+)
 from gmdistill.students import problems
-from gmdistill.teachers import criteria, divergences
+from gmdistill.teachers import criteria
 
 
 def setup(config: recipes.Recipe) -> spaces.Setup:
   """Loads the data and the student that a config names."""
   errors.choice("stored_as", config.stored_as, set_files.PRECISIONS)
-  built = spaces.build(
-    dataclasses.asdict(config.student),
-    dataclasses.asdict(config.table),
-    config.data,
-  )
+  student = dataclasses.asdict(config.student)
+  table = dataclasses.asdict(config.table)
+  if config.task.kind == "classes":
+    built = spaces.build(student, table, config.data)
+    problem, how = language_spaces.adapted(built.problem, student)
+    built = built._replace(
+      problem=problem, student_name=built.student_name + how
+    )
+  else:
+    asked = dataclasses.asdict(config.task)
+    built = language_spaces.build(student, table, config.data, asked)
   own = dataclasses.replace(
     built.problem, criterion=teacher_fields.criterion(config)
   )
   built = teacher_fields.with_rationales(built._replace(problem=own), config)
   batches.require_rows(
-    built.corpus.train, config.data_per_class, built.corpus.label_names
+    built.corpus.train,
+    config.per_group,
+    built.corpus.strata,
+    config.size_field,
   )
-  positions = built.problem.student.max_positions
-  if config.sequence_length > positions:
-    raise errors.InputError(
-      f"sequence_length={config.sequence_length}, but the student has "
-      f"{positions} positions; use 1 to {positions}."
-    )
-  width = built.problem.embeddings.shape[1]
-  rows = len(built.corpus.label_names) * config.data_per_class
-  most = min(rows * config.sequence_length, width)
-  if config.rank > most:
-    raise errors.InputError(
-      f"rank={config.rank} of the embeddings must be 1 to {most} (positions "
-      "and width of the set), or 0 for full."
-    )
-  for field in ("shallow_weight", "features"):
-    value = getattr(config.kd, field)
-    if value and not hasattr(built.problem.student, "num_layers"):
-      raise errors.InputError(
-        f"kd.{field}={value} is about layers, which a student of "
-        f"kind={config.student.kind} has not; use student.kind=transformer."
-      )
-  classes = len(built.corpus.label_names)
-  if config.kd.loss == "bild" and classes < divergences.LEAST_BILD:
-    raise errors.InputError(
-      f"kd.loss=bild compares differences of logits, and {classes} classes "
-      "have one alone; use another kd.loss."
-    )
+  checks.require_fitting(built, config)
   for name in schedule.names(config.objective):
     options = schedule.options(config, name)
     if hasattr(options, "matched"):
@@ -138,7 +128,7 @@ def sampler(
   Raises:
     InputError: an unknown way to choose them, or too few rows.
   """
-  names = setup.corpus.label_names
+  names = setup.corpus.strata
   rows = row_fields.training_rows(setup, config)
   examples = splits.long_rows(rows, config.min_tokens, "min_tokens", names)
   num_classes = len(names)
@@ -181,10 +171,14 @@ def parameterization(
   base = (
     synthetic.factorized(config.rank) if config.rank else synthetic.direct()
   )
-  stored = errors.named(
-    "labels",
-    lambda: wrappers.with_soft_labels(base, config.labels),
-  )
+  if config.has_classes:
+    stored = errors.named(
+      "labels",
+      lambda: wrappers.with_soft_labels(base, config.labels),
+    )
+  else:
+    soft = config.task.targets == "soft"
+    stored = following_tokens.with_following_tokens(base, soft=soft)
   if config.attention_labels:
     stored = wrappers.with_attention_labels(
       stored, functools.partial(_attention, problem)
@@ -223,13 +217,13 @@ def parameterization(
 
 def _order(config, groups, num_steps):
   """Returns the rows of each step, as the config asks; None: all of them."""
-  per_class, per_step = config.data_per_class, config.examples_per_step
+  per_class, per_step = config.per_group, config.examples_per_step
   if not (num_steps and per_step):
     return None
   if per_step * num_steps < per_class:
     raise errors.InputError(
       f"examples_per_step={per_step} in replay_steps={num_steps} steps leaves "
-      f"out some of data_per_class={per_class}; take at least "
+      f"out some of {config.size_field}={per_class}; take at least "
       f"{-(-per_class // num_steps)} a step, or more steps."
     )
   return wrappers.cyclic_order(groups, per_class, per_step, num_steps)

@@ -4,6 +4,8 @@ from typing import Any
 
 from gmdistill import errors
 from gmdistill.evaluation import metrics
+from gmdistill.sets import spaces
+from gmdistill.teachers import divergences
 
 
 def require_not_apart(config: Any) -> None:
@@ -68,9 +70,76 @@ def _require_steps(config):
       f"look_ahead.last_steps={last} must be from 1 to replay_steps={steps}, "
       "or 0 for all."
     )
-  per_step, per_class = config.examples_per_step, config.data_per_class
+  per_step, per_class = config.examples_per_step, config.per_group
   if per_step > per_class:
     raise errors.InputError(
-      f"examples_per_step={per_step} must be 1 to data_per_class={per_class}, "
-      "or 0 for all."
+      f"examples_per_step={per_step} must be 1 to "
+      f"{config.size_field}={per_class}, or 0 for all."
+    )
+
+
+def require_fitting(built: spaces.Setup, config: Any) -> None:
+  """Checks the fields of a recipe that depend on its rows and its student.
+
+  Raises:
+    InputError: names the field and what would be right.
+  """
+  student = built.problem.student
+  positions = student.max_positions
+  if config.sequence_length > positions:
+    raise errors.InputError(
+      f"sequence_length={config.sequence_length}, but the student has "
+      f"{positions} positions; use 1 to {positions}."
+    )
+  width = built.problem.embeddings.shape[1]
+  rows = len(built.corpus.strata) * config.per_group
+  most = min(rows * config.sequence_length, width)
+  if config.rank > most:
+    raise errors.InputError(
+      f"rank={config.rank} of the embeddings must be 1 to {most} (positions "
+      "and width of the set), or 0 for full."
+    )
+  for field in ("shallow_weight", "features"):
+    value = getattr(config.kd, field)
+    if value and not hasattr(student, "num_layers"):
+      raise errors.InputError(
+        f"kd.{field}={value} is about layers, which a student of "
+        f"kind={config.student.kind} has not; use student.kind=transformer."
+      )
+  classes = built.corpus.num_classes
+  if config.kd.loss == "bild" and classes < divergences.LEAST_BILD:
+    raise errors.InputError(
+      f"kd.loss=bild compares differences of logits, and {classes} classes "
+      "have one alone; use another kd.loss."
+    )
+  if not config.has_classes:
+    _require_language(config)
+
+
+def _require_language(config):
+  """Refuses what rows without classes have no place for."""
+  if config.sequence_length > config.data.max_length:
+    raise errors.InputError(
+      f"sequence_length={config.sequence_length} is more than the "
+      f"data.max_length={config.data.max_length} of the rows that a set starts "
+      "from; use at most that."
+    )
+  unused = {
+    "label_smoothing": (config.label_smoothing, 0.0),
+    "attention_labels": (config.attention_labels, False),
+    "joined_rows": (config.joined_rows, 0.0),
+    "kd.loss": (config.kd.loss, ""),
+    "teachers.dirs": (config.teachers.dirs, ()),
+    "metrics": (config.metrics, ()),
+  }
+  for field, (value, right) in unused.items():
+    if value != right:
+      raise errors.InputError(
+        f"{field}={value} is of rows that have classes, and "
+        f"task.kind={config.task.kind} has none; use {right or repr(right)}."
+      )
+  if "bayes" in config.protocols:
+    raise errors.InputError(
+      "protocols: bayes samples students of classes; use replay, finetune or "
+      f"scratch with task.kind={config.task.kind}."
     )

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from gmdistill import fields
+from gmdistill import errors, fields
 from gmdistill.evaluation import posterior, protocols
 from gmdistill.objectives import (
   bank,
@@ -14,7 +14,7 @@ from gmdistill.objectives import (
   trajectories,
 )
 from gmdistill.sets import spaces
-from gmdistill.students import encoders
+from gmdistill.students import encoders, tasks
 from gmdistill.system import devices
 from gmdistill.teachers import ensembles
 
@@ -27,14 +27,58 @@ class _Source:
     pretrained: A Hugging Face directory or hub id; empty: random weights.
     space: The `space/` folder of a finished run, to share its table.
     kind: `transformer`, `bilstm` or `textcnn`; the last two with `pretrained`:
-      over its table, for sets that live there.
+      over its table, for sets that live there. Of a language model from random
+      weights, `gpt2`, `llama`, `qwen2` or `qwen3`.
+    adapter: What is trained of a pretrained decoder: `none`, all but its table;
+      `lora`, low-rank changes of its matrices; `last_layers`; `head`.
+    rank: Of the changes of `lora`.
+    alpha: Their scale is alpha / rank; 0: 2.
+    trained_layers: So many of `last_layers`.
     num_layers: With `pretrained` its first layers, 0 for all.
   """
 
   pretrained: str = ""
   space: str = ""
   kind: str = "transformer"
+  adapter: str = "none"
+  rank: fields.Count = 8
+  alpha: fields.Size = 0.0
+  trained_layers: fields.Count = 4
   num_layers: fields.LayersOrAll = encoders.Transformer.num_layers
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """What is asked of a student.
+
+  Attributes:
+    kind: `classes`, a head's word for a row's class; `label_words`, a language
+      model's word for it; `next_token`, every next token of a text or answer.
+    template: Of `label_words`: what stands around the texts, with {NAME} for
+      each text that is read, and the place of the word at its end; empty: a
+      line each, then "Label:".
+    words: Of `label_words`: a word of one token for each class, in their
+      order; empty: their names.
+    chat: Of `next_token` and rows of prompt and completion: whether they are
+      turns of a conversation, by the model's chat template.
+    targets: Of `next_token`: what the set's places say, `hard`, the tokens
+      that followed in the rows it started from, or `soft`, learned.
+  """
+
+  kind: str = "classes"
+  template: str = ""
+  words: tuple[str, ...] = ()
+  chat: bool = False
+  targets: str = "hard"
+
+  def __post_init__(self) -> None:
+    """Checks the names.
+
+    Raises:
+      InputError: one is unknown.
+    """
+    errors.choice("task.kind", self.kind, tasks.TASKS)
+    errors.choice("task.targets", self.targets, ("hard", "soft"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,8 +262,8 @@ Student = fields.options(
   "Student",
   _Source,
   encoders.Transformer,
-  only="pretrained space kind num_layers pooling width num_heads hidden "
-  "max_positions remat unroll compute",
+  only="pretrained space kind adapter rank alpha trained_layers num_layers "
+  "pooling width num_heads hidden max_positions remat unroll compute",
 )
 Table = fields.options("Table", spaces.learn_table)
 Mesh = fields.options("Mesh", devices.build, only="students data")

@@ -25,19 +25,22 @@ def table(
     teacher_fields.rationale_facts(config),
     [chosen.rows, chosen.min_tokens],
   ]
+  if config.task.kind != "classes":
+    identity.append(dataclasses.asdict(config.task))
   if setup.problem.criterion is not None:
     identity.append(dataclasses.asdict(config.kd))
   if config.metrics:
     identity.append(list(config.metrics))
   options = baselines.Options(
-    data_per_class=config.data_per_class,
+    data_per_class=config.per_group,
     coreset_pool=config.coreset_pool,
     seed=config.seed,
     students_at_once=config.students_at_once,
     group_key=config.data.group_key,
     loss=config.kd.loss,
-    calibrated=calibrated,
+    calibrated=calibrated and config.has_classes,
     metrics=config.metrics,
+    length=0 if config.has_classes else config.sequence_length,
   )
   rows = row_fields.selection_rows(setup.corpus, config)
   return baselines.Table(setup, rows, options, identity)
@@ -53,7 +56,7 @@ def first_card(
   return cards.first_card(
     setup,
     task=config.data.name,
-    data_per_class=config.data_per_class,
+    size={config.size_field: config.per_group},
     sequence_length=config.sequence_length,
     command=command,
     rows=rows,

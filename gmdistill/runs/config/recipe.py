@@ -21,7 +21,10 @@ class Recipe:
     rationales: Of rationales, where `data.rationale_key` names some.
     student: Which student.
     table: How an embedding table is learned where none is given.
+    task: What is asked of a student.
     data_per_class: Examples a class.
+    num_sequences: Examples of a set without classes (`task.kind=next_token`),
+      where `data_per_class` counts nothing.
     sequence_length: Positions of an example.
     labels: `hard`, `softmax` or `unrestricted`.
     label_smoothing: Of the finished set's labels: what students train on. The
@@ -73,7 +76,7 @@ class Recipe:
     selection: How the step that is kept is chosen.
     protocols: Which are reported: of `replay`, `finetune`, `scratch`, `bayes`.
     metrics: What is told of every row beside its accuracy: `macro_f1`,
-      `quadratic_kappa`, or both.
+      `quadratic_kappa`, `nats`.
     students_at_once: Students that are evaluated in one chunk.
     replay: The protocol of the set's own steps.
     finetune: AdamW from the student's weights.
@@ -90,8 +93,10 @@ class Recipe:
   rationales: groups.Rationales = groups.Rationales()
   student: Any = groups.Student()
   table: Any = groups.Table()
+  task: groups.Task = groups.Task()
   # The set.
   data_per_class: fields.Count = 1
+  num_sequences: fields.Count = 4
   sequence_length: fields.Count = 32
   labels: str = "unrestricted"
   label_smoothing: fields.Fraction = 0.0
@@ -155,6 +160,21 @@ class Recipe:
       InputError: names the field and what would be right.
     """
     checks.require_sense(self)
+
+  @property
+  def has_classes(self) -> bool:
+    """Whether rows have classes; else every place says a token."""
+    return self.task.kind != "next_token"
+
+  @property
+  def per_group(self) -> int:
+    """Examples of a set in each of its groups: a class, or all rows."""
+    return self.data_per_class if self.has_classes else self.num_sequences
+
+  @property
+  def size_field(self) -> str:
+    """The field that `per_group` is."""
+    return "data_per_class" if self.has_classes else "num_sequences"
 
   def to_dict(self) -> dict[str, Any]:
     """Returns the fields as a config and a `config.json` have them, nested."""

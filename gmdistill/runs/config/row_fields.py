@@ -51,7 +51,7 @@ def selection_rows(
     corpus.selection,
     options.min_tokens,
     "selection.min_tokens",
-    corpus.label_names,
+    corpus.strata,
   )
   order = np.random.default_rng(0).permutation(len(found.labels))
   return batches.take(found, order[: options.rows])

@@ -6,6 +6,8 @@ import ml_collections
 
 from gmdistill import errors, fields
 from gmdistill.runs.config import recipe as recipes
+from gmdistill.students import made_up
+from gmdistill.system import paths
 
 
 def defaults() -> ml_collections.ConfigDict:
@@ -121,6 +123,27 @@ def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config.bayes.update(samples=2, burn_in=2, thin=2, num_students=2)
   for protocol in (config.finetune, config.scratch, config.full):
     protocol.update(num_steps=4, num_students=2)
+  return config
+
+
+def tiny_language(
+  config: ml_collections.ConfigDict, name: str = "docstrings"
+) -> ml_collections.ConfigDict:
+  """Returns `tiny` of a language model's recipe, over a made-up decoder.
+
+  One from random weights stays so. `name`: of the embedded set it runs on.
+  """
+  pretrained, kind = config.student.pretrained, config.student.kind
+  config = tiny(config)
+  config.data.name = name
+  config.data.max_length = 64 if config.task.kind == "label_words" else 24
+  config.num_sequences = min(config.num_sequences, 2)
+  config.selection.num_students = 1
+  config.student.kind = kind
+  if pretrained:
+    folder = made_up.write(paths.cache_folder() / "made_up" / "llama-1")
+    config.student.pretrained = str(folder)
+    config.student.update(num_layers=0, rank=2, compute="float32")
   return config
 
 

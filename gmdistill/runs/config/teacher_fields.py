@@ -128,6 +128,8 @@ def labels_id(
     told.append(dataclasses.asdict(config.kd))
   if config.data.rationale_key:
     told += rationale_facts(config)
+  if config.task.kind != "classes":
+    told.append(dataclasses.asdict(config.task))
   if not told:
     return "true"
   text = json.dumps(told, sort_keys=True)

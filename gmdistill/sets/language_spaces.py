@@ -1,0 +1,166 @@
+"""Spaces of language models: their tokens, the rows, and what is asked."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from gmdistill import errors
+from gmdistill.data import batches, language, loading, plain_tokens, templates
+from gmdistill.sets import spaces
+from gmdistill.students import (
+  adapters,
+  decoders,
+  families,
+  hugging_face,
+  problems,
+  tasks,
+)
+from gmdistill.system import paths
+
+ADAPTERS = ("none", "lora", "last_layers", "head")
+
+
+def build(
+  student: Mapping[str, Any],
+  table: Mapping[str, Any],
+  options: loading.Options,
+  asked: Mapping[str, Any],
+) -> spaces.Setup:
+  """Loads the corpus and builds the problem of a language model.
+
+  Args:
+    student: As `spaces.build` has it, of a decoder.
+    table: Arguments of `spaces.learn_table`, where a table is learned.
+    options: Which data.
+    asked: `kind`, `label_words` or `next_token`, and the task's other fields.
+
+  Raises:
+    InputError: anything that does not fit together, named.
+  """
+  source = student.get("pretrained", "")
+  kind = asked["kind"]
+  if source:
+    read = hugging_face.load(source, student.get("num_layers", 0))
+    family, folder = read.family, hugging_face.find(source)
+    _require_decoder(family, f"student.pretrained={source}", kind)
+    family.check_options(student)
+    tokenizer = plain_tokens.PlainTokenizer.of_folder(folder)
+    tokenizer.require_rows(len(read.embeddings), folder)
+    corpus, task = _rows(options, asked, tokenizer, folder)
+    given = {name: student[name] for name in family.options if name in student}
+    module = family.build(0, 0, {**read.student, **given})
+    problem = problems.Problem(read.embeddings, read.params, module, asks=task)
+    name = paths.absolute(source).name
+  else:
+    problem, corpus = _from_scratch(student, table, options, asked)
+    module = problem.student
+    name = f"{student.get('kind')} of width {module.width}"
+  spaces.check_length(options, module.max_positions)
+  problem, how = adapted(problem, student)
+  fingerprint = corpus.tokenizer.fingerprint
+  return spaces.Setup(
+    problem,
+    corpus,
+    spaces.id_of(problem.embeddings, fingerprint),
+    f"{name}, {module.num_layers} layers{how}",
+  )
+
+
+def _require_decoder(family, said, kind):
+  if not issubclass(_class_of(family), decoders.Decoder):
+    known = [
+      name
+      for name, x in families.FAMILIES.items()
+      if issubclass(_class_of(x), decoders.Decoder)
+    ]
+    raise errors.InputError(
+      f"task.kind={kind} asks a decoder, and {said} is none; use one of "
+      f"{', '.join(known)}."
+    )
+
+
+def _class_of(family):
+  return family.module if isinstance(family.module, type) else object
+
+
+def _rows(
+  options: loading.Options,
+  asked: Mapping[str, Any],
+  tokenizer: plain_tokens.PlainTokenizer | None,
+  folder: epath.Path | None,
+) -> tuple[batches.Corpus, tasks.Task]:
+  if asked["kind"] == "next_token":
+    corpus = language.load(options, tokenizer, folder, as_chat=asked["chat"])
+    return corpus, tasks.next_tokens()
+  assert tokenizer is not None
+  template = templates.Template(tokenizer, asked["template"])
+  corpus = loading.load(options, template=template)
+  words = template.words(asked["words"], corpus.label_names)
+  return corpus, tasks.label_words(words)
+
+
+def _from_scratch(student, table, options, asked):
+  """Returns the problem of random weights over a learned table, and rows."""
+  kind, space = student.get("kind", ""), student.get("space", "")
+  family = families.named(kind)
+  _require_decoder(family, f"student.kind={kind}", asked["kind"])
+  if asked["kind"] != "next_token":
+    raise errors.InputError(
+      f"task.kind={asked['kind']} asks a model that knows words; give "
+      "student.pretrained."
+    )
+  fields = family.takes(student)
+  family.check(fields)
+  tokenizer = None
+  if space:
+    tokenizer = plain_tokens.PlainTokenizer.of_folder(paths.path(space))
+  corpus, task = _rows(options, asked, tokenizer, None)
+  # What it says is learned, though the table that it reads is not.
+  vocabulary = corpus.tokenizer.vocab_size
+  module = family.module(
+    0, **{**fields, "vocabulary": vocabulary, "tied": False}
+  )
+  if space:
+    embeddings = spaces.read_table(paths.path(space))
+  else:
+    embeddings = spaces.cached_table(module, corpus, dict(table))
+  return problems.Problem(embeddings, None, module, asks=task), corpus
+
+
+def adapted(
+  problem: problems.Problem, student: Mapping[str, Any]
+) -> tuple[problems.Problem, str]:
+  """Returns the problem whose students are what a config trains of a decoder,
+  and words for it.
+
+  Raises:
+    InputError: there is no pretrained decoder to adapt, or not that much of it.
+  """
+  kind = errors.choice(
+    "student.adapter", student.get("adapter", "none"), ADAPTERS
+  )
+  if kind == "none":
+    return problem, ""
+  module, base = problem.student, problem.initial
+  if base is None or not isinstance(module, decoders.Decoder):
+    raise errors.InputError(
+      f"student.adapter={kind} changes a pretrained decoder, and this student "
+      "is none; give one in student.pretrained, or use student.adapter=none."
+    )
+  if kind == "lora":
+    rank, alpha = student["rank"], student["alpha"]
+    make = functools.partial(
+      adapters.lora, module, base, rank=rank, alpha=alpha or None
+    )
+    how = f", LoRA of rank {rank}"
+  elif kind == "last_layers":
+    count = student["trained_layers"]
+    make = functools.partial(adapters.last_layers, module, base, count)
+    how = f", the last {count} trained"
+  else:
+    make = functools.partial(adapters.head, module, base, problem.embeddings)
+    how = ", its head trained"
+  changed = errors.named("student", make)
+  return adapters.over(problem, changed), how

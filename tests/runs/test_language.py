@@ -1,0 +1,188 @@
+"""A language model is distilled from config to report, as any student is."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import tiny_language
+
+from gmdistill import errors
+from gmdistill.reports import finished, markdown, page, tables
+from gmdistill.runs import distill, jobs
+from gmdistill.runs.config import assembly, settings
+from gmdistill.sets import set_files
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("language")
+  config = tiny_language.get_config(folder)
+  distill.run(config, str(folder / "run"), "the command")
+  return folder / "run", config
+
+
+def test_a_run_ends_with_nats_that_fall_and_rows_of_equal_size(run):
+  summary = json.loads((run[0] / "summary.json").read_text())
+  rows = summary["protocols"]["replay"]
+  assert rows["unit"] == "nats"
+  assert [x for x in rows if x != "length_matched"] == [
+    *("unit", "zero_shot", "random", "k_centers", "distilled", "full")
+  ]
+  assert rows["zero_shot"]["n"] == 1 and rows["distilled"]["n"] == 2
+  assert rows["full"]["mean"] < rows["zero_shot"]["mean"]
+  assert rows["distilled"]["mean"] < rows["zero_shot"]["mean"]
+  assert summary["num_sequences"] == 2
+  assert 0 < summary["selection"]["nats"] < rows["zero_shot"]["mean"] + 1
+
+
+def test_the_best_step_is_the_one_of_fewest_nats(run):
+  read = finished.load_run(run[0])
+  steps, values = finished.series(read, "selection/nats")
+  chosen = read.summary["selection"]
+  assert chosen["nats"] == pytest.approx(values.min(), abs=1e-6)
+  assert chosen["step"] in steps[values == values.min()]
+
+
+def test_tokens_travel_with_the_set_bit_for_bit(run):
+  syn, card = set_files.load(run[0] / "set")
+  job = jobs.prepare(settings.recipe(run[1]))
+  first = job.finished.decode(job.params).batch
+  tokens = syn.batch.tokens
+  for name in ("targets", "weights"):
+    np.testing.assert_array_equal(
+      getattr(tokens, name), getattr(first.tokens, name)
+    )
+  np.testing.assert_array_equal(syn.batch.mask, first.mask)
+  assert tokens.targets.dtype == np.int32 and tokens.targets.shape == (2, 16)
+  assert np.abs(np.asarray(syn.batch.inputs - first.inputs)).max() > 1e-3
+  assert card["num_sequences"] == 2 and "data_per_class" not in card
+  moved = card["reader"]["steps"]["moved"]
+  assert len(moved) == syn.tensor_shares.shape[1]
+  assert moved[0] == (
+    "base_model.model.model.layers.0.self_attn.k_proj.lora_A.weight"
+  )
+  set_files.save(run[0] / "again", syn, card)
+  again = (run[0] / "again" / "set.safetensors").read_bytes()
+  assert again == (run[0] / "set" / "set.safetensors").read_bytes()
+
+
+def test_reports_say_nats_and_read_recovery_from_zero_shot(run):
+  rows = {
+    row["row"]: row for row in tables.results_table(finished.load_run(run[0]))
+  }
+  zero, full = rows["zero-shot"]["mean"], rows["full"]["mean"]
+  own = rows["distilled"]
+  assert rows["zero-shot"]["recovery"] == 0 and rows["full"]["recovery"] == 1
+  assert own["recovery"] == pytest.approx((zero - own["mean"]) / (zero - full))
+  text = markdown.table("results", [run[0]])
+  assert "nats" in text and "accuracy" not in text
+  assert f"{own['mean']:.3f}" in text
+  shown = page.write([run[0]], run[0] / "page.html").read_text()
+  assert "the less the better" in shown and "says" in shown
+  assert "Nats by step" in shown and "accuracy, %" not in shown
+  assert "bring a student to" in shown
+
+
+def test_going_on_from_a_set_starts_at_what_it_says(run):
+  config = run[1].copy_and_resolve_references()
+  config.start = str(run[0] / "set")
+  job = jobs.prepare(settings.recipe(config))
+  syn, _ = set_files.load(run[0] / "set")
+  again = job.finished.decode(job.params).batch
+  np.testing.assert_allclose(again.inputs, syn.batch.inputs, rtol=1e-6)
+  np.testing.assert_array_equal(again.tokens.targets, syn.batch.tokens.targets)
+
+
+def test_soft_targets_start_sure_of_the_tokens_and_are_learned(tmp_path):
+  config = tiny_language.get_config(tmp_path)
+  hard = jobs.prepare(settings.recipe(config))
+  config.task.targets = "soft"
+  soft = jobs.prepare(settings.recipe(config))
+  queries = soft.finished.decode(soft.params).batch.tokens.targets
+  problem = soft.setup.problem
+  table = problem.frozen.get("unembedding", problem.embeddings)
+  said = np.asarray(jax.nn.softmax(queries @ table.T)).argmax(-1)
+  tokens = hard.finished.decode(hard.params).batch.tokens.targets
+  assert queries.shape == (2, 16, 16)
+  # Some rows of a random table say others' tokens louder than their own.
+  assert (said == np.asarray(tokens)).mean() > 0.7
+
+
+@pytest.mark.parametrize("kind", ["answers", "messages"])
+def test_prompts_count_nothing_and_answers_do(tmp_path, kind):
+  config = tiny_language.get_config(tmp_path, kind)
+  config.data.max_length = 60
+  setup = assembly.setup(settings.recipe(config))
+  corpus = setup.corpus
+  tokens, mask = corpus.train.tokens, corpus.train.mask
+  weights = np.asarray(tokens.weights)
+  assert set(np.unique(weights)) == {0.0, 1.0}
+  first = int(weights[0].argmax())
+  said = corpus.tokenizer.decode(np.asarray(tokens.targets)[0][weights[0] > 0])
+  assert said.strip().startswith("no ") and first > 5
+  read = corpus.tokenizer.decode(corpus.train.token_ids[0][mask[0]])
+  assert tiny_language.text(5000, 12) in read
+
+
+def test_label_words_tell_classes_by_the_word_that_follows(tmp_path):
+  config = tiny_language.get_config(tmp_path, "classes")
+  config.num_steps = 4
+  distill.run(config, str(tmp_path / "run"), "the command")
+  rows = json.loads((tmp_path / "run" / "summary.json").read_text())
+  found = rows["protocols"]["replay"]
+  assert found["unit"] == "accuracy" and 0 <= found["zero_shot"]["mean"] <= 1
+  syn, card = set_files.load(tmp_path / "run" / "set")
+  assert syn.batch.labels.shape == (4, 2)
+  assert len(card["reader"]["head"]["words"]) == 2
+
+
+REFUSED = {
+  "a prompt fills": (
+    {"prompt": "world " * 60, "completion": "yes"},
+    "line 1: the prompt has .* tokens, which fill config.data.max_length=24",
+  ),
+  "nothing is said": (
+    {"prompt": "world", "completion": " "},
+    "line 1: the completion is empty",
+  ),
+  "no column": ({"question": "a", "reply": "b"}, "'question', 'reply': a lang"),
+}
+
+
+@pytest.mark.parametrize("row, said", REFUSED.values(), ids=REFUSED)
+def test_a_row_that_cannot_be_learned_is_one_line(tmp_path, row, said):
+  config = tiny_language.get_config(tmp_path)
+  (tmp_path / "one.jsonl").write_text(json.dumps(row) + "\n")
+  config.data.name = str(tmp_path / "one.jsonl")
+  with pytest.raises(errors.InputError, match=said) as refused:
+    assembly.setup(settings.recipe(config))
+  assert "\n" not in str(refused.value)
+
+
+FIELDS = {
+  "a rank above the width": (dict(student=dict(rank=99)), "rank=99, but the"),
+  "an encoder": (
+    dict(student=dict(pretrained="", kind="transformer", adapter="none")),
+    "asks a decoder, and student.kind=transformer is none; use one of gpt2",
+  ),
+  "nothing to adapt": (
+    dict(student=dict(pretrained="", kind="llama", num_layers=1)),
+    "student.adapter=lora changes a pretrained decoder",
+  ),
+  "longer than rows": (dict(sequence_length=30), "than the data.max_length=24"),
+  "more than rows": (dict(num_sequences=9999), "num_sequences=9999 is more th"),
+  "a label": (dict(label_smoothing=0.1), "label_smoothing=0.1 is of rows that"),
+  "no adapter of ours": (
+    dict(student=dict(adapter="lore")),
+    "did you mean lora",
+  ),
+}
+
+
+@pytest.mark.parametrize("fields, said", FIELDS.values(), ids=FIELDS)
+def test_a_field_that_does_not_fit_is_one_line(tmp_path, fields, said):
+  config = tiny_language.get_config(tmp_path)
+  config.update(fields)
+  with pytest.raises(errors.InputError, match=said):
+    assembly.setup(settings.recipe(config))
