@@ -66,6 +66,7 @@ bench: $(STAMP)  ## measure beside PyTorch: tables, and runs/bench.json
 	$(BIN)/python tests/benchmarks/bench.py $(BENCH)
 	$(BIN)/python tests/benchmarks/to_accuracy.py
 	$(BIN)/python tests/benchmarks/compiled.py
+	$(BIN)/python tests/benchmarks/language_model.py
 
 clean:  ## remove what make and the tools built; runs stay
 	rm -rf $(VENV) build docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -18,7 +18,7 @@ from gmdistill.data import batches
 from gmdistill.evaluation import metrics as row_metrics
 from gmdistill.evaluation import protocols, readings
 from gmdistill.sets import synthetic
-from gmdistill.students import problems, tasks
+from gmdistill.students import bases, problems, tasks
 from gmdistill.system import devices, logs
 
 SyntheticSet = synthetic.SyntheticSet
@@ -96,13 +96,14 @@ class Trainer:
     self.at_once = at_once
     self._mesh = devices.whole()
     self.chunk = at_once * self._mesh.size
-    self.problem = devices.put(self._mesh, problem)
+    problem = bases.narrowed(problem)
+    self.problem = devices.put(self._mesh, problem, problem.layout)
     everywhere, by_student = devices.EVERYWHERE, devices.BY_STUDENT
     self._train = jax.jit(
-      devices.over_students(
+      problems.over_students(
         self._mesh,
         jax.vmap(protocol.train, in_axes=(None, 0, 0, None)),
-        (everywhere, by_student, by_student, everywhere),
+        (by_student, by_student, everywhere),
         by_student,
       )
     )

@@ -89,8 +89,8 @@ def _over_chunks(one):
     return jax.lax.map(lambda params: one(problem, params, chunks), params)
 
   everywhere, by_student = devices.EVERYWHERE, devices.BY_STUDENT
-  mapped = devices.over_students(
-    mesh, of_these, (everywhere, by_student, everywhere), by_student
+  mapped = problems.over_students(
+    mesh, of_these, (by_student, everywhere), by_student
   )
   jitted = jax.jit(mapped, out_shardings=devices.sharding(mesh, everywhere))
   return lambda problem, params, chunks: np.asarray(

@@ -21,7 +21,7 @@ from etils import epath
 
 from gmdistill import errors, fields
 from gmdistill.data import samplers
-from gmdistill.objectives import bank_options, contract
+from gmdistill.objectives import bank_options, bank_storage, contract
 from gmdistill.sets import spaces
 from gmdistill.students import roles
 from gmdistill.system import checkpoints, json_files, paths
@@ -52,28 +52,35 @@ def identity(setup: spaces.Setup, private: bool = False) -> dict[str, Any]:
 
 def _without_layout(student: str) -> str:
   """Returns a student's fields but those that change no number."""
-  return re.sub(r"\n *(remat|unroll) = .*", "", student)
+  return re.sub(r"\n *(remat|unroll|split) = .*", "", student)
+
+
+def float_shapes(setup: spaces.Setup, options: Options) -> contract.Expert:
+  """Returns shapes of one entry's floats; computes nothing."""
+  groups = setup.problem.groups
+
+  def shapes(problem, key):
+    params = problem.init(key)
+    return params, problem.roles.keep(params, options.matched)
+
+  def floats(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+  params, kept = jax.eval_shape(shapes, setup.problem, jax.random.key(0))
+  return contract.Expert(
+    params=jax.tree.map(lambda x: floats(*x.shape), params),
+    targets=jax.tree.map(lambda x: floats(groups, *x.shape), kept),
+    losses=None
+    if options.noise  # They have none, and would tell.
+    else floats(groups),
+  )
 
 
 def entry_shapes(setup: spaces.Setup, options: Options) -> contract.Expert:
-  """Returns shapes and stored types of one entry; computes nothing."""
-  dtype = jnp.dtype(options.precision)
-  groups = setup.problem.groups
-
-  def shapes(key):
-    params = setup.problem.init(key)
-    return params, setup.problem.roles.keep(params, options.matched)
-
-  def stored(shape):
-    return jax.ShapeDtypeStruct(shape, dtype)
-
-  params, kept = jax.eval_shape(shapes, jax.random.key(0))
-  return contract.Expert(
-    params=jax.tree.map(lambda x: stored(x.shape), params),
-    targets=jax.tree.map(lambda x: stored((groups, *x.shape)), kept),
-    losses=None
-    if options.noise  # They have none, and would tell.
-    else jax.ShapeDtypeStruct((groups,), jnp.float32),
+  """Returns shapes and types of one entry as it is stored."""
+  return jax.eval_shape(
+    lambda entry: bank_storage.stored(entry, options.precision),
+    float_shapes(setup, options),
   )
 
 
@@ -110,6 +117,7 @@ class Bank:
       )
     self.options = options_of(about, self.folder)
     self._entries = self.folder / "entries"
+    self._floats = float_shapes(setup, self.options)
     self._shapes = entry_shapes(setup, self.options)
     absent = [
       name
@@ -156,7 +164,7 @@ class Bank:
   def expert(
     self, trajectory: int, index: int, reads: tuple[str, ...], span: int = 1
   ) -> contract.Expert:
-    """Returns the state at `ages[index]` (host arrays, stored precision).
+    """Returns the state at `ages[index]` (host arrays of floats).
 
     Args:
       trajectory: Which student.
@@ -164,10 +172,10 @@ class Bank:
       reads: The fields wanted; the others are None.
       span: `later` is the state this many ages on.
     """
-    entry = self._load(trajectory, index)
+    entry = self._entry(trajectory, index)
     fields = {name: getattr(entry, name) for name in reads if name != "later"}
     if "later" in reads:
-      fields["later"] = self._load(trajectory, index + span).params
+      fields["later"] = self._entry(trajectory, index + span).params
     return contract.Expert(**fields)
 
   def sampler(
@@ -224,6 +232,10 @@ class Bank:
       return self.expert(int(trajectory), int(index), reads, span)
 
     return sample
+
+  def _entry(self, trajectory, index):
+    kept = self._load(trajectory, index)
+    return bank_storage.restored(kept, self.options.precision, self._floats)
 
   def _read(self, trajectory, index):
     path = entry_path(self._entries, trajectory, self.options.ages[index])

@@ -3,9 +3,8 @@
 import dataclasses
 
 from gmdistill import errors, fields
+from gmdistill.objectives import bank_storage
 from gmdistill.students import roles
-
-PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +20,8 @@ class Options:
     batch_rows_per_class: real rows of each class in a training batch.
     learning_rate: of the AdamW that trains the students.
     matched: the tensors whose gradients are kept; see `distances.select`.
-    precision: of what is stored: `float32` or `bfloat16`.
+    precision: of what is stored: `float32`, `bfloat16`, or `int8`: states in
+      eight bits a number, gradients in four.
     clip: the largest norm of one row's gradient, in training and in what is
       kept; 0: as it is.
     noise: the noise multiplier of private gradients, see `privacy`; 0: none.
@@ -61,7 +61,7 @@ class Options:
         f"bank.ages={self.ages} must be steps in rising order, such as "
         "(0, 8, 32)."
       )
-    errors.choice("bank.precision", self.precision, PRECISIONS)
+    errors.choice("bank.precision", self.precision, bank_storage.PRECISIONS)
     errors.choice("bank.rows", self.rows, ("random", "k_centers"))
     errors.named("bank", lambda: roles.check_matched(self.matched))
     if self.along:

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from gmdistill.data import batches, samplers
-from gmdistill.objectives import bank, contract, privacy
+from gmdistill.objectives import bank, bank_storage, contract, privacy
 from gmdistill.selection import coresets
 from gmdistill.sets import spaces
 from gmdistill.training import fitting, optimizers
@@ -125,14 +125,13 @@ class Walker:
     key = jax.random.fold_in(self._noise_key, 2 * index + 1)
     targets, losses = self._measure(self._setup.problem, params, rows, key)
 
-    def stored(x):
-      return np.asarray(x.astype(options.precision))
-
-    return contract.Expert(
-      params=jax.tree.map(stored, params),
-      targets=jax.tree.map(stored, targets),
-      losses=None if options.noise else np.asarray(losses),
+    expert = contract.Expert(
+      params=params,
+      targets=targets,
+      losses=None if options.noise else losses,
     )
+    kept = bank_storage.stored(expert, options.precision)
+    return jax.tree.map(np.asarray, kept)
 
   @functools.cached_property
   def _representatives(self):

@@ -25,7 +25,7 @@ from gmdistill.runs.config import (
   recipe as recipes,
 )
 from gmdistill.sets import spaces, synthetic, wrappers
-from gmdistill.students import problems
+from gmdistill.students import bases, problems
 from gmdistill.system import costs as program_costs
 from gmdistill.system import devices, paths
 
@@ -82,12 +82,13 @@ def prepare(config: Any, command: str = "") -> Job:
   finished = wrappers.with_smoothed_labels(
     parameterization, config.label_smoothing
   )
+  problem = bases.narrowed(setup.problem)
   return Job(
     config=config,
     command=command,
     setup=setup,
     mesh=mesh,
-    problem=devices.put(mesh, setup.problem),
+    problem=devices.put(mesh, problem, problem.layout),
     root_key=devices.put(mesh, jax.random.key(config.seed)),
     stages=tuple(stages),
     parameterization=parameterization,

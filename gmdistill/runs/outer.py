@@ -13,6 +13,7 @@ from gmdistill.runs import states
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.runs.config import schedule
 from gmdistill.sets import synthetic
+from gmdistill.students import problems
 from gmdistill.system import devices
 from gmdistill.training import fitting
 
@@ -32,10 +33,10 @@ def outer_steps(
   is donated; metrics come stacked [K].
   """
   everywhere, by_student = devices.EVERYWHERE, devices.BY_STUDENT
-  all_students = devices.over_students(
+  all_students = problems.over_students(
     mesh,
     _own_students(stage, parameterization, at_once),
-    (everywhere, everywhere, by_student, by_student, by_student),
+    (everywhere, by_student, by_student, by_student),
     (everywhere, by_student),
   )
 

@@ -93,9 +93,9 @@ def _begin(stage, num_students, mesh):
     init = functools.partial(stage.objective.init, problem)
     return jax.lax.map(lambda xs: init(*xs), (keys, phases))
 
-  everywhere, by_student = devices.EVERYWHERE, devices.BY_STUDENT
-  all_students = devices.over_students(
-    mesh, own, (everywhere, by_student, by_student), by_student
+  by_student = devices.BY_STUDENT
+  all_students = problems.over_students(
+    mesh, own, (by_student, by_student), by_student
   )
 
   def begin(problem, params, key):

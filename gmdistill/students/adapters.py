@@ -16,6 +16,7 @@ import numpy as np
 
 from gmdistill import errors, trees
 from gmdistill.students import decoder_weights, decoders, problems, roles
+from gmdistill.system import devices
 
 # The matrices of a layer, by the last part of their names.
 TARGETS = ("query", "key", "value", "output", "gate", "up", "down")
@@ -87,7 +88,7 @@ class LowRank(_OverDecoder):
     """Returns new variables; A is uniform within 1 / sqrt(in), as PEFT's."""
     fresh: trees.Params = {}
     if self.module.roles.fresh:
-      drawn: Any = self.module.init(key, *inputs)
+      drawn: Any = self.module.clone(split=()).init(key, *inputs)
       fresh = {name: drawn["params"][name] for name in self.roles.fresh}
     layers: trees.Params = {}
     shapes = kernels(decoder_weights.shapes(self.module)["layers"])
@@ -141,7 +142,7 @@ class Part(_OverDecoder):
 
   def init(self, key: jax.Array, *inputs: Any) -> trees.Params:
     """Returns a whole decoder's variables; but a head's, they stay as given."""
-    drawn: Any = self.module.init(key, *inputs)
+    drawn: Any = self.module.clone(split=()).init(key, *inputs)
     return drawn
 
   def variables(
@@ -250,7 +251,7 @@ def identity(params: trees.Params) -> str:
   """Returns a hash of a base's parameters; slow, keep it."""
   digest = hashlib.sha256()
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-    array = np.ascontiguousarray(leaf)
+    array = np.ascontiguousarray(devices.host(leaf))
     digest.update(f"{jax.tree_util.keystr(path)}{array.shape}".encode())
     digest.update(array.view(np.uint8).data)
   return digest.hexdigest()

@@ -35,7 +35,9 @@ def load(
 ) -> tuple[dict[str, Any], trees.Params, jax.Array]:
   """Returns a student's arguments, its parameters, and the table [V, D].
 
-  `choices`: `num_layers`, how many of the first layers to keep; 0: all.
+  `choices`: `num_layers`, how many of the first layers to keep, 0: all; and
+  `place`, how the parameters are laid out, as `decoder_weights.read_weights`
+  has it.
 
   Raises:
     InputError: it has fewer layers, or its tensors are damaged.
@@ -51,7 +53,11 @@ def load(
     )
   arguments["num_layers"] = count or total
   module = form.module(**arguments)
-  return arguments, *decoder_weights.read_weights(folder, family, module)
+  place = choices.get("place", decoder_weights.whole)
+  params, table = decoder_weights.read_weights(
+    folder, family, module, place=place
+  )
+  return arguments, params, table
 
 
 def write(

@@ -12,8 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from gmdistill import errors, trees
-from gmdistill.students import decoder_configs, decoders, shards
+from gmdistill import trees
+from gmdistill.students import (
+  decoder_configs,
+  decoder_reader,
+  decoders,
+  shards,
+)
 
 
 class Names(NamedTuple):
@@ -142,29 +147,53 @@ def load(folder: epath.Path, dtype: str = "float32", **options: Any) -> Decoder:
   return Decoder(family, module, *read_weights(folder, family, module, dtype))
 
 
+# (shape, read) -> array; `read(index)` returns a part of it from the files.
+Place = Callable[[Any, Callable[[tuple[slice, ...]], np.ndarray]], jax.Array]
+
+
+def whole(like: Any, read: Callable[..., np.ndarray]) -> jax.Array:
+  """Reads all of an array, for this process's device; see `Place`."""
+  return jnp.asarray(read((slice(None),) * len(like.shape)))
+
+
 def read_weights(
   folder: epath.Path,
   family: str,
   module: decoders.Decoder,
   dtype: str = "float32",
+  place: Place = whole,
 ) -> tuple[trees.Params, jax.Array]:
   """Returns the parameters that a module asks for, and the table [V, D].
+
+  Args:
+    folder: With the tensors.
+    family: Whose names they have.
+    module: Whose parameters are meant.
+    dtype: Of the parameters, whatever they are stored in.
+    place: Lays out a parameter, of which it reads what it needs; `whole`, or
+      `parts.spread` on a mesh.
 
   Raises:
     InputError: some are missing, or of other shapes.
   """
   names = FORMS[family].names
-  reader = _Reader(folder, shards.Tensors(folder), names, jnp.dtype(dtype))
-  params = jax.tree_util.tree_map_with_path(reader.leaf, shapes(module))
+  reader = decoder_reader.Reader(folder, jnp.dtype(dtype))
+
+  def leaf(path, like):
+    each, stacked, turned = _named(names, path, like)
+    read = reader.of(each, like.shape, stacked=stacked, turned=turned)
+    return place(like, read)
+
+  params = jax.tree_util.tree_map_with_path(leaf, shapes(module))
   like = jax.ShapeDtypeStruct((module.vocabulary, module.width), reader.dtype)
-  table = reader.filled([f"{names.table}.weight"], like)
-  return params, jnp.asarray(table)
+  read = reader.of([f"{names.table}.weight"], like.shape)
+  return params, whole(like, read)
 
 
 def shapes(module: decoders.Decoder) -> trees.Params:
   """Returns the shapes of a decoder's parameters, as a tree like them."""
   variables: Any = jax.eval_shape(
-    module.init,
+    module.clone(split=()).init,
     jax.random.key(0),
     jnp.zeros((1, 2, module.width)),
     jnp.ones((1, 2), bool),
@@ -172,58 +201,19 @@ def shapes(module: decoders.Decoder) -> trees.Params:
   return variables["params"]
 
 
-def _named(names, path, num_layers):
-  """Returns a parameter's name in every layer, or its one name, and whether it
-  is a kernel."""
+def _named(names, path, like):
+  """Returns a parameter's name in every layer, or its one name; whether it is
+  stacked so, and whether its tensors are transposed."""
   *parents, leaf = [part.key for part in path]
   ending = "bias" if leaf == "bias" else "weight"
-  if parents and parents[0] == "layers":
-    part, _, third = names.layer["/".join(parents[1:])].partition("#")
-    every = [f"{names.layers}.{i}.{part}.{ending}" for i in range(num_layers)]
-    return [name + (f"#{third}" if third else "") for name in every]
-  return [f"{names.top['/'.join(parents) or leaf]}.{ending}"]
-
-
-class _Reader:
-  """Fills parameters from tensors, one tensor in memory at a time."""
-
-  def __init__(self, folder, tensors, names, dtype):
-    self.folder, self.tensors, self.names = folder, tensors, names
-    self.dtype = dtype
-
-  def leaf(self, path, like):
-    stacked = path[0].key == "layers"
-    names = _named(self.names, path, like.shape[0] if stacked else 1)
-    turned = self.names.transposed and path[-1].key == "kernel"
-    return jnp.asarray(self.filled(names, like, turned, stacked))
-
-  def filled(self, names, like, turned=False, stacked=False):
-    whole = np.empty(like.shape, self.dtype)
-    for place, name in zip(whole if stacked else [whole], names, strict=True):
-      tensor = self.tensor(name)
-      tensor = tensor.T if turned else tensor
-      if tensor.shape != place.shape:
-        raise errors.InputError(
-          f"{self.folder} has {name.partition('#')[0]} of shape "
-          f"{tensor.shape}, but its config.json asks for {place.shape}; they "
-          "are not of one model."
-        )
-      place[...] = tensor
-    return whole
-
-  def tensor(self, name):
-    name, _, third = name.partition("#")
-    # A bare GPT2Model's checkpoint has no prefix.
-    bare = name.removeprefix("transformer.")
-    try:
-      tensor = self.tensors[name if name in self.tensors else bare]
-    except KeyError as error:
-      raise errors.InputError(
-        f"{self.folder} has no tensor {name}; copy or download the model whole."
-      ) from error
-    if third:
-      return np.split(tensor, 3, axis=-1)[int(third)]
-    return tensor
+  turned = names.transposed and leaf == "kernel"
+  if not parents or parents[0] != "layers":
+    name = f"{names.top['/'.join(parents) or leaf]}.{ending}"
+    return [name], False, turned
+  part, _, third = names.layer["/".join(parents[1:])].partition("#")
+  end = f"{part}.{ending}" + (f"#{third}" if third else "")
+  every = [f"{names.layers}.{i}.{end}" for i in range(like.shape[0])]
+  return every, True, turned
 
 
 def tensors_of(
@@ -250,9 +240,7 @@ def tensors_of(
 def _leaves(names, params) -> Iterator[tuple[str, np.ndarray]]:
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
     array = np.asarray(leaf)
-    stacked = path[0].key == "layers"
-    turned = names.transposed and path[-1].key == "kernel"
-    each = _named(names, path, len(array) if stacked else 1)
+    each, stacked, turned = _named(names, path, array)
     for name, one in zip(each, array if stacked else [array], strict=True):
       yield name, one.T if turned else one
 

@@ -15,6 +15,7 @@ import numpy as np
 from gmdistill import errors
 from gmdistill.students import blocks, decoder_layers, encoders, outputs
 from gmdistill.students import roles as tensor_roles
+from gmdistill.system import parts
 
 
 class Decoder(nn.Module):
@@ -47,6 +48,9 @@ class Decoder(nn.Module):
   head_norms: bool = False
   tied: bool = True  # whether the table is the unembedding too
   lower: int = 0
+  # The stacks of layers whose tensors lie on all devices together; each layer
+  # is made whole where it is read, and again in a backward pass.
+  split: tuple[str, ...] = ()
   remat: str = "none"  # what a backward pass computes again; see blocks
   unroll: int = 1
   compute: str = "float32"  # of the products; the hidden states are in it
@@ -69,11 +73,16 @@ class Decoder(nn.Module):
     dtype = None if self.compute == "float32" else jnp.dtype(self.compute)
     normal = nn.initializers.normal(0.02)
     shape = self.shape(dtype)
-    layer = blocks.rematerialised(decoder_layers.DecoderLayer, self.remat)
 
-    def scanned(length: int) -> Any:
+    def scanned(stack: str, length: int) -> Any:
+      layer: Any = decoder_layers.DecoderLayer
+      remat = self.remat
+      if stack in self.split:
+        layer = nn.map_variables(layer, "params", parts.gathered)
+        # Else a gradient keeps every layer whole.
+        remat = "layers" if remat == "none" else remat
       return nn.scan(
-        layer,
+        blocks.rematerialised(layer, remat),
         variable_axes={"params": 0, "lora": 0, "cache": 0},
         split_rngs={"params": True},
         in_axes=nn.broadcast,
@@ -86,8 +95,8 @@ class Decoder(nn.Module):
         "position", normal, (self.max_positions, self.width)
       )
     if self.lower:
-      self.lower_layers = scanned(self.lower)
-    self.layers = scanned(self.num_layers - self.lower)
+      self.lower_layers = scanned("lower_layers", self.lower)
+    self.layers = scanned("layers", self.num_layers - self.lower)
     self.final_norm = decoder_layers.NORMS[self.norm](
       epsilon=self.epsilon, dtype=dtype
     )

@@ -1,6 +1,8 @@
 """A learning problem: an architecture and the frozen table that it reads."""
 
+import dataclasses
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -13,6 +15,7 @@ from gmdistill.data import batches
 from gmdistill.students import outputs as student_outputs
 from gmdistill.students import roles as tensor_roles
 from gmdistill.students import tasks
+from gmdistill.system import devices, parts
 
 
 @flax.struct.dataclass
@@ -64,8 +67,43 @@ class Problem:
     leaves = jax.tree_util.tree_leaves_with_path
     for path, leaf in (*leaves(self.initial), *leaves(self.frozen)):
       digest.update(jax.tree_util.keystr(path).encode())
-      digest.update(np.ascontiguousarray(leaf).data)
+      digest.update(np.ascontiguousarray(devices.host(leaf)).data)
     return digest.hexdigest()
+
+  @property
+  def _split(self) -> tuple[str, ...]:
+    """The stacks of a frozen base's layers that devices hold together."""
+    split: tuple[str, ...] = getattr(
+      getattr(self.student, "module", None), "split", ()
+    )
+    return split
+
+  @property
+  def layout(self) -> Any:
+    """Where its arrays lie on a mesh: everywhere, but for a split base."""
+    if not self._split:
+      return devices.EVERYWHERE
+    return dataclasses.replace(
+      self,
+      embeddings=parts.split(self.embeddings),
+      frozen=parts.split(self.frozen),
+      initial=None if self.initial is None else devices.EVERYWHERE,
+    )
+
+  def gathered(self) -> "Problem":
+    """Returns it as one device reads it, inside `over_students`.
+
+    The layers of a split base stay so: each is gathered where it is read.
+    """
+    if not self._split:
+      return self
+    frozen = self.frozen or {}
+    above = {name: x for name, x in frozen.items() if name not in self._split}
+    return dataclasses.replace(
+      self,
+      embeddings=parts.gathered(self.embeddings),
+      frozen={**frozen, **parts.gathered(above)},
+    )
 
   @jax.jit  # one program wherever it is called, of nothing but what is drawn
   def init(self, key: jax.Array) -> trees.Params:
@@ -155,6 +193,28 @@ class Problem:
   def token_logits(self, queries: batches.Array) -> jax.Array:
     """Returns the logits [..., V] of tokens that queries [..., D] say."""
     return self.task.token_logits(queries, self.embeddings)
+
+
+def over_students(
+  mesh: Any, function: Callable[..., Any], in_specs: Any, out_specs: Any
+) -> Callable[..., Any]:
+  """Maps `function(problem, ...)` over the mesh's groups of devices.
+
+  Args:
+    mesh: The devices.
+    function: Written for one of them; see `devices.over_students`.
+    in_specs: Of the arguments after the problem, which knows its own layout.
+    out_specs: Of what it returns.
+  """
+
+  def inside(problem, *rest):
+    return function(problem.gathered(), *rest)
+
+  def mapped(problem, *rest):
+    specs = (problem.layout, *in_specs)
+    return devices.over_students(mesh, inside, specs, out_specs)(problem, *rest)
+
+  return mapped
 
 
 def first_student(problem: Problem, key: jax.Array) -> trees.Params:

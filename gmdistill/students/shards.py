@@ -70,6 +70,22 @@ class Tensors(Mapping[str, np.ndarray]):
     with self._named(shard):
       return paths.finite({name: file.get_tensor(name)})[name]
 
+  def shape(self, name: str) -> tuple[int, ...]:
+    """Returns a tensor's shape; its numbers are not read."""
+    file = self._open(self._file_of[name])
+    if isinstance(file, dict) and name in file:
+      return file[name].shape
+    with self._named(self._file_of[name]):
+      return tuple(file.get_slice(name).get_shape())
+
+  def part(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
+    """Returns a part of a tensor; of a local file, no more is read."""
+    file = self._open(self._file_of[name])
+    if isinstance(file, dict) and name in file:
+      return file[name][index]
+    with self._named(self._file_of[name]):
+      return paths.finite({name: file.get_slice(name)[index]})[name]
+
   def __iter__(self) -> Iterator[str]:
     """Goes through the names."""
     return iter(self._file_of)

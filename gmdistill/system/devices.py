@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -29,6 +30,10 @@ BY_STUDENT = P(STUDENTS)  # leaves [S, ...], S / groups of them in each
 BATCHES = P(None, STUDENTS, None, DATA)  # leaves [K, S, N, rows, ...]
 
 EXPERTS = P(None, STUDENTS)  # leaves [K, S, ...]
+
+BASES = ("replicated", "sharded")  # how devices hold a frozen base
+
+SHARED = (STUDENTS, DATA)  # the axis of an array that all devices share out
 
 
 def build(
@@ -92,10 +97,44 @@ def sharding(mesh: Mesh, spec: P) -> NamedSharding:
   return NamedSharding(mesh, spec)
 
 
-def put(mesh: Mesh, tree: trees.PyTree, spec: P = EVERYWHERE) -> trees.PyTree:
-  """Lays out arrays that every process holds whole, and equal."""
+def require_parts(mesh: Mesh, shape: Sequence[int]) -> None:
+  """Checks that every device can have a part of an array.
+
+  Raises:
+    InputError: its last axis does not divide.
+  """
+  if shape[-1] % mesh.size:
+    raise errors.InputError(
+      "mesh.base=sharded shares out the last axis of every tensor of the base, "
+      f"and one of shape {tuple(shape)} does not divide over {mesh.size} "
+      "devices; use mesh.base=replicated, or fewer devices."
+    )
+
+
+def put(
+  mesh: Mesh, tree: trees.PyTree, spec: trees.PyTree = EVERYWHERE
+) -> trees.PyTree:
+  """Lays out arrays that every process holds whole, and equal.
+
+  Args:
+    mesh: Where.
+    tree: The arrays; those of `parts.spread` may lie on several devices.
+    spec: Where each lies: one for all of them, or a tree of specs.
+  """
+  if not isinstance(spec, P):
+    return jax.tree.map(
+      lambda one, part: put(mesh, part, one), spec, tree, is_leaf=_is_spec
+    )
 
   def one(x):
+    if isinstance(x, jax.ShapeDtypeStruct):
+      return jax.ShapeDtypeStruct(
+        x.shape, x.dtype, sharding=sharding(mesh, spec)
+      )
+    if SHARED in spec:
+      require_parts(mesh, x.shape)
+      if isinstance(x, jax.Array) and len(x.sharding.device_set) > 1:
+        return jax.device_put(x, sharding(mesh, spec))
     if isinstance(x, jax.Array) and jax.dtypes.issubdtype(
       x.dtype, jax.dtypes.prng_key
     ):
@@ -167,10 +206,12 @@ def over_students(
 ) -> Callable[..., Any]:
   """Maps a function over the mesh's groups of devices (`jax.shard_map`).
 
-  Inside, an array of `BY_STUDENT` is its group's part. What a group's devices
+  Inside, an array of `BY_STUDENT` is its group's part, and one of
+  `parts.split` a part that `parts.gathered` completes. What a group's devices
   do together (`data`) is left to the compiler, which splits along the real
   batch: objectives are written for one device.
   """
+  in_specs = jax.tree.map(_of_groups, in_specs, is_leaf=_is_spec)
   return jax.shard_map(
     function,
     mesh=mesh,
@@ -179,6 +220,21 @@ def over_students(
     axis_names={STUDENTS},
     check_vma=False,
   )
+
+
+def _is_spec(x):
+  return isinstance(x, P)
+
+
+def _of_groups(spec):
+  return P(*[STUDENTS if axis == SHARED else axis for axis in spec])
+
+
+def host(x: Any) -> np.ndarray:
+  """Returns an array whole on the host, wherever its parts lie."""
+  if isinstance(x, jax.Array) and not x.is_fully_addressable:
+    return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+  return np.asarray(x)
 
 
 def mean_over_groups(tree: trees.PyTree) -> trees.PyTree:
@@ -201,6 +257,11 @@ def peak_memory() -> int:
   stats = jax.local_devices()[0].memory_stats()
   if stats and "peak_bytes_in_use" in stats:
     return int(stats["peak_bytes_in_use"])
+  return peak_host_memory()
+
+
+def peak_host_memory() -> int:
+  """Returns the most bytes of the host's memory that this process has had."""
   # Linux counts kilobytes, macOS bytes.
   unit = 1 if sys.platform == "darwin" else 1024
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -4,13 +4,15 @@ make bench
 
 Compiles and runs nothing: bytes of temporary memory and FLOPs of products, for
 the three rules of `mixed_mode`, with layers unrolled and with layers scanned
-and rematerialised. Adds `compiled` to runs/bench.json.
+and rematerialised; and of a language model's adapter by depth, length and
+vocabulary. Adds `compiled` to runs/bench.json.
 """
 
 import argparse
 
 import jax
 import jax.numpy as jnp
+import lora_step
 import optax
 import record
 
@@ -26,6 +28,16 @@ from gmdistill.training import mixed_mode
 BASE = dict(layers=6, length=32, classes=4, students=1)
 SWEEPS = dict(layers=(2, 12), length=(128,), classes=(16,), students=(4,))
 PER_CLASS = 2
+
+# A rank-8 adapter of SmolLM2-135M's shape, 8 x 64 tokens, and other sizes.
+DECODER = dict(layers=30, length=64, vocabulary=49152)
+DECODERS = (
+  DECODER,
+  {**DECODER, "layers": 15},
+  {**DECODER, "length": 256},
+  {**DECODER, "vocabulary": 4096},
+  {**DECODER, "vocabulary": 131072},
+)
 
 
 def cost(
@@ -90,6 +102,25 @@ def make_problem(
   return problems.Problem(jnp.ones((20, width)), None, module)
 
 
+def language_cost(
+  *, layers: int, length: int, vocabulary: int, objective: str
+) -> costs.Cost:
+  """Returns the cost of an outer step on a language model's adapter."""
+  fields = dict(
+    width=576,
+    num_layers=layers,
+    num_heads=9,
+    num_key_value_heads=3,
+    hidden=1536,
+    vocabulary=vocabulary,
+    remat="layers",
+    compute="bfloat16",
+  )
+  problem = lora_step.make_problem(fields, 8, lambda shape: shape)
+  sizes = lora_step.Sizes(length=length)
+  return lora_step.compiled(problem, objective, sizes)[1]
+
+
 def settings() -> list[dict[str, int]]:
   """Returns the base and, of each size, the base with another value."""
   others = [
@@ -130,7 +161,32 @@ def main() -> None:
       )
     said = ", ".join(f"{value} {name}" for name, value in sizes.items())
     print(f"{said:42}" + "".join(f"{cell:>21}" for cell in cells), flush=True)
-  record.update(options.out, compiled={"width": options.width, "rows": found})
+  print("an outer step on a decoder's adapter, 8 sequences, bfloat16")
+  print(f"{'':42}" + "".join(f"{x:>21}" for x in lora_step.OBJECTIVES))
+  language = []
+  for sizes in DECODERS:
+    cells = []
+    for objective in lora_step.OBJECTIVES:
+      one = language_cost(**sizes, objective=objective)
+      cells.append(f"{units.size(one.temporary)} {one.flops / 1e9:6.0f}")
+      language.append(
+        {
+          **sizes,
+          "objective": objective,
+          "temporary_bytes": one.temporary,
+          "flops": one.flops,
+        }
+      )
+    said = ", ".join(f"{value} {name}" for name, value in sizes.items())
+    print(f"{said:42}" + "".join(f"{cell:>21}" for cell in cells), flush=True)
+  record.update(
+    options.out,
+    compiled={
+      "width": options.width,
+      "rows": found,
+      "language_model": language,
+    },
+  )
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import functools
 import gc
 import json
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,13 @@ from gmdistill.objectives import (
 from gmdistill.runs import distill, first_set, jobs, workdirs
 from gmdistill.runs.config import assembly, schedule, settings
 from gmdistill.sets import set_files
+from gmdistill.students import (
+  adapters,
+  decoder_weights,
+  decoders,
+  problems,
+  tasks,
+)
 from gmdistill.system import devices
 from gmdistill.training import fitting, optimizers
 
@@ -143,6 +151,50 @@ def test_halves_take_half_the_room_and_stay_near(tmp_path, built, setup):
   for a, b in zip(*map(jax.tree.leaves, (whole, half)), strict=True):
     assert b.nbytes * 2 == a.nbytes
     np.testing.assert_allclose(a, b.astype(np.float32), rtol=1e-2, atol=1e-6)
+
+
+def test_few_bits_a_number_stay_near(tmp_path, built, setup):
+  few = bank.Options(**FIELDS | dict(precision="int8"))
+  folder = bank_building.build(tmp_path / "few", setup, few)
+  both = ("params", "targets")
+  whole = bank.Bank(built, setup).expert(0, 1, both)
+  near = bank.Bank(folder, setup).expert(0, 1, both)
+  assert 5 * bank.num_bytes(setup, few) < bank.num_bytes(
+    setup, bank.Options(**FIELDS)
+  )
+  for a, b in zip(*map(jax.tree.leaves, (whole, near)), strict=True):
+    assert a.shape == b.shape and b.dtype == np.float32
+  for a, b in zip(
+    *map(jax.tree.leaves, (whole.params, near.params)), strict=True
+  ):
+    assert np.abs(a - b).max() <= 0.005 * np.abs(a).max()
+  a, b = (
+    np.concatenate([x.ravel() for x in jax.tree.leaves(expert.targets)])
+    for expert in (whole, near)
+  )
+  assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > 0.99
+
+
+def test_fifty_adapters_of_a_small_language_model_take_little_room():
+  # SmolLM2-135M, rank 8: 2.44 million numbers a state, as many a gradient.
+  module = decoders.Llama(
+    width=576,
+    num_layers=30,
+    num_heads=9,
+    num_key_value_heads=3,
+    hidden=1536,
+    vocabulary=49152,
+  )
+  table = jax.ShapeDtypeStruct((49152, 576), np.float32)
+  problem = problems.Problem(table, None, module, asks=tasks.next_tokens())
+  adapted = adapters.lora(module, decoder_weights.shapes(module), rank=8)
+  setup = types.SimpleNamespace(problem=adapters.over(problem, adapted))
+  fifty = functools.partial(
+    bank.Options, num_trajectories=10, ages=(0, 1, 2, 3, 4)
+  )
+  assert len(fifty().names) == 50
+  assert bank.num_bytes(setup, fifty(precision="int8")) < 200e6
+  assert 480e6 < bank.num_bytes(setup, fifty(precision="bfloat16")) < 500e6
 
 
 def test_an_interrupted_bank_is_finished_to_the_same_bits(own, setup, capfd):
@@ -398,7 +450,7 @@ def test_a_class_with_too_few_rows_is_refused(tmp_path, setup):
     ("ages", (3, 1), "rising order"),
     ("ages", (), "rising order"),
     ("num_trajectories", 0, "whole number, from 1"),
-    ("precision", "int8", "float32, bfloat16"),
+    ("precision", "int4", "float32, bfloat16, int8"),
     ("rows", "herding", "random, k_centers"),
     ("matched", "tail", "head, last_K, all"),
   ],
