@@ -1,7 +1,12 @@
-"""Simulated DNA that holds one of four known motifs, read in words of 3 letters.
+"""Simulated DNA that holds one of four known motifs, in words of three letters.
 
 gmdistill distill --config=dna --workdir=runs/dna
 gmdistill distill --config=dna:encoder --workdir=runs/dna_encoder
+
+The rows are the embedded corpus `motifs`, which is simulated: a motif is written
+into random letters, some of its own changed. docs/recipes has what was measured,
+and how the motifs are found again in what the set learned. `:tiny` ends in
+seconds.
 """
 
 from gmdistill.runs.config import settings
@@ -10,7 +15,10 @@ K = 3  # letters a token
 
 
 def textcnn():
-  """A TextCNN."""
+  """A TextCNN. Two CPU cores: two minutes.
+
+  Expected, 20 students: distilled 73 %, K-centers 32 %, full 86 %.
+  """
   config = settings.defaults()
   config.data.name = "motifs"
   config.data.kmer = K
@@ -36,7 +44,7 @@ def textcnn():
 
 
 def encoder():
-  """A transformer of two layers."""
+  """A transformer of two layers. Two CPU cores: about six minutes."""
   config = textcnn()
   config.student.update(
     kind="transformer", num_layers=2, num_heads=4, hidden=64, pooling="mean"
