@@ -30,10 +30,10 @@ def textcnn():
   config.replay_steps = 10
   config.initial_step_size = 0.3
   config.objective = "look_ahead"
-  config.num_steps = 600
+  config.num_steps = 400
   config.num_students = 2
   config.rows_per_class = 32
-  config.eval_every = 100
+  config.eval_every = 50
   config.checkpoint_every = 200
   config.protocols = ("replay",)
   config.selection.num_students = 5

@@ -184,6 +184,7 @@ def _view(run: finished.Run, name: str, most_examples: int) -> dict[str, Any]:
     "name": name,
     "summary": run.summary,
     "size": finished.size(run).replace(" examples a class", " per class"),
+    "data": words.data_name(run),
     "objective": " then ".join(finished.objectives(run)),
     "headline": headlines.headline(run, rows),
     "told_as": headlines.told_as(run),

@@ -60,6 +60,12 @@ CAPTIONS = {
 CAPTIONS["Nats by step"] = CAPTIONS["Accuracy by step"]
 
 
+def data_name(run: finished.Run) -> str:
+  """Returns what the data are called: a file or folder without its path."""
+  name = str(run.summary.get("dataset"))
+  return name.rstrip("/").rsplit("/", 1)[-1] if name.startswith("/") else name
+
+
 def opening(run: finished.Run, rows: Sequence[tables.Row]) -> list[str]:
   """Returns two sentences that say what the run came to; none, unmeasured."""
   protocol = finished.main_protocol(run)
@@ -78,7 +84,7 @@ def opening(run: finished.Run, rows: Sequence[tables.Row]) -> list[str]:
   plural = "" if per_class == 1 else "s"
   said = (
     f"{per_class} learned example{plural} for each of the {len(names)} classes "
-    f"of {run.summary.get('dataset')} train a student that is right on "
+    f"of {data_name(run)} train a student that is right on "
     f"{tables.percent(distilled['mean'], 1)} % of rows it has never seen"
   )
   if full is not None:

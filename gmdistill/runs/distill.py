@@ -104,7 +104,6 @@ def _run(job, programs, folder, before):
       "step": int(state.best_step),
       job.unit: float(job.problem.task.shown(state.best_accuracy)),
       "protocol": config.selection.protocol,
-      "start_accuracy": job.select(job.params),
     }
     outcome = finish.Outcome(
       best=job.finished.decode(jax.device_get(state.best)),
