@@ -27,6 +27,11 @@ class Tokens:
   # [B, R], what each counts; None: not decided yet, and nobody learns them
   weights: Array | None = None
   steps: Array | None = None  # [B, R] int, of a rationale; -1: no token
+  # [B, R, K, k] the likeliest tokens of each of K teachers, and the logarithms
+  # of their probabilities [B, R, K, k + 1], that of all other tokens the last;
+  # [B, R, K, k] where k tokens are all that there are.
+  teacher_ids: Array | None = None
+  teacher_logs: Array | None = None
 
 
 @flax.struct.dataclass

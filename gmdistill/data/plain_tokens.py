@@ -101,6 +101,16 @@ class PlainTokenizer(tokenizing.Tokenizer):
     """The text of a `tokenizer_config.json` that says what its tokens do."""
     return json.dumps(self.special, indent=2) + "\n"
 
+  @property
+  def generation_config(self) -> str:
+    """The text of a `generation_config.json`: which tokens begin and end."""
+    ids = {
+      f"{name}_id": self.tokens.index(token)
+      for name, token in self.special.items()
+      if token in self.tokens
+    }
+    return json.dumps(ids, indent=2) + "\n"
+
   @functools.cached_property
   def beginning(self) -> list[int]:
     """What the tokenizer itself puts around a text; often nothing."""

@@ -12,7 +12,13 @@ import numpy as np
 from gmdistill import errors
 from gmdistill.data import batches as row_batches
 from gmdistill.data import language_tokens
-from gmdistill.evaluation import calibration, measuring, protocols, readings
+from gmdistill.evaluation import (
+  calibration,
+  exact_match,
+  measuring,
+  protocols,
+  readings,
+)
 from gmdistill.selection import coresets
 from gmdistill.sets import spaces, synthetic
 from gmdistill.system import cache, logs, processes, units
@@ -34,6 +40,7 @@ class Options:
     calibrated: Whether rows say `calibration` too; they are cached apart.
     metrics: What rows say beside accuracies; of `evaluation.metrics.METRICS`.
     length: Of rows without classes: places of one in a coreset.
+    answers: Of rows without classes: which are answered.
   """
 
   data_per_class: int
@@ -45,6 +52,7 @@ class Options:
   calibrated: bool = False
   metrics: tuple[str, ...] = ()
   length: int = 0
+  answers: exact_match.Options = exact_match.Options()
 
 
 class Table:
@@ -125,9 +133,13 @@ class Table:
       if self._options.calibrated
       else measuring.accuracy
     )
+    answers: dict[str, Any] = {}
+    if self._options.answers.num_rows:
+      look = self._exam.looking(look, answers)
     trainer = self._trainer(protocol, at_once)
     trainer.expect(label, sets, protocol.num_students)
     found = measuring.measure(trainer, sets, self._splits, look=look)
+    found = found._replace(answers=answers)
     if not np.isfinite(found.accuracies).all():
       raise errors.NotFinite(f"{label}: {measuring.DIVERGED}")
     row = found.row()
@@ -137,7 +149,13 @@ class Table:
     for name, x in found.metrics.items():
       logs.say(f"{label}, {name}: {x.mean():.3f}")
     self._say_groups(label, found.by_group)
+    if answers:
+      logs.say(f"{label}, exact match: {exact_match.in_words(answers)}")
     return found
+
+  @functools.cached_property
+  def _exam(self) -> exact_match.Exam:
+    return exact_match.Exam(self._setup, self._options.answers)
 
   def _say_groups(self, label, by_group):
     if by_group:
@@ -218,6 +236,12 @@ class Table:
     return self._cached(decides, protocol, measured)
 
   def _coreset(self, method, seed):
+    return row_batches.as_batch(
+      self.coreset_rows(method, seed), self._num_classes
+    )
+
+  def coreset_rows(self, method: str, seed: int) -> row_batches.Examples:
+    """Returns the real rows of a coreset."""
     train, size = self._rows, self._options.data_per_class
     if method == "length_matched":
       train, method = language_tokens.longest(train, size), "random"
@@ -229,9 +253,7 @@ class Table:
       pool=self._options.coreset_pool,
       seed=seed,
     )
-    return row_batches.as_batch(
-      row_batches.take(train, rows), self._num_classes
-    )
+    return row_batches.take(train, rows)
 
   def full(self, protocol: protocols.Protocol) -> dict[str, Any]:
     """Returns the row of students trained on the whole training part.
@@ -273,7 +295,7 @@ class Table:
   ) -> dict[str, Any]:
     if protocol.identity is None:
       return measured()
-    setup = self._setup
+    setup, options = self._setup, self._options.answers
     identity = [
       _VERSION,
       setup.corpus.fingerprint,
@@ -282,6 +304,7 @@ class Table:
       self._weights,
       self._options.calibrated,
       self._identity,
+      *([dataclasses.asdict(options)] if options.num_rows else []),
       decides,
       [protocol.identity, protocol.rates, protocol.num_students],
     ]

@@ -52,6 +52,8 @@ class Measurement(NamedTuple):
   metrics_by_group: Mapping[
     str, Mapping[str, float]
   ] = {}  # by group, then name
+  # What `exact_match` says of the first student.
+  answers: Mapping[str, Any] = {}
 
   def row(self) -> dict[str, Any]:
     """Returns what `summary.json` holds of it; one student has no `std`."""
@@ -59,6 +61,7 @@ class Measurement(NamedTuple):
       "by_group": dict(self.by_group),
       "metrics": {name: _spread(x) for name, x in self.metrics.items()},
       "metrics_by_group": dict(self.metrics_by_group),
+      "exact_match": dict(self.answers),
     }
     return {
       **_spread(self.accuracies),

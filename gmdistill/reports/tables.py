@@ -18,6 +18,8 @@ METRICS = {
   "macro_f1": "macro-F1",
   "quadratic_kappa": "quadratic weighted kappa",
   "nats": "nats",
+  "exact_strict": "exact match, strict ± s.e.",
+  "exact_flexible": "flexible ± s.e.",
 }
 
 
@@ -90,9 +92,19 @@ def _score(
     "n": n,
     "standard_error": std / math.sqrt(n) if std is not None and n else None,
     "recovery": recovery,
-    "metrics": (cell or {}).get("metrics") or {},
+    "metrics": ((cell or {}).get("metrics") or {}) | _exact_match(cell or {}),
     "by_group": (cell or {}).get("by_group") or {},
     "metrics_by_group": (cell or {}).get("metrics_by_group") or {},
+  }
+
+
+def _exact_match(cell: dict[str, Any]) -> dict[str, dict[str, Any]]:
+  """The shares of answers that are right, with their standard errors."""
+  told = cell.get("exact_match") or {}
+  return {
+    f"exact_{name}": {"mean": told[name], "std": told[f"{name}_error"]}
+    for name in ("strict", "flexible")
+    if name in told
   }
 
 

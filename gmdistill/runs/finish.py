@@ -82,7 +82,10 @@ def _rows(job, read) -> Rows:
       "distilled": own.row(),
     }
   full = table.full(job.full)
-  told = ("mean", "std", "n", "by_group", "metrics", "metrics_by_group")
+  told = (
+    *("mean", "std", "n", "by_group", "metrics", "metrics_by_group"),
+    "exact_match",
+  )
   for row in rows.values():
     row["full"] = {name: full[name] for name in told if name in full}
   # A cached row's seconds may be another device's, which ours do not repay.

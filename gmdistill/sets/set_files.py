@@ -30,6 +30,8 @@ _NAMES = {
   "tokens/targets": "rationale",
   "tokens/weights": "rationale_weights",
   "tokens/steps": "rationale_steps",
+  "tokens/teacher_ids": "teacher_ids",
+  "tokens/teacher_logs": "teacher_logs",
 }
 
 # Of a set without classes, whose places each say a token.
@@ -166,6 +168,8 @@ _AXES = {
   "basis": ("f", "RD"),
   "attention": ("f", "M**L"),
   "teacher_logits": ("f", "M*C"),
+  "teacher_ids": ("iu", "ML*k"),
+  "teacher_logs": ("f", "ML**"),
   "teacher_features": ("f", "M**"),
   "learning_rates": ("f", "T"),
   "head_learning_rates": ("f", "T"),

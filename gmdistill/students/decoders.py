@@ -157,7 +157,7 @@ class Decoder(nn.Module):
     queries, length = x_BxLxD.shape[1], mask_BxS.shape[1]
     mask_BxS = mask_BxS.astype(bool)
     positions_BxL = jnp.maximum(jnp.cumsum(mask_BxS, axis=1) - 1, 0)
-    earlier_1xLxS = np.tri(length, dtype=bool)[None]
+    earlier_1xLxS: Any = np.tri(length, dtype=bool)[None]
     if start is not None:
       positions_BxL, earlier_1xLxS = (
         jax.lax.dynamic_slice_in_dim(jnp.asarray(x), start, queries, axis=1)

@@ -85,8 +85,8 @@ def greedy(
   hidden_BxPxD, cache = read({}, problem.embed(prompts), 0)
   first_B = likeliest(decoders.last_states(hidden_BxPxD, mask_BxP))
   empty = jnp.zeros((count, num_tokens), first_B.dtype)
-  state = (0, jnp.zeros(count, bool), first_B, cache)
-  state = (*state, Answers(empty, empty.astype(bool)))
+  nothing = Answers(empty, empty.astype(bool))
+  state = (0, jnp.zeros(count, bool), first_B, cache, nothing)
   return jax.lax.while_loop(goes_on, step, state)[-1]
 
 
@@ -110,9 +110,9 @@ def answers(
   Raises:
     InputError: a prompt without a token, or without room for its answer.
   """
+  require_room(problem, prompts, num_tokens)
   lengths = np.array([len(prompt) for prompt in prompts])
-  longest = module_of(problem).max_positions
-  _require_room(lengths, longest, num_tokens)
+  longest = problem.student.max_positions
   stops_K = np.array(sorted(set(stops)), np.int32)
   result: list[list[int]] = [[] for _ in prompts]
   order = np.argsort(lengths, kind="stable").tolist()
@@ -135,17 +135,24 @@ def answers(
   return result
 
 
-def _require_room(lengths, longest, num_tokens):
-  if not len(lengths):
-    return
-  if not lengths.min():
+def require_room(
+  problem: problems.Problem, prompts: Sequence[Sequence[int]], num_tokens: int
+) -> None:
+  """Checks that prompts have an answer, and the student positions for it.
+
+  Raises:
+    InputError: a prompt without a token, or without room for its answer.
+  """
+  lengths = [len(prompt) for prompt in prompts] or [1]
+  positions = problem.student.max_positions
+  if not min(lengths):
     raise errors.InputError(
       "an empty prompt has no token to go on from; give every row one."
     )
-  if lengths.max() + num_tokens > longest:
+  if max(lengths) + num_tokens > positions:
     raise errors.InputError(
-      f"a prompt of {lengths.max()} tokens and an answer of {num_tokens} are "
-      f"more than the student's {longest} positions; use shorter ones."
+      f"a prompt of {max(lengths)} tokens and an answer of {num_tokens} are "
+      f"more than the student's {positions} positions; use shorter ones."
     )
 
 

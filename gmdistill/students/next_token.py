@@ -5,6 +5,9 @@ needs them whole. Losses take them a chunk of tokens at a time and compute them
 again in the backward pass; they can be differentiated any number of times.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -30,17 +33,6 @@ def losses(
       the target of a place is its next token: nothing is shifted here.
     chunk: Tokens whose logits stand in memory at once.
   """
-  width = hidden_BxLxD.shape[-1]
-  tokens = hidden_BxLxD.shape[0] * hidden_BxLxD.shape[1]
-  chunk = min(chunk, tokens)
-  count = -(-tokens // chunk)
-
-  def in_chunks(x):
-    rest = x.shape[2:]
-    flat = x.reshape(tokens, *rest)
-    padding = [(0, count * chunk - tokens)] + [(0, 0)] * len(rest)
-    return jnp.pad(flat, padding).reshape(count, chunk, *rest)
-
   is_ids = jnp.issubdtype(targets.dtype, jnp.integer)
   table_VxD = unembedding_VxD.astype(hidden_BxLxD.dtype)  # once, not a chunk
 
@@ -52,11 +44,110 @@ def losses(
     p_TxV = jax.nn.softmax(logits(targets, table_VxD))
     return -(p_TxV * logs_TxV).sum(axis=1)
 
-  assert is_ids or targets.shape[-1] == width
-  values = jax.lax.map(
-    lambda xs: of_chunk(*xs), (in_chunks(hidden_BxLxD), in_chunks(targets))
+  assert is_ids or targets.shape[-1] == hidden_BxLxD.shape[-1]
+  values: jax.Array = _in_chunks(of_chunk, chunk, hidden_BxLxD, targets)
+  return values
+
+
+def outcomes(
+  hidden_BxLxD: jax.Array,
+  unembedding_VxD: jax.Array,
+  ids_BxLxKxk: jax.Array,
+  *,
+  others: bool = True,
+  chunk: int = CHUNK,
+) -> jax.Array:
+  """Returns the log-probabilities of some tokens a place, and of the others.
+
+  What all others have together is one outcome, the last: what comes out is a
+  distribution again [B, L, K, k + 1]; of `others=False` [B, L, K, k], which is
+  one where the k tokens are all that there are.
+
+  Args:
+    hidden_BxLxD: After the last norm.
+    unembedding_VxD: Whose products with the hidden states are logits.
+    ids_BxLxKxk: Of K choices a place, each of k different tokens.
+    others: Whether to tell what is left.
+    chunk: Tokens whose logits stand in memory at once.
+  """
+  table_VxD = unembedding_VxD.astype(hidden_BxLxD.dtype)
+
+  @jax.checkpoint
+  def of_chunk(hidden_TxD, ids_TxKxk):
+    logs_TxV = jax.nn.log_softmax(logits(hidden_TxD, table_VxD))
+
+    def of_choice(ids_Txk):
+      chosen_Txk = jnp.take_along_axis(logs_TxV, ids_Txk, axis=1)
+      if not others:
+        return chosen_Txk
+      # Left out by a large finite number, as no difference from one is exact.
+      places_Tx1 = jnp.arange(len(ids_Txk))[:, None]
+      rest_TxV = logs_TxV.at[places_Tx1, ids_Txk].set(-1e9)
+      rest_T = jax.nn.logsumexp(rest_TxV, axis=1)
+      return jnp.concatenate([chosen_Txk, rest_T[:, None]], axis=1)
+
+    return jax.vmap(of_choice, in_axes=1, out_axes=1)(ids_TxKxk)
+
+  values: jax.Array = _in_chunks(of_chunk, chunk, hidden_BxLxD, ids_BxLxKxk)
+  return values
+
+
+def likeliest(
+  hidden_BxLxD: jax.Array,
+  unembedding_VxD: jax.Array,
+  count: int,
+  *,
+  known: int,
+  others: bool = True,
+  chunk: int = CHUNK,
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the likeliest tokens of each place, and what `outcomes` tells.
+
+  Ids [B, L, k], the likeliest first, and log-probabilities [B, L, k + 1].
+
+  Args:
+    hidden_BxLxD: After the last norm.
+    unembedding_VxD: Whose products with the hidden states are logits.
+    count: k.
+    known: Of the rows of the unembedding, how many the first are tokens; what
+      the rest has belongs to the others.
+    others: Whether to tell what is left.
+    chunk: Tokens whose logits stand in memory at once.
+  """
+  table_VxD = unembedding_VxD.astype(hidden_BxLxD.dtype)
+
+  def of_chunk(hidden_TxD):
+    return jax.lax.top_k(logits(hidden_TxD, table_VxD)[:, :known], count)[1]
+
+  ids_BxLxk = _in_chunks(of_chunk, chunk, hidden_BxLxD)
+  logs = outcomes(
+    hidden_BxLxD,
+    unembedding_VxD,
+    ids_BxLxk[:, :, None],
+    others=others,
+    chunk=chunk,
   )
-  return values.reshape(-1)[:tokens].reshape(hidden_BxLxD.shape[:2])
+  return ids_BxLxk, logs[:, :, 0]
+
+
+def _in_chunks(of_chunk: Callable[..., Any], size: int, *arrays: Any) -> Any:
+  """Returns a function of tokens [T, ...], of all of them, chunk by chunk."""
+  rows, length = arrays[0].shape[:2]
+  tokens = rows * length
+  size = min(size, tokens)
+  count = -(-tokens // size)
+
+  def cut(x):
+    rest = x.shape[2:]
+    padding = [(0, count * size - tokens)] + [(0, 0)] * len(rest)
+    return jnp.pad(x.reshape(tokens, *rest), padding).reshape(
+      count, size, *rest
+    )
+
+  values = jax.lax.map(lambda xs: of_chunk(*xs), tuple(map(cut, arrays)))
+  return values.reshape(count * size, *values.shape[2:])[:tokens].reshape(
+    rows, length, *values.shape[2:]
+  )
 
 
 def logits(queries_TxD: jax.Array, table_VxD: jax.Array) -> jax.Array:

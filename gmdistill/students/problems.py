@@ -169,7 +169,10 @@ class Problem:
     if batch.attention is not None:
       value += _attention_gap(batch.attention, outputs.attention)
     if self.criterion is not None:
-      value = self.criterion.loss(value, params, outputs, batch)
+      told = outputs
+      if outputs.unembedding is None:
+        told = outputs._replace(unembedding=self.embeddings)
+      value = self.criterion.loss(value, params, told, batch)
     if batch.tokens is not None and outputs.queries is not None:
       beside = tasks.token_loss(
         outputs.queries, batch.tokens, self.embeddings, task.token_logits

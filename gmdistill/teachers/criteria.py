@@ -16,7 +16,7 @@ from gmdistill import errors, trees
 from gmdistill.data import batches
 from gmdistill.students import outputs as student_outputs
 from gmdistill.students import roles, tasks
-from gmdistill.teachers import divergences, ensembles
+from gmdistill.teachers import divergences, ensembles, token_criteria
 
 Schedule = Callable[[Any], jax.Array]  # of the share of training that is over
 
@@ -113,7 +113,7 @@ def to_teachers(
   errors.choice("loss", loss, LOSSES)
   errors.choice("join", join, JOINS)
   errors.choice("weights", weights, WEIGHTS)
-  divergence, power = LOSSES[loss]
+  how = _Loss(*LOSSES[loss], join, weights)
 
   def init(key, outputs, batch):
     del key
@@ -124,36 +124,77 @@ def to_teachers(
     return {"gate": ensembles.init_gate(outputs.features.shape[-1], count)}
 
   def value(lost_before, params, outputs, batch):
-    said_BxKxC = _teachers(batch).logits
-    if said_BxKxC is None:
-      return lost_before
     t = _progress(batch)
     share, tau = weight(t), temperature(t)
-    said_KxBxC = jnp.moveaxis(jnp.asarray(said_BxKxC), 1, 0)
-    labels_B, counted_B = batch.labels.argmax(-1), jnp.ones(len(batch))
     gate_loss = 0.0
-    if weights == "gate":
-      own_KxB, gate_loss = _gate(params["gate"], outputs, said_KxBxC, batch)
+    if batch.tokens is not None and batch.tokens.teacher_ids is not None:
+      lost = _to_tokens(how, outputs, batch.tokens, t, tau)
+    elif _teachers(batch).logits is not None:
+      lost, gate_loss = _to_classes(how, params, outputs, batch, tau)
     else:
-      own_KxB = ensembles.weights(weights, said_KxBxC, batch.labels)
-    student_BxC, said_KxBxC = outputs.logits / tau, said_KxBxC / tau
-    if join == "losses":
-      lost = ensembles.mean_of_losses(
-        lambda s, p, mask, labels: divergence(s, p, Row(mask, labels, t)),
-        student_BxC,
-        said_KxBxC,
-        counted_B,
-        own_KxB,
-        labels_B,
-      )
-    else:
-      joined_BxC = ensembles.JOINS[join](said_KxBxC, own_KxB)
-      row = Row(counted_B, labels_B, t)
-      lost = divergence(student_BxC, joined_BxC, row)
-    mixed = (1.0 - share) * lost_before + share * tau**power * lost
+      return lost_before
+    mixed = (1.0 - share) * lost_before + share * tau**how.power * lost
     return jnp.where(share > 0, mixed, lost_before) + gate_loss
 
   return tasks.Criterion(init, value)
+
+
+class _Loss(NamedTuple):
+  """What is lost to teachers, and how several are joined."""
+
+  divergence: Divergence
+  power: int
+  join: str
+  weights: str
+
+
+def _to_classes(how, params, outputs, batch, tau):
+  """Returns what is lost to the teachers' logits of classes, and by the gate
+  that weighs them."""
+  t = _progress(batch)
+  said_KxBxC = jnp.moveaxis(jnp.asarray(_teachers(batch).logits), 1, 0)
+  labels_B, counted_B = batch.labels.argmax(-1), jnp.ones(len(batch))
+  gate_loss = 0.0
+  if how.weights == "gate":
+    own_KxB, gate_loss = _gate(params["gate"], outputs, said_KxBxC, batch)
+  else:
+    own_KxB = ensembles.weights(how.weights, said_KxBxC, batch.labels)
+  student_BxC, said_KxBxC = outputs.logits / tau, said_KxBxC / tau
+  if how.join == "losses":
+    lost = ensembles.mean_of_losses(
+      lambda s, p, mask, labels: how.divergence(s, p, Row(mask, labels, t)),
+      student_BxC,
+      said_KxBxC,
+      counted_B,
+      own_KxB,
+      labels_B,
+    )
+  else:
+    joined_BxC = ensembles.JOINS[how.join](said_KxBxC, own_KxB)
+    row = Row(counted_B, labels_B, t)
+    lost = how.divergence(student_BxC, joined_BxC, row)
+  return lost, gate_loss
+
+
+def _to_tokens(how, outputs, tokens, t, tau):
+  """Returns what is lost to what the teachers say of tokens."""
+  if how.weights not in ensembles.WEIGHTS:
+    raise ValueError(
+      f"weights={how.weights} looks at classes, and these rows have tokens; "
+      f"use {', '.join(ensembles.WEIGHTS)}."
+    )
+  if how.join != "losses" and tokens.teacher_ids.shape[2] > 1:
+    raise ValueError(
+      f"join={how.join} is of teachers that tell the same outcomes, and each "
+      "tells its own likeliest tokens; use join=losses."
+    )
+  return token_criteria.lost(
+    outputs,
+    tokens,
+    lambda s, p, mask, labels: how.divergence(s, p, Row(mask, labels, t)),
+    temperature=tau,
+    weights=how.weights,
+  )
 
 
 def _gate(gate, outputs, said_KxBxC, batch):

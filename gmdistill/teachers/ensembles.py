@@ -27,13 +27,17 @@ def equal_weights(logits_KxNxC: Array) -> jax.Array:
   return jnp.full(logits_KxNxC.shape[:2], 1.0 / count)
 
 
-def confidence_weights(logits_KxNxC: Array, labels_N: Array) -> jax.Array:
+def confidence_weights(logits_KxNxC: Array, labels: Array) -> jax.Array:
   """Returns (1 - softmax_k(CE_k)) / (K - 1): who knows the label counts more.
 
   CE_k is teacher k's cross-entropy of the true label (Zhang et al. 2022).
+
+  Args:
+    logits_KxNxC: The teachers'.
+    labels: [N], or [K, N] where each teacher numbers the classes its own way.
   """
   log_probs_KxNxC = _log_probs(logits_KxNxC)
-  chosen = jnp.asarray(labels_N)[None, :, None]
+  chosen = jnp.broadcast_to(labels, logits_KxNxC.shape[:2])[..., None]
   losses_KxN = -jnp.take_along_axis(log_probs_KxNxC, chosen, axis=-1)[..., 0]
   return _shared(jax.nn.softmax(losses_KxN, axis=0))
 

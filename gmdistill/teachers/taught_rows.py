@@ -1,6 +1,5 @@
 """Real rows with what teachers say of them: their labels, their logits."""
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +13,7 @@ from gmdistill.teachers import ensembles, trained
 class Teachers(NamedTuple):
   """Teachers, opened once, and how the rows carry what they say."""
 
-  opened: tuple[trained.Teacher, ...]
+  opened: tuple[Any, ...]  # `trained.Teacher`, or a language model's
   options: ensembles.Options
   logits: bool  # kept with the rows, where students lose to their teachers
 
@@ -22,17 +21,6 @@ class Teachers(NamedTuple):
   def names_and_ids(self) -> list[dict[str, str]]:
     """What the card of a set says of them."""
     return [{"name": x.name, "id": x.id} for x in self.opened]
-
-
-def opened(
-  names: Sequence[str], options: ensembles.Options, logits: bool
-) -> Teachers:
-  """Opens teachers: Hugging Face directories, or hub ids.
-
-  Raises:
-    InputError: one that cannot be read.
-  """
-  return Teachers(tuple(map(trained.load, names)), options, logits)
 
 
 def taught(

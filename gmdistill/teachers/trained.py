@@ -12,8 +12,14 @@ from etils import epath
 from gmdistill import errors
 from gmdistill.data import batches, loading, tokenizing
 from gmdistill.sets import spaces
-from gmdistill.students import hugging_face, problems, roles, weight_files
-from gmdistill.system import cache, logs
+from gmdistill.students import (
+  hugging_face,
+  peft_files,
+  problems,
+  roles,
+  weight_files,
+)
+from gmdistill.system import cache, logs, paths
 
 ROWS = 64  # of a batch that a teacher labels
 
@@ -29,6 +35,8 @@ class Teacher(NamedTuple):
   label_names: tuple[str, ...]
   slots: int = 0  # R [MASK] after [CLS], which its rows have
   tells_pairs: bool = False  # by token types, which rows here do not have
+  same_rows: bool = False  # whether it reads the student's own rows
+  base: str = ""  # hash of the files of what it changes; empty: a whole model
 
 
 def load(source: str) -> Teacher:
@@ -86,7 +94,9 @@ def identity(folder: epath.Path) -> str:
   """Returns the id of a teacher: a hash of its files."""
   digest = hashlib.sha256()
   names = [*hugging_face.FILES, "classifier.safetensors"]
-  if hugging_face.FILES[1] not in (weights := weight_files.names(folder)):
+  if is_adapter(folder):
+    names = [peft_files.CONFIG, peft_files.WEIGHTS]
+  elif hugging_face.FILES[1] not in (weights := weight_files.names(folder)):
     names += weights  # of several files
   for name in names:
     if (folder / name).is_file():
@@ -95,9 +105,18 @@ def identity(folder: epath.Path) -> str:
   return digest.hexdigest()[:16]
 
 
+def is_adapter(folder: epath.Path) -> bool:
+  """Whether a directory holds a change of a model, and no whole one."""
+  return (folder / peft_files.CONFIG).is_file()
+
+
 def names_and_ids(sources: Sequence[str]) -> list[dict[str, str]]:
   """Returns what the card of a set says of the teachers that labelled it."""
-  folders = [hugging_face.find(source) for source in sources]
+  folders = [paths.path(source) for source in sources]
+  folders = [
+    x if is_adapter(x) else hugging_face.find(source)
+    for x, source in zip(folders, sources, strict=True)
+  ]
   return [{"name": x.name, "id": identity(x)} for x in folders]
 
 
@@ -135,7 +154,9 @@ def logits(
     InputError: other classes, or rows too long for the teacher.
   """
   read = as_read(teacher, corpus, options)
-  entry = cache.entry("teachers", [teacher.id, read.fingerprint, 2])
+  entry = cache.entry(
+    "teachers", [teacher.id + teacher.base, read.fingerprint, 2]
+  )
   shape = (len(read.train.labels), len(teacher.label_names))
   arrays = cache.read_arrays(entry) or {}
   if "logits" in arrays and arrays["logits"].shape == shape:
@@ -154,6 +175,8 @@ def as_read(
   Raises:
     InputError: other classes, or rows too long for the teacher.
   """
+  if teacher.same_rows:
+    return corpus
   pairs = len(corpus.text_keys) > 1
   require_reads(teacher, corpus.label_names, options, pairs)
   # The same texts: without the rationale's key, it would look like one of them.

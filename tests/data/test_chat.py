@@ -6,8 +6,8 @@ import pathlib
 import make_tiny_chats
 import numpy as np
 import pytest
-import tokenizers
 from etils import epath
+from tiny_lms import CONTROL, byte_level, plain
 
 from gmdistill import errors
 from gmdistill.data import chat, plain_tokens, tokenizing
@@ -16,8 +16,6 @@ GOLDEN = json.loads(
   (pathlib.Path(__file__).parents[1] / "tiny_chats.json").read_text()
 )
 
-CONTROL = ["<s>", "</s>", "<|turn|>", "<|end|>"]
-
 TEXTS = [
   "Plain words.",
   " two  spaces\n\nand lines\t",
@@ -25,34 +23,6 @@ TEXTS = [
   "",
   "a <|end|> of </s> text",
 ]
-
-
-def byte_level(beginning=False):
-  """A byte-level BPE without a padding token, trained on a line."""
-  tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
-  tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
-    add_prefix_space=False
-  )
-  tokenizer.decoder = tokenizers.decoders.ByteLevel()
-  trainer = tokenizers.trainers.BpeTrainer(
-    vocab_size=280,
-    special_tokens=CONTROL,
-    initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-    show_progress=False,
-  )
-  tokenizer.train_from_iterator(["the words of the text and the end"], trainer)
-  tokenizer.add_tokens(["<think>"])  # added, and no control token
-  if beginning:
-    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
-      single="<s> $A", special_tokens=[("<s>", 0)]
-    )
-  return tokenizer
-
-
-def plain(beginning=False):
-  return plain_tokens.PlainTokenizer(
-    byte_level(beginning), {"bos_token": "<s>", "eos_token": "</s>"}
-  )
 
 
 def write_folder(folder, **fields):

@@ -4,9 +4,6 @@
 family, which `make_tiny_decoders.drawn` draws again by their names.
 """
 
-import json
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import make_tiny_decoders
@@ -14,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from etils import epath
+from tiny_lms import FAMILIES, stored, tensors_of, write_directory
 
 from gmdistill import errors
 from gmdistill.students import (
@@ -25,10 +23,6 @@ from gmdistill.students import (
   shards,
 )
 
-TINY = pathlib.Path(__file__).parents[1] / "tiny_decoders"
-
-FAMILIES = sorted(decoder_weights.FORMS)
-
 ROTARY = decoder_layers.Rotary()
 
 # Compiled once for all the tests that use the same module.
@@ -38,26 +32,6 @@ hidden_states = jax.jit(
   ),
   static_argnums=0,
 )
-
-
-def stored(family):
-  return json.loads((TINY / f"{family}.json").read_text())
-
-
-def tensors_of(family):
-  return {
-    name: make_tiny_decoders.drawn(name, shape)
-    for name, shape in stored(family)["shapes"].items()
-  }
-
-
-def write_directory(folder, family, tensors=None, **fields):
-  """Writes the directory of a tiny decoder."""
-  folder = epath.Path(folder) / family
-  shards.write(folder, tensors or tensors_of(family))
-  config = stored(family)["config"] | fields
-  (folder / "config.json").write_text(json.dumps(config))
-  return folder
 
 
 def drawn_params(module):

@@ -8,6 +8,7 @@ import make_tiny_decoders
 import numpy as np
 import pytest
 import test_decoders
+import tiny_lms
 
 from gmdistill import errors
 from gmdistill.data import batches
@@ -31,10 +32,10 @@ def problem_of(read):
   )
 
 
-@pytest.fixture(scope="module", params=test_decoders.FAMILIES)
+@pytest.fixture(scope="module", params=tiny_lms.FAMILIES)
 def problem(request, tmp_path_factory):
   folder = tmp_path_factory.mktemp("decoders")
-  folder = test_decoders.write_directory(folder, request.param)
+  folder = tiny_lms.write_directory(folder, request.param)
   return problem_of(decoder_weights.load(folder))
 
 
@@ -132,7 +133,7 @@ def test_answers_are_those_of_repeated_whole_passes(problem):
 def test_an_adapted_student_answers_as_the_decoder_that_it_makes(
   kind, tmp_path
 ):
-  folder = test_decoders.write_directory(tmp_path, "qwen2")
+  folder = tiny_lms.write_directory(tmp_path, "qwen2")
   read = decoder_weights.load(folder)
   whole = problem_of(read)
   if kind == "lora":
@@ -163,7 +164,7 @@ def test_an_adapted_student_answers_as_the_decoder_that_it_makes(
 
 
 def test_what_cannot_be_answered_is_refused(tmp_path):
-  folder = test_decoders.write_directory(tmp_path, "gpt2")
+  folder = tiny_lms.write_directory(tmp_path, "gpt2")
   problem = problem_of(decoder_weights.load(folder))
   for prompts, message in (
     ([[1], []], "an empty prompt"),

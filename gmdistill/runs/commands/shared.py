@@ -7,7 +7,7 @@ from typing import Any
 from etils import epath
 
 from gmdistill import errors
-from gmdistill.data import batches, plain_tokens, tokenizing
+from gmdistill.data import batches, chat, plain_tokens, tokenizing
 from gmdistill.evaluation import protocols
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.runs.config import settings
@@ -73,6 +73,10 @@ def save_student(
   if isinstance(tokenizer, plain_tokens.PlainTokenizer):
     # What its tokens do, as the library reads it.
     (saved / plain_tokens.CONFIG).write_text(tokenizer.config)
+    told = tokenizer.generation_config
+    (saved / "generation_config.json").write_text(told)
+    if base:
+      _keep_template(saved, base)
   if isinstance(problem.student, adapters.LowRank):
     peft_files.save(
       saved / "adapter",
@@ -83,6 +87,13 @@ def save_student(
       base_id=adapters.identity(problem.frozen),
     )
   return saved
+
+
+def _keep_template(saved: epath.Path, base: str) -> None:
+  """Writes the base's chat template, if it was shown conversations."""
+  with contextlib.suppress(errors.InputError):  # else it has none
+    template = chat.ChatTemplate.of_folder(hugging_face.find(base))
+    (saved / chat.FILE).write_text(template.source)
 
 
 def save_of_run(
@@ -167,6 +178,8 @@ def _say_unlearned(syn, config):
     "teachers/logits": ("teacher_logits", config.kd.loss),
     "teachers/features": ("teacher_features", config.kd.features),
   }
+  if not config.has_classes:
+    wanted = {"tokens/teacher_logs": ("teacher_logs", config.kd.loss)}
   for path, (name, loss) in wanted.items():
     if loss and path not in batches.named(syn.batch):
       logs.say(

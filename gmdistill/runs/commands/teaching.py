@@ -2,7 +2,8 @@
 
 import dataclasses
 import shlex
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +24,7 @@ from gmdistill.runs.config import (
 from gmdistill.selection import coresets
 from gmdistill.sets import cards, set_files, spaces, synthetic, text_sets
 from gmdistill.system import console, folders, paths, units
-from gmdistill.teachers import relabelling, trained
+from gmdistill.teachers import relabelling, token_labels, trained
 
 TEXTS = text_sets.TEXTS
 
@@ -64,32 +65,18 @@ def relabel(flags: Any, rest: list[str], command: str) -> None:
   folder = shared.student_folder(flags.workdir, "set")
   setup = assembly.setup(config)
   spaces.require_room(folder / "space", setup.space_id)
-  named = [trained.load(name) for name in flags.teacher]
-  for teacher in named:
-    trained.require_labels(teacher, setup.corpus.label_names)
   card = outputs.first_card(setup, config, command, whose)
-  if whose == TEXTS:
-    rows = relabelling.of_texts(setup, source, config.data)
-    del card["data_per_class"]
-  elif is_set:
-    rows, card = _of_set(setup, source)
-  else:
-    rows = _of_coreset(setup, config, whose)
-  labelled = relabelling.label(
-    rows,
-    named,
-    teacher_fields.label_options(config),
-    features=bool(config.kd.features),
-  )
+  by_kind = _with_labels if config.has_classes else _with_tokens
+  said = by_kind(setup, config, flags, card, source)
+  labelled, named, text_set = said.syn, said.teachers, said.texts
   card = {
-    **card,
+    **said.card,
     "sequence_length": labelled.batch.mask.shape[1],
     "teachers": [{"name": one.name, "id": one.id} for one in named],
     "provenance": folders.environment(command),
     "results": {},
   }
   folder.mkdir(parents=True, exist_ok=True)
-  text_set = rows.texts
   if text_set is not None:
     text_set = text_set._replace(labels=np.asarray(labelled.batch.labels))
     batch = dataclasses.replace(
@@ -103,6 +90,58 @@ def relabel(flags: Any, rest: list[str], command: str) -> None:
   config = recipe.changed(config, teachers__dirs=tuple(flags.teacher))
   folders.write_json(folder / "config.json", config.to_dict())
   _say_labelled(folder, config, len(labelled.batch), named)
+
+
+class _Labelled(NamedTuple):
+  """Rows with what teachers say of them."""
+
+  syn: synthetic.SyntheticSet
+  teachers: Sequence[Any]
+  card: dict[str, Any]
+  texts: text_sets.TextSet | None = None  # where people can read them too
+
+
+def _with_labels(setup, config, flags, card, source):
+  """Returns rows with teachers' labels of classes."""
+  named = teacher_fields.open_teachers(setup, config, flags.teacher)
+  for teacher in named:
+    trained.require_labels(teacher, setup.corpus.label_names)
+  whose = _whose(flags)
+  if whose == TEXTS:
+    rows = relabelling.of_texts(setup, source, config.data)
+    del card["data_per_class"]
+  elif whose == cards.DISTILLED:
+    rows, card = _of_set(setup, source)
+  else:
+    rows = _of_coreset(setup, config, whose)
+  labelled = relabelling.label(
+    rows,
+    named,
+    teacher_fields.label_options(config),
+    features=bool(config.kd.features),
+  )
+  return _Labelled(labelled, named, card, rows.texts)
+
+
+def _with_tokens(setup, config, flags, card, source):
+  """Returns rows with what teachers say after each of their tokens."""
+  whose = _whose(flags)
+  if whose == TEXTS:
+    raise errors.InputError(
+      "texts have labels of classes, and a language model's teachers say what "
+      "follows; give --set, or --row=random or k_centers."
+    )
+  named = teacher_fields.open_teachers(setup, config, flags.teacher)
+  asks = teacher_fields.language_asks(setup, config, named)
+  if whose == cards.DISTILLED:
+    syn, card = set_files.load(source, setup.space_id)
+    set_files.require_classes(syn, card, source, ())
+    card = {**card, "made_from": card.get("provenance")}
+    return _Labelled(token_labels.label(setup, syn, named, asks), named, card)
+  rows = outputs.table(setup, config).coreset_rows(whose, config.seed)
+  return _Labelled(
+    token_labels.label_rows(setup, rows, named, asks), named, card
+  )
 
 
 def _whose(flags: Any) -> str:
@@ -171,7 +210,9 @@ def _of_coreset(setup, config, method):
 
 def _say_labelled(folder, config, count, named):
   did = "labelled"
-  if not config.teachers.alpha:
+  if not config.has_classes:
+    did = "have what follows each of their tokens"
+  elif not config.teachers.alpha:
     did = "keep their labels (teachers.alpha=0) and have logits"
   learned = bool(teacher_fields.learned_field(config))
   protocol = "finetune" if config.student.pretrained else "scratch"

@@ -3,9 +3,9 @@
 from typing import Any
 
 from gmdistill import errors
-from gmdistill.evaluation import metrics
+from gmdistill.evaluation import exact_match, metrics
 from gmdistill.sets import spaces
-from gmdistill.teachers import divergences
+from gmdistill.teachers import divergences, ensembles
 
 
 def require_not_apart(config: Any) -> None:
@@ -114,6 +114,12 @@ def require_fitting(built: spaces.Setup, config: Any) -> None:
     )
   if not config.has_classes:
     _require_language(config)
+    exact_match.require_answers(built.problem, built.corpus, config.exact_match)
+  elif config.exact_match.num_rows:
+    raise errors.InputError(
+      f"exact_match.num_rows={config.exact_match.num_rows} asks a language "
+      f"model, and task.kind={config.task.kind} has classes; use 0."
+    )
 
 
 def _require_language(config):
@@ -128,8 +134,9 @@ def _require_language(config):
     "label_smoothing": (config.label_smoothing, 0.0),
     "attention_labels": (config.attention_labels, False),
     "joined_rows": (config.joined_rows, 0.0),
-    "kd.loss": (config.kd.loss, ""),
-    "teachers.dirs": (config.teachers.dirs, ()),
+    "kd.teaching": (config.kd.teaching, "none"),
+    "kd.features": (config.kd.features, ""),
+    "kd.shallow_weight": (config.kd.shallow_weight, 0.0),
     "metrics": (config.metrics, ()),
   }
   for field, (value, right) in unused.items():
@@ -138,6 +145,18 @@ def _require_language(config):
         f"{field}={value} is of rows that have classes, and "
         f"task.kind={config.task.kind} has none; use {right or repr(right)}."
       )
+  kd = config.kd
+  if kd.loss and kd.weights not in ensembles.WEIGHTS:
+    raise errors.InputError(
+      f"kd.weights={kd.weights} looks at classes, and "
+      f"task.kind={config.task.kind} has none; use one of "
+      f"{', '.join(ensembles.WEIGHTS)}."
+    )
+  if kd.loss and len(config.teachers.dirs) > 1 and kd.join != "losses":
+    raise errors.InputError(
+      f"kd.join={kd.join} is of teachers that tell the same outcomes, and each "
+      "tells its own likeliest tokens; use kd.join=losses."
+    )
   if "bayes" in config.protocols:
     raise errors.InputError(
       "protocols: bayes samples students of classes; use replay, finetune or "

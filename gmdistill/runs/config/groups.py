@@ -105,10 +105,14 @@ class Teachers(ensembles.Options):
 
   Attributes:
     dirs: What `gmdistill teach` wrote, or hub ids: whose labels the outer
-      loop's real rows carry.
+      loop's real rows carry. Of language models: decoders, or adapters of the
+      student's own base.
+    top_tokens: Of language models: so many of the likeliest tokens a place are
+      kept, and what all others have together.
   """
 
   dirs: tuple[str, ...] = ()
+  top_tokens: fields.Count = 32
 
 
 @dataclasses.dataclass(frozen=True)

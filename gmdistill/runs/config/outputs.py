@@ -41,6 +41,7 @@ def table(
     calibrated=calibrated and config.has_classes,
     metrics=config.metrics,
     length=0 if config.has_classes else config.sequence_length,
+    answers=config.exact_match,
   )
   rows = row_fields.selection_rows(setup.corpus, config)
   return baselines.Table(setup, rows, options, identity)

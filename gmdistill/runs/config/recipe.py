@@ -5,6 +5,7 @@ from typing import Any
 
 from gmdistill import fields
 from gmdistill.data import loading
+from gmdistill.evaluation import exact_match as answering
 from gmdistill.runs.config import checks, groups
 from gmdistill.selection import deduplication, pools
 
@@ -83,6 +84,7 @@ class Recipe:
     scratch: AdamW from random weights.
     bayes: Chains of SGLD from students of another protocol.
     full: AdamW on all real rows: the table's last row, and `teach`.
+    exact_match: Of language models: answers that are generated.
     gradient_cosine: What a run looks at last.
   """
 
@@ -151,6 +153,7 @@ class Recipe:
   full: Any = groups.FineTuning(
     num_steps=1000, batch_size=32, warmup=0.1, num_students=3
   )
+  exact_match: answering.Options = answering.Options()
   gradient_cosine: groups.GradientCosine = groups.GradientCosine()
 
   def __post_init__(self) -> None:

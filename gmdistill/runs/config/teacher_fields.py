@@ -6,6 +6,7 @@ The fields of a config that are about either, into objects.
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,16 @@ from gmdistill import errors
 from gmdistill.data import joined
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.sets import spaces
-from gmdistill.students import tasks
+from gmdistill.students import problems, tasks
 from gmdistill.teachers import (
   criteria,
   divergences,
   ensembles,
+  language_teachers,
   rationales,
   taught_rows,
+  token_labels,
+  trained,
 )
 
 
@@ -36,13 +40,60 @@ def with_teachers(setup: spaces.Setup, config: recipes.Recipe) -> spaces.Setup:
   """
   if not asks_teachers(config):
     return setup._replace(labels=labels_id(config))
-  teachers = taught_rows.opened(
-    config.teachers.dirs, label_options(config), bool(config.kd.loss)
+  opened = open_teachers(setup, config, config.teachers.dirs)
+  teachers = taught_rows.Teachers(
+    opened, label_options(config), bool(config.kd.loss)
   )
+  if config.has_classes:
+    rows = taught_rows.taught(setup.corpus, teachers, config.data)
+  else:
+    asks = language_asks(setup, config, opened)
+    rows = token_labels.taught(opened, setup.corpus, asks)
   return setup._replace(
-    labels=labels_id(config, teachers),
-    taught=taught_rows.taught(setup.corpus, teachers, config.data),
-    teachers=teachers,
+    labels=labels_id(config, teachers), taught=rows, teachers=teachers
+  )
+
+
+def open_teachers(
+  setup: spaces.Setup, config: recipes.Recipe, names: Sequence[str]
+) -> tuple[Any, ...]:
+  """Opens teachers: of a language model decoders, or adapters of its base.
+
+  Raises:
+    InputError: one that cannot be read, knows other classes or has other
+      tokens; nothing that a language model would lose to them.
+  """
+  if config.task.kind == "classes":
+    return tuple(map(trained.load, names))
+  if not (config.has_classes or config.kd.loss):
+    raise errors.InputError(
+      f"teachers.dirs={tuple(names)} has no say: students of "
+      f"task.kind={config.task.kind} hear teachers by what they lose to them; "
+      f"give kd.loss, one of {', '.join(criteria.LOSSES)}."
+    )
+  student = config.student
+  opened = tuple(
+    language_teachers.load(name, student.pretrained, student.compute)
+    for name in names
+  )
+  for teacher in opened:
+    language_teachers.require_tokens(teacher, setup.corpus.tokenizer)
+  if not config.has_classes:
+    return opened
+  return tuple(language_teachers.of_words(setup, one) for one in opened)
+
+
+def language_asks(
+  setup: spaces.Setup,
+  config: recipes.Recipe,
+  opened: Sequence[language_teachers.LanguageTeacher],
+) -> token_labels.Asked:
+  """Returns what teachers of a language model are asked at every place."""
+  return token_labels.asked(
+    opened,
+    len(problems.unembedding(setup.problem)),
+    setup.corpus.tokenizer.vocab_size,
+    config.teachers.top_tokens,
   )
 
 
@@ -124,6 +175,7 @@ def labels_id(
   if teachers is not None:
     ids = [one.id for one in teachers.opened]
     told += [ids, dataclasses.asdict(teachers.options)]
+    told += [] if config.has_classes else [config.teachers.top_tokens]
   if told or config.kd.shallow_weight:
     told.append(dataclasses.asdict(config.kd))
   if config.data.rationale_key:
@@ -146,7 +198,8 @@ def asks_teachers(config: recipes.Recipe) -> bool:
 def label_options(config: recipes.Recipe) -> ensembles.Options:
   """Returns how the teachers' labels are joined and mixed with the truth."""
   fields = dataclasses.asdict(config.teachers)
-  fields.pop("dirs")
+  for name in ("dirs", "top_tokens"):
+    del fields[name]
   return ensembles.Options(**fields)
 
 
