@@ -67,6 +67,7 @@ bench: $(STAMP)  ## measure beside PyTorch: tables, and runs/bench.json
 	$(BIN)/python tests/benchmarks/to_accuracy.py
 	$(BIN)/python tests/benchmarks/compiled.py
 	$(BIN)/python tests/benchmarks/language_model.py
+	$(BIN)/python tests/benchmarks/read_rows.py $(ROWS)
 
 clean:  ## remove what make and the tools built; runs stay
 	rm -rf $(VENV) build docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache

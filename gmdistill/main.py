@@ -97,6 +97,7 @@ def _run(verb: str, flags: Any, rest: list[str], command: str) -> None:
     choosing,
     distilling,
     looking,
+    sharing,
     teaching,
     using,
   )
@@ -122,6 +123,8 @@ def _run(verb: str, flags: Any, rest: list[str], command: str) -> None:
     "evaluate": using.evaluate,
     "report": using.report,
     "fields": looking.fields,
+    "pack": sharing.pack,
+    "publish": sharing.publish,
   }
   with costs.memory_errors_named():
     commands[verb](flags, rest, command)

@@ -72,7 +72,9 @@ def programs_of_the_module():
 def finished_run(tmp_path_factory):
   """An uninterrupted run of both objectives: its workdir and last state."""
   workdir = tmp_path_factory.mktemp("runs") / "whole"
-  state = distill.run(tiny_config.get_config(), str(workdir), "the command")
+  config = tiny_config.get_config()
+  config.log_to = ("tensorboard",)
+  state = distill.run(config, str(workdir), "the command")
   return workdir, state
 
 

@@ -9,6 +9,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from gmdistill import errors
+from gmdistill.system import waits
 
 CHUNK = 4096  # Rows per read; many at once are four times faster a row.
 
@@ -19,6 +20,12 @@ READABLE = (_FORMATS.ARRAY_RECORD, _FORMATS.PARQUET, _FORMATS.TFRECORD)
 
 def rows(builder: Any, split: str) -> Iterator[dict[str, Any]]:
   """Yields the rows of a split, in the order in which they are stored."""
+  total = builder.info.splits[split].num_examples
+  label = f"reading {builder.name}: {split}"
+  yield from waits.over(_rows(builder, split), label, total, "rows")
+
+
+def _rows(builder, split):
   if builder.info.file_format == _FORMATS.TFRECORD:
     features = builder.info.features
     files = [epath.Path(x) for x in builder.info.splits[split].filepaths]

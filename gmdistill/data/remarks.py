@@ -70,10 +70,13 @@ def without_words(
     Bools [N] and [N]; a row is in one of them at most.
   """
   examples = formats.without_slots(examples)
-  ids_NxL, mask_NxL = examples.token_ids, examples.mask
   frame = tokenizer.frame(pair)
-  tokens_N = mask_NxL.sum(axis=1)
-  unknown_N = ((ids_NxL == tokenizer.unknown_id) & mask_NxL).sum(axis=1)
+  tokens_N = examples.mask.sum(axis=1)
+  unknown_N = np.zeros_like(tokens_N)
+  for part in _parts(examples):
+    ids_NxL, mask_NxL = examples.token_ids[part], examples.mask[part]
+    found_NxL = (ids_NxL == tokenizer.unknown_id) & mask_NxL
+    unknown_N[part] = found_NxL.sum(axis=1)
   empty_N = tokens_N <= frame
   return empty_N, ~empty_N & (tokens_N - unknown_N <= frame)
 
@@ -82,9 +85,12 @@ def _of_same_rows(examples):
   """Yields a line where rows of different classes are the same to a student."""
   examples = formats.without_slots(examples)
   # A row is known by a random sum of its ids, as in `overlap`.
-  ids_NxL = examples.token_ids.astype(np.int64)
-  factors_L = np.random.default_rng(0).integers(2**62, size=ids_NxL.shape[1])
-  _, same_N = np.unique(ids_NxL @ factors_L, return_inverse=True)
+  length = examples.token_ids.shape[1]
+  factors_L = np.random.default_rng(0).integers(2**62, size=length)
+  sums_N = np.zeros(len(examples.labels), np.int64)
+  for part in _parts(examples):
+    sums_N[part] = examples.token_ids[part].astype(np.int64) @ factors_L
+  _, same_N = np.unique(sums_N, return_inverse=True)
   same_N = same_N.reshape(-1)
   least = np.full(same_N.max(initial=-1) + 1, np.iinfo(np.int32).max)
   most = np.full(len(least), -1)
@@ -99,6 +105,12 @@ def _of_same_rows(examples):
     )
 
 
+def _parts(examples):
+  """Yields slices of some rows each: what is made of them is not held."""
+  for start in range(0, len(examples.labels), 1 << 16):
+    yield np.s_[start : start + (1 << 16)]
+
+
 def require_texts(
   parts: Mapping[str, "split_rows.Rows"], name: str, text_keys: tuple[str, ...]
 ) -> None:
@@ -108,10 +120,10 @@ def require_texts(
     errors.InputError: one is empty throughout.
   """
   for part, rows in parts.items():
-    columns = (
-      zip(*rows.texts, strict=True) if len(text_keys) > 1 else [rows.texts]
-    )
-    for key, texts in zip(text_keys, columns, strict=True):
+    for number, key in enumerate(text_keys):
+      texts = rows.texts
+      if len(text_keys) > 1:
+        texts = (row[number] for row in rows.texts)
       if part != "selection" and not any(str(x).strip() for x in texts):
         where = "training" if part == "train" else "reported"
         raise errors.InputError(

@@ -14,6 +14,7 @@ class Chunk(NamedTuple):
 
   columns: dict[str, list[Any]]
   where: Callable[[int], str]  # "FILE, line 7" of a row of the chunk
+  place: int = 0  # bytes of the file up to where it ends, or nearly
 
 
 def require_utf8(file: table_files.TableFile, probe: bytes) -> None:

@@ -72,12 +72,12 @@ def chunks(
   bad: list[Any] = []
   first = 0
   try:
-    for batch in _batches(file, dialect, wanted, bad):
+    for batch, place in _batches(file, dialect, wanted, bad):
       if bad:
         break
       for start in range(0, len(batch), table_chunks.ROWS):
         rows = batch.slice(start, table_chunks.ROWS)
-        yield _chunk(file, dialect, rows, first + start)
+        yield _chunk(file, dialect, rows, first + start)._replace(place=place)
       first += len(batch)
   except pa.ArrowInvalid as error:
     if "straddling" not in str(error):
@@ -91,14 +91,15 @@ def chunks(
 
 
 def _batches(file, dialect, wanted, bad):
-  """Yields what pyarrow reads; rows of too few or many values go to `bad`."""
+  """Yields what pyarrow reads, and how far in the file; rows of too few or many
+  values go to `bad`."""
 
   def note(row):
     bad.append(row)
     return "skip"
 
   with file.path.open("rb") as stream:
-    yield from arrow_csv.open_csv(
+    reader = arrow_csv.open_csv(
       stream,
       # Rows are numbered where one thread reads.
       read_options=arrow_csv.ReadOptions(use_threads=False, block_size=_BLOCK),
@@ -114,6 +115,8 @@ def _batches(file, dialect, wanted, bad):
         strings_can_be_null=False,
       ),
     )
+    for batch in reader:
+      yield batch, stream.tell()
 
 
 def _chunk(file, dialect, rows, first):

@@ -24,12 +24,16 @@ KINDS = {
   ".ndjson": "json",
   ".parquet": "parquet",
   ".pq": "parquet",
+  ".arrow": "arrow",
 }
 
 WAYS = (
   "a file of rows (FILE.csv, .tsv, .jsonl or .parquet), a folder or glob of "
-  "them, or a TFDS set as NAME or NAME/CONFIG, such as 'glue/sst2'"
+  "them, a data set of the Hugging Face hub as hf:ORG/NAME, or a TFDS set as "
+  "NAME or NAME/CONFIG, such as 'glue/sst2'"
 )
+
+ON_THE_HUB = "hf:"  # begins the name of a data set there
 
 # What a split may be called in a file's name or a split column.
 _SPLITS = {
@@ -46,7 +50,7 @@ class TableFile(NamedTuple):
   """A file of rows."""
 
   path: epath.Path
-  kind: str  # "csv", "tsv", "json" or "parquet"
+  kind: str  # "csv", "tsv", "json", "parquet" or "arrow"
   split: str  # by its name; "": it has rows to train on, or of several splits
 
 
@@ -56,7 +60,9 @@ def are_meant(name: str) -> bool:
     return False
   if pathlib.PurePath(name).suffix.lower() in KINDS or re.search(r"[*?]", name):
     return True
-  if name.startswith(("/", "./", "../", "~", "gs://", "s3://", "az://")):
+  if name.startswith(
+    (ON_THE_HUB, "/", "./", "../", "~", "gs://", "s3://", "az://")
+  ):
     return True
   place = pathlib.Path(name)
   try:
@@ -130,15 +136,25 @@ def _base(name: str) -> tuple[epath.Path, str]:
 
 def _tables_in(folder):
   """Yields the files of rows of a folder, and of folders in it for splits."""
+  yield from _tables_of(folder)
   for place in folder.iterdir():
-    if place.name.startswith((".", "_")):
+    if split_of(place.name) and place.is_dir():
+      yield from _tables_of(place)
+
+
+# What `save_to_disk` of `datasets` writes beside the rows.
+_ABOUT = ("dataset_dict.json", "dataset_info.json", "state.json")
+
+
+def _tables_of(folder):
+  """Yields the files of rows that lie in a folder itself."""
+  # Caches of `map` may stand beside what was saved.
+  hidden = (".", "_", "cache-")
+  for place in folder.iterdir():
+    if place.name in _ABOUT or place.name.startswith(hidden):
       continue
     if place.suffix.lower() in KINDS and place.is_file():
       yield place
-    elif split_of(place.name) and place.is_dir():
-      yield from (
-        x for x in place.iterdir() if x.suffix.lower() in KINDS and x.is_file()
-      )
 
 
 def own_split(file: TableFile) -> str:

@@ -19,6 +19,9 @@ from gmdistill.data import (
   table_rows,
   table_texts,
 )
+from gmdistill.system import waits
+
+_MB = 10**6
 
 
 class Part(NamedTuple):
@@ -50,11 +53,15 @@ def read(
   Raises:
     errors.InputError: one cannot be read; names file and line.
   """
-  reading = _Reading(columns)
-  with table_texts.spool(len(columns.texts)) as spool:
+  files, done, reading = list(files), 0, _Reading(columns)
+  size = sum(file.path.stat().length for file in files) // _MB
+  count = waits.Count("reading rows", size, "MB")
+  with table_texts.spool(len(columns.texts)) as spool, count.working(size):
     for file in files:
       for chunk in table_rows.chunks(file, columns.names):
         reading.add(file, chunk, spool)
+        count.reach((done + chunk.place) / _MB)
+      done += file.path.stat().length
   return reading.end(spool.batches())
 
 

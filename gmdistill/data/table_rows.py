@@ -1,7 +1,7 @@
-"""The rows of CSV, TSV, JSON lines and Parquet, some thousand at a time.
+"""The rows of CSV, TSV, JSON lines, Parquet and Arrow, some thousand at a time.
 
-pyarrow reads CSV and Parquet; JSON goes line by line, so that whatever is wrong
-can be told with its line. Nothing here holds a whole file.
+pyarrow reads all of them but JSON, which goes line by line, so that whatever is
+wrong can be told with its line. Nothing here holds a whole file.
 """
 
 import contextlib
@@ -26,9 +26,8 @@ def columns(file: table_files.TableFile) -> tuple[str, ...]:
   with _readable(file):
     if file.kind == "json":
       names = _json_columns(file)
-    elif file.kind == "parquet":
-      with file.path.open("rb") as stream:
-        names = arrow_parquet.ParquetFile(stream).schema_arrow.names
+    elif file.kind in _SCHEMAS:
+      names = _schema(file).names
     else:
       names = table_csv.dialect_of(file).names
   twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
@@ -40,11 +39,11 @@ def columns(file: table_files.TableFile) -> tuple[str, ...]:
 
 
 def class_names(file: table_files.TableFile, column: str) -> tuple[str, ...]:
-  """Returns the names that a Parquet file of `datasets` gives its classes."""
-  if file.kind != "parquet":
+  """Returns the names that a file of `datasets` gives its classes."""
+  if file.kind not in _SCHEMAS:
     return ()
-  with _readable(file), file.path.open("rb") as stream:
-    metadata = arrow_parquet.ParquetFile(stream).schema_arrow.metadata or {}
+  with _readable(file):
+    metadata = _schema(file).metadata or {}
   try:
     said = json_files.parse(metadata.get(b"huggingface", b"{}"))
     feature = said["info"]["features"][column]
@@ -61,7 +60,11 @@ def chunks(
   Raises:
     errors.InputError: it is damaged; names file, line and what to do.
   """
-  read = {"json": _json_chunks, "parquet": _parquet_chunks}
+  read = {
+    "json": _json_chunks,
+    "parquet": _parquet_chunks,
+    "arrow": _arrow_chunks,
+  }
   with _readable(file):
     yield from read.get(file.kind, table_csv.chunks)(file, wanted)
 
@@ -82,7 +85,7 @@ def _readable(file):
 
 
 def _json_lines(file):
-  """Yields (line number, object) of every line that is not blank."""
+  """Yields (line number, object, bytes) of every line that is not blank."""
   with file.path.open("rb") as stream:
     for number, line in enumerate(stream, 1):
       if number == 1:
@@ -94,7 +97,7 @@ def _json_lines(file):
             f"-c '.[]' {file.path.name} > rows.jsonl"
           )
       if line.strip():
-        yield number, _json_row(file, number, line)
+        yield number, _json_row(file, number, line), len(line)
 
 
 def _json_row(file, number, line):
@@ -116,7 +119,7 @@ def _json_row(file, number, line):
 
 def _json_columns(file):
   names: dict[str, None] = {}
-  for number, (_, row) in enumerate(_json_lines(file)):
+  for number, (_, row, _) in enumerate(_json_lines(file)):
     names |= dict.fromkeys(row)
     if number == 100:
       break
@@ -131,6 +134,7 @@ def _json_columns(file):
 def _json_chunks(file, wanted):
   numbers: list[int] = []
   rows: list[Any] = []
+  place = 0
 
   def chunk():
     lines = list(numbers)
@@ -138,10 +142,11 @@ def _json_chunks(file, wanted):
     numbers.clear()
     rows.clear()
     return table_chunks.Chunk(
-      columns, lambda row: f"{file.path}, line {lines[row]}"
+      columns, lambda row: f"{file.path}, line {lines[row]}", place
     )
 
-  for number, row in _json_lines(file):
+  for number, row, length in _json_lines(file):
+    place += length
     numbers.append(number)
     rows.append(row)
     if len(rows) == table_chunks.ROWS:
@@ -158,23 +163,66 @@ class _Absent:
 ABSENT = _Absent()  # what a row of JSON has of a column that it lacks
 
 
-# Parquet.
+# Parquet and Arrow.
+
+_SCHEMAS = ("parquet", "arrow")  # kinds that bring one
+
+
+def _schema(file):
+  with file.path.open("rb") as stream:
+    if file.kind == "parquet":
+      return arrow_parquet.ParquetFile(stream).schema_arrow
+    return _arrow_reader(stream).schema
+
+
+def _arrow_reader(stream):
+  """Opens Arrow's format of files, or of streams, as `datasets` writes it."""
+  magic = stream.read(6)
+  stream.seek(0)
+  if magic == b"ARROW1":
+    return pa.ipc.open_file(stream)
+  return pa.ipc.open_stream(stream)
+
+
+def _arrow_batches(reader):
+  if not hasattr(reader, "num_record_batches"):
+    yield from reader
+    return
+  for number in range(reader.num_record_batches):
+    yield reader.get_batch(number)
+
+
+def _arrow_chunks(file, wanted):
+  first = 0
+  with file.path.open("rb") as stream:
+    for batch in _arrow_batches(_arrow_reader(stream)):
+      place = stream.tell()
+      for start in range(0, len(batch), table_chunks.ROWS):
+        rows = batch.select(list(wanted)).slice(start, table_chunks.ROWS)
+
+        def where(row, first=first + start):
+          return f"{file.path}, row {first + row + 1}"
+
+        yield table_chunks.Chunk(_of_batch(rows, where), where, place)
+      first += len(batch)
 
 
 def _parquet_chunks(file, wanted):
   first = 0
   with file.path.open("rb") as stream:
     reader = arrow_parquet.ParquetFile(stream)
+    size, rows = file.path.stat().length, max(reader.metadata.num_rows, 1)
     for batch in reader.iter_batches(table_chunks.ROWS, columns=list(wanted)):
 
       def where(row, first=first):
         return f"{file.path}, row {first + row + 1}"
 
-      yield table_chunks.Chunk(_parquet_columns(batch, where), where)
+      found = _of_batch(batch, where)
       first += len(batch)
+      yield table_chunks.Chunk(found, where, size * first // rows)
 
 
-def _parquet_columns(batch, where):
+def _of_batch(batch, where):
   found = {}
   for name, column in zip(batch.schema.names, batch.columns, strict=True):
     try:

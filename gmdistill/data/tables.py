@@ -15,6 +15,7 @@ from gmdistill.data import (
   split_rows,
   table_columns,
   table_files,
+  table_hub,
   table_reading,
   table_rows,
 )
@@ -32,7 +33,9 @@ class Table:
       errors.InputError: no file, or columns that do not tell.
     """
     self.name = name
-    self.files = table_files.find(name)
+    on_the_hub = name.startswith(table_files.ON_THE_HUB)
+    find = table_hub.files if on_the_hub else table_files.find
+    self.files = find(name)
     head = self.files[0]
     names = table_rows.columns(head)
     chunks = table_rows.chunks(head, names)

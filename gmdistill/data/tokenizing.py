@@ -12,7 +12,7 @@ import numpy as np
 import tokenizers
 
 from gmdistill import errors
-from gmdistill.system import paths
+from gmdistill.system import cache, paths, waits
 
 # Another release of the library may train another vocabulary.
 LIBRARY_VERSION = tokenizers.__version__
@@ -150,10 +150,11 @@ class Tokenizer:
     encoder.enable_padding(
       length=length, pad_id=self.pad_id, pad_token=self.tokens[self.pad_id]
     )
-    ids = np.empty((len(texts), length), np.int32)
-    mask = np.empty((len(texts), length), np.bool_)
-    for start in range(0, len(texts), 4096):
-      encodings = encoder.encode_batch(list(texts[start : start + 4096]))
+    ids = cache.scratch((len(texts), length), np.int32)
+    mask = cache.scratch((len(texts), length), np.bool_)
+    starts = range(0, len(texts), 4096)
+    for start in waits.over(starts, "tokenising", len(texts), "rows", 4096):
+      encodings = encoder.encode_batch_fast(list(texts[start : start + 4096]))
       for row, encoding in enumerate(encodings, start):
         ids[row] = encoding.ids
         mask[row] = encoding.attention_mask

@@ -1,10 +1,11 @@
 """Tokenizers trained on a data set's own text."""
 
 import itertools
-from collections import Counter
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import tokenizers
 from tokenizers import (
   decoders,
@@ -50,6 +51,15 @@ def normalizer(lower_case: bool = True, strip_accents: bool = False) -> Any:
   )
 
 
+def _characters(texts):
+  """Returns how often each character stands in texts."""
+  counts = np.zeros(sys.maxunicode + 1, np.int64)
+  while some := list(itertools.islice(texts, 4096)):
+    codes = np.frombuffer("".join(some).encode("utf-32-le"), np.uint32)
+    counts += np.bincount(codes, minlength=len(counts))
+  return {chr(code): int(counts[code]) for code in np.flatnonzero(counts)}
+
+
 def train(
   texts: Iterable[str],
   vocab_size: int,
@@ -66,9 +76,7 @@ def train(
   if isinstance(texts, Iterator):  # which can be read but once
     texts = list(texts)
   normal = normalizer(lower_case, strip_accents)
-  counts = Counter(
-    itertools.chain.from_iterable(map(normal.normalize_str, texts))
-  )
+  counts = _characters(map(normal.normalize_str, texts))
   frequent = sorted(
     counts, key=lambda character: (-counts[character], character)
   )

@@ -175,10 +175,13 @@ class Table:
     rate = measuring.best_rate(
       trainer, sets, self._splits.selection, key=select_key
     )
-    params, seconds = trainer(
-      sets, jax.random.split(key, trainer.chunk), rate, 0
-    )
-    found = readings.accuracies(trainer.problem, params, self._splits.reported)
+    with trainer.count.working(trainer.chunk):
+      params, seconds = trainer(
+        sets, jax.random.split(key, trainer.chunk), rate, 0
+      )
+      found = readings.accuracies(
+        trainer.problem, params, self._splits.reported
+      )
     if not np.isfinite(found).all():
       raise errors.NotFinite(measuring.DIVERGED)
     shown = trainer.problem.task.shown
@@ -321,9 +324,9 @@ class Table:
 def say_what_it_trains(
   protocol: protocols.Protocol, num_rows: int, label: str
 ) -> None:
-  """Says how much is ahead: a training is one program, which says nothing."""
+  """Says how much is ahead."""
   told = protocol.identity or {"num_steps": "some", "batch_size": "some rows"}
   logs.say(
     f"{label}: training on all {num_rows} rows, {told['num_steps']} steps of "
-    f"{told['batch_size']} a student; the next line comes when they are done"
+    f"{told['batch_size']} a student"
   )

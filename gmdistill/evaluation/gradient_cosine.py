@@ -11,7 +11,7 @@ from gmdistill.evaluation import measuring
 from gmdistill.objectives import contract, distances
 from gmdistill.sets import spaces, synthetic
 from gmdistill.students import problems
-from gmdistill.system import logs
+from gmdistill.system import logs, waits
 from gmdistill.training import fitting
 
 
@@ -56,14 +56,20 @@ def gradient_cosines(
   along, num_taken = _along(walks)
   logs.say(
     f"gradient cosines of {walks.num_students} students, {num_taken - 1} steps "
-    "each; the next line comes when they are done"
+    "each"
   )
   compared = []
-  for student in range(walks.num_students):
+  for student in waits.over(
+    range(walks.num_students),
+    "gradient cosines",
+    walks.num_students,
+    "students",
+  ):
     first = student * walks.num_steps
     real_T = _stacked([sampler(first + t) for t in range(num_taken)])
     key = jax.random.key(student)
-    compared.append(along(problem, syn.batch, key, real_T))
+    seen = along(problem, syn.batch, key, real_T)
+    compared.append(jax.block_until_ready(seen))
   cosines, by_layer = jax.tree.map(lambda *xs: np.concatenate(xs), *compared)
   names = problem.roles.from_below(by_layer)
   return cosines.mean(axis=0), {k: float(by_layer[k].mean()) for k in names}

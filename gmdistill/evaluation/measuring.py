@@ -19,7 +19,7 @@ from gmdistill.evaluation import metrics as row_metrics
 from gmdistill.evaluation import protocols, readings
 from gmdistill.sets import synthetic
 from gmdistill.students import bases, problems, tasks
-from gmdistill.system import devices, logs
+from gmdistill.system import costs, devices, waits
 
 SyntheticSet = synthetic.SyntheticSet
 
@@ -111,7 +111,8 @@ class Trainer:
       )
     )
     self._compiled: dict[Any, Any] = {}
-    self.count = logs.Count("", 0, "students")  # of those that are awaited
+    self.count = waits.Count("", 0, "students")  # who are awaited
+    self._pace = costs.Pace(repr(problem.student))
 
   def expect(self, label: str, sets: SyntheticSet, num_students: int) -> None:
     """Counts from here on, for who waits, those tried with each rate too."""
@@ -121,7 +122,8 @@ class Trainer:
     tried = min(protocol.num_students, TRIED_STUDENTS)
     each = [tried] * rates + [num_students]
     total = sum(-(-count // self.chunk) * self.chunk for count in each)
-    self.count = logs.Count(label, total, "students")
+    self.count.close()
+    self.count = waits.Count(label, total, "students")
 
   def __call__(
     self, sets: SyntheticSet, keys: jax.Array, rate: protocols.Rate, first: int
@@ -145,12 +147,18 @@ class Trainer:
       put(np.asarray(rate, np.float32)),
     )
     shapes = str(jax.tree.map(lambda x: (jnp.shape(x), x.dtype), arguments[1:]))
+    flops = None
     if shapes not in self._compiled:
-      self._compiled[shapes] = self._train.lower(*arguments).compile()
+      with self.count.preparing("compiling"):
+        traced = self._train.trace(*arguments)
+        flops = costs.matmul_flops(traced.jaxpr.jaxpr)
+        self._compiled[shapes] = traced.lower().compile()
+      self.count.reckon(self._pace.seconds(flops))
     start = time.perf_counter()
     params = jax.block_until_ready(self._compiled[shapes](*arguments))
     seconds = time.perf_counter() - start
-    self.count.add(self.chunk)
+    if flops is not None:
+      self._pace.note(flops, seconds)
     return params, seconds
 
 
@@ -245,14 +253,15 @@ def _measure_cohort(trainer, sets, splits, cohort, look):
   by_group: dict[str, list[np.ndarray]] = {name: [] for name in splits.groups}
   told: list[dict[tuple[str, str], np.ndarray]] = []
   for first in range(0, len(keys), chunk):
-    students, spent = trainer(
-      sets, keys[first : first + chunk], cohort.rate, first
-    )
-    seconds.append(spent / trainer.at_once)  # on one device
-    looks.append(look(trainer, students, splits))
-    for name, buckets in splits.groups.items():
-      by_group[name].append(_accuracies(trainer, students, buckets))
-    told.append(_metrics(trainer, students, splits))
+    with trainer.count.working(chunk):
+      students, spent = trainer(
+        sets, keys[first : first + chunk], cohort.rate, first
+      )
+      seconds.append(spent / trainer.at_once)  # on one device
+      looks.append(look(trainer, students, splits))
+      for name, buckets in splits.groups.items():
+        by_group[name].append(_accuracies(trainer, students, buckets))
+      told.append(_metrics(trainer, students, splits))
 
   def of_all(chunks):
     return np.concatenate(chunks)[:num_students]

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ from gmdistill.system import (
   costs,
   devices,
   folders,
+  followers,
   interrupts,
   logs,
   processes,
@@ -41,6 +43,7 @@ def run(config: Any, workdir: str, command: str = "") -> states.DistillState:
   processes.require_agreement("the config", workdirs.digest(config))
   with processes.together():
     folder = workdirs.check(workdir, config)
+    followers.require(config.log_to, folder)
     job = jobs.prepare(config, command)
     sources = jobs.sources(job)
     programs = jobs.programs(job)
@@ -79,9 +82,12 @@ def _run(job, programs, folder, before):
   step = int(state.step)
   with contextlib.closing(interrupts.Signals()) as signals:
     signals.hold(resuming.kept(job, step))
+    follow = functools.partial(
+      followers.opened, config.log_to, folder, config.to_dict()
+    )
     to = _Outputs(
       keep=keep,
-      writer=logs.Writer(folder / "metrics.jsonl", step),
+      writer=logs.Writer(folder / "metrics.jsonl", step, follow),
       progress=logs.Progress(
         config.num_steps, step, config.eval_every, job.unit
       ),
@@ -212,6 +218,7 @@ def _save(job, index, state, to):
   if last or received or step % config.checkpoint_every == 0:
     to.writer.keep()  # not fewer lines than the state has steps
     to.keep.save(step, state)
+    to.writer.tell()
     to.signals.hold(resuming.kept(job, step))
   if received:
     raise errors.Stopped(resuming.saved(job, step), interrupts.status(received))

@@ -15,9 +15,9 @@ from gmdistill.data import batches, formats, tokenizing
 from gmdistill.reports import opened as opened_runs
 from gmdistill.runs.commands import shared
 from gmdistill.runs.config import assembly, recipe
-from gmdistill.sets import set_files, spaces, synthetic
+from gmdistill.sets import hub, set_files, spaces, synthetic
 from gmdistill.students import problems
-from gmdistill.system import paths, units
+from gmdistill.system import units
 from gmdistill.teachers import trained
 
 ROWS = 64  # of a batch whose classes a student predicts
@@ -43,9 +43,8 @@ class DistilledSet:
   """A distilled set on disk, with its card and the config of its run."""
 
   def __init__(self, folder: epath.PathLike):
-    """Reads the `set/` folder of a run, or the workdir around it."""
-    root = paths.path(folder)
-    self.folder = root / "set" if (root / "set").is_dir() else root
+    """Reads a run's `set/` folder, the workdir around it, or hf:ORG/NAME."""
+    self.folder = hub.set_folder(folder)
     self.examples: synthetic.SyntheticSet
     self.card: dict[str, Any]
     self.examples, self.card = set_files.load(self.folder)

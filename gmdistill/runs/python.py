@@ -74,7 +74,7 @@ def load_set(folder: epath.PathLike) -> opened.DistilledSet:
   """Opens a distilled set.
 
   Args:
-    folder: The `set/` folder of a run, or the workdir around it.
+    folder: The `set/` folder of a run, the workdir around it, or hf:ORG/NAME.
 
   Raises:
     InputError: missing or damaged files.

@@ -28,6 +28,7 @@ def check(workdir: str, config: recipes.Recipe) -> epath.Path:
   path = folder / "config.json"
   if path.is_file():
     earlier = settings.earlier(_earlier(path), str(path))
+    earlier = recipes.changed(earlier, log_to=config.log_to)  # of no number
     differing = folders.differences(earlier.to_dict(), config.to_dict())
     if differing:
       raise errors.InputError(

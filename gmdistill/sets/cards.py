@@ -141,6 +141,7 @@ def reader(problem: problems.Problem) -> dict[str, Any]:
     "loss": loss
     | {"besides": [] if problem.criterion is None else ["kd, see config.json"]},
     "steps": {"is": _STEPS, **_tensors(problem, is_bert)},
+    **({"bert": _sizes(student)} if is_bert else {}),
   }
   if isinstance(student, adapters.LowRank):
     said["adapter"] = {
@@ -151,6 +152,17 @@ def reader(problem: problems.Problem) -> dict[str, Any]:
       "targets": list(student.targets),
     }
   return said
+
+
+def _sizes(student):
+  """Returns what `transformers.BertConfig` takes of a student's sizes."""
+  return {
+    "hidden_size": student.width,
+    "num_hidden_layers": student.num_layers,
+    "num_attention_heads": student.num_heads,
+    "intermediate_size": student.hidden,
+    "max_position_embeddings": student.max_positions,
+  }
 
 
 def _tensors(problem, is_bert):

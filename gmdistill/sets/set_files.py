@@ -14,7 +14,7 @@ from etils import epath
 
 from gmdistill import errors
 from gmdistill.data import batches
-from gmdistill.sets import synthetic
+from gmdistill.sets import hub, snippets, synthetic
 from gmdistill.students import problems
 from gmdistill.system import json_files, logs, paths
 
@@ -85,17 +85,17 @@ def save(
   Args:
     folder: Made where it is absent.
     syn: The set.
-    card: What is said of it; it gets the `format` and the `bytes` too.
+    card: What is said of it; it gets the `format`, the `bytes` and a script of
+      `use` too.
     precision: Of the embeddings. `int8`: integers `embeddings`, and
       `embeddings_scale` [M, L] (float32), to be multiplied. Where the set has
       a basis, `embeddings` are codes [M, L, R], to be multiplied by `basis`.
   """
-  size = num_bytes(syn, precision)
-  content = safetensors.numpy.save(
-    _tensors(syn, precision), metadata={"format": FORMAT}
-  )
+  size, tensors = num_bytes(syn, precision), _tensors(syn, precision)
+  content = safetensors.numpy.save(tensors, metadata={"format": FORMAT})
   digest = hashlib.sha256(content).hexdigest()
-  card = {"format": FORMAT, **card, "bytes": size, "sha256": digest}
+  card = {"format": FORMAT, **card, "use": snippets.use(card, tensors)}
+  card |= {"bytes": size, "sha256": digest}
   told = json.dumps(card, indent=2) + "\n"
   files = {"set.safetensors": content, "card.json": told.encode()}
   paths.write_files(paths.path(folder), files)
@@ -107,13 +107,13 @@ def load(
   """Reads a set and its card.
 
   Args:
-    folder: What `save` wrote.
+    folder: What `save` wrote, the folder around it, or hf:ORG/NAME.
     embedding_space: The reader's own space id; left empty, any set is taken.
 
   Raises:
     InputError: missing or damaged files, or a set of another space.
   """
-  folder = paths.path(folder)
+  folder = hub.set_folder(folder)
   for name in ("set.safetensors", "card.json"):
     if not (folder / name).is_file():
       raise errors.InputError(

@@ -192,10 +192,10 @@ def learn_table(
   examples = formats.without_slots(examples)
   ids, mask = examples.token_ids, examples.mask
   counts = sparse.csr_matrix((vocab_size, vocab_size))
-  for shift in range(1, min(window, ids.shape[1] - 1) + 1):
-    both = mask[:, shift:] & mask[:, :-shift]
-    pair = (ids[:, :-shift][both], ids[:, shift:][both])
-    counts += sparse.csr_matrix((np.ones(both.sum()), pair), counts.shape)
+  for start in range(0, len(ids), _ROWS):
+    counts += _neighbours(
+      ids[start : start + _ROWS], mask[start : start + _ROWS], window, counts
+    )
   counts = (counts + counts.T).tocoo()
   of_token = np.asarray(counts.sum(axis=1)).ravel()
   context = of_token**0.75 / (of_token**0.75).sum()
@@ -214,6 +214,19 @@ def learn_table(
   # Rows of one length, entries of about 0.05, as BERT's.
   left = left / (left.std(axis=1, keepdims=True) + 1e-6)
   return (left * (0.05 / left.std())).astype(np.float32)
+
+
+_ROWS = 1 << 16  # whose neighbours are counted at once
+
+
+def _neighbours(ids, mask, window, like):
+  """Returns how often each token stands before each other one."""
+  counts = sparse.csr_matrix(like.shape)
+  for shift in range(1, min(window, ids.shape[1] - 1) + 1):
+    both = mask[:, shift:] & mask[:, :-shift]
+    pair = (ids[:, :-shift][both], ids[:, shift:][both])
+    counts += sparse.csr_matrix((np.ones(both.sum()), pair), counts.shape)
+  return counts
 
 
 def write(

@@ -6,6 +6,7 @@ run has computed is in its files by then, or would be lost by an error here.
 """
 
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +21,11 @@ _PLAIN = str.maketrans(
 def show(text: str) -> None:
   """Prints one line, or several, of a command's results: to standard output."""
   _print(text, "stdout")
+
+
+def data(content: Any) -> None:
+  """Prints a result as a program reads it: JSON, and nothing beside it."""
+  show(json.dumps(content, indent=2))
 
 
 def complain(text: str) -> None:

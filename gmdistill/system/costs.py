@@ -12,7 +12,7 @@ import numpy as np
 from jax.interpreters import partial_eval
 
 from gmdistill import errors
-from gmdistill.system import devices, units
+from gmdistill.system import cache, devices, processes, units
 
 _COLLECTIVES = (
   "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
@@ -112,6 +112,27 @@ def matmul_flops(jaxpr: Any) -> int:
   that `data` makes one. What nobody reads is not computed, and does not count.
   """
   return _count(partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0])
+
+
+class Pace:
+  """How fast programs of a kind ran on this kind of device, kept in the cache:
+  who waits is told by it about how long the next one takes."""
+
+  def __init__(self, kind: str):
+    """Of programs of a kind, in any words."""
+    device = jax.devices()[0].device_kind
+    self._entry = cache.entry("paces", [kind, device, jax.device_count()])
+
+  def note(self, flops: int, seconds: float) -> None:
+    """Keeps how long a program of so many FLOPs took."""
+    if flops and seconds and processes.is_first():
+      cache.write_facts(self._entry, {"flops_per_second": flops / seconds})
+
+  def seconds(self, flops: int) -> float | None:
+    """Returns about how long one takes; None: none has run yet."""
+    pace = (cache.read_facts(self._entry) or {}).get("flops_per_second")
+    usable = isinstance(pace, int | float) and pace > 0
+    return flops / pace if usable else None
 
 
 def _count(jaxpr):

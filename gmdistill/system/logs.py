@@ -4,7 +4,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from etils import epath
 from gmdistill import errors
 from gmdistill.system import (
   console,
+  followers,
   interrupts,
   json_files,
   paths,
@@ -28,18 +29,33 @@ from gmdistill.system import (
 class Writer:
   """Appends one JSON object a step to `metrics.jsonl`, line by line."""
 
-  def __init__(self, path: epath.Path, step: int):
+  def __init__(
+    self,
+    path: epath.Path,
+    step: int,
+    follow: Callable[[], Sequence[followers.Follower]] = tuple,
+  ):
     """Opens the file and drops what a killed run wrote after `step`.
 
     Of several processes the first writes, and the others only count time.
+
+    Args:
+      path: The file.
+      step: The last one that is saved.
+      follow: Opens what is told every step once it is saved.
     """
     kept = [line for line in _whole_lines(path) if line["step"] <= step]
     self._earlier = kept[-1]["time"] if kept else 0.0
     self._start = time.monotonic()
     self._lines: paths.Lines | None = None
+    self._followers: Sequence[followers.Follower] = ()
+    self._untold: list[dict[str, Any]] = []
     if processes.is_first():
       text = "".join(json.dumps(line) + "\n" for line in kept)
       self._lines = paths.Lines(path, text)
+      self._followers = follow()
+      self._untold = list(kept) if self._followers else []
+      self.tell()
 
   @property
   def seconds(self) -> float:
@@ -53,6 +69,14 @@ class Writer:
     line = {"step": step, "time": round(self.seconds, 3)}
     line |= {name: float(value) for name, value in values.items()}
     self._lines.append(json.dumps(line))
+    if self._followers:
+      self._untold.append(line)
+
+  def tell(self) -> None:
+    """Tells the followers what they have not seen: all steps are saved."""
+    for follower in self._followers:
+      follower.tell(self._untold)
+    self._untold = []
 
   def keep(self) -> None:
     """Has all lines written, where the file lies in a bucket too."""
@@ -60,9 +84,11 @@ class Writer:
       self._lines.keep()
 
   def close(self) -> None:
-    """Closes the file."""
+    """Closes the file, and all that follows it."""
     if self._lines is not None:
       self._lines.close()
+    for follower in self._followers:
+      follower.close()
 
 
 def _whole_lines(path: epath.Path) -> list[dict[str, Any]]:
@@ -115,7 +141,7 @@ class Progress:
     `unit`: of what is chosen by.
     """
     self._unit = unit
-    self._console = _console()
+    self._console = console_now()
     self._every, self._total, self._began = every, total, step
     self._start = time.monotonic()
     self._accuracy = math.nan
@@ -128,6 +154,7 @@ class Progress:
       disable=not self._console.is_terminal,
     )
     self._task = self._bar.add_task("", total=total, completed=step, said="")
+    take(self._console)
     self._bar.start()
 
   def update(
@@ -151,39 +178,38 @@ class Progress:
   def close(self) -> None:
     """Leaves the terminal as it was."""
     self._bar.stop()
+    leave(self._console)
 
 
-class Count:
-  """Says now and then how far a count has come, and what time is left."""
-
-  EVERY = 10.0  # seconds between two lines, and before the first
-
-  def __init__(self, label: str, total: int, unit: str):
-    """Starts at 0 of `total`; what ends sooner says nothing."""
-    self._label, self._total, self._unit = label, total, unit
-    self._done, self._began = 0, time.monotonic()
-    self._last = self._began
-
-  def add(self, number: int) -> None:
-    """So many more are done."""
-    self._done, now = self._done + number, time.monotonic()
-    if now - self._last < self.EVERY or self._done >= self._total:
-      return
-    self._last = now
-    left = (now - self._began) / self._done * (self._total - self._done)
-    say(
-      f"{self._label}: {self._done} of {self._total} {self._unit}, "
-      f"{units.seconds(left)} left"
-    )
+_taken: list[rich.console.Console] = []  # that have a line which lives
 
 
 def say(text: str) -> None:
   """Prints one line of what a run is doing to standard error."""
   interrupts.obey()
-  _console().print(text, highlight=False, markup=False, soft_wrap=True)
+  console_now().print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _console():
+def console_now() -> rich.console.Console:
+  """Returns where lines are said: above a line that lives, if there is one."""
+  if _taken:
+    return _taken[-1]
   # One process of several speaks for all of them.
   stream: Any = console.Stream("stderr", sys.stderr)
   return rich.console.Console(file=stream, quiet=not processes.is_first())
+
+
+def is_taken() -> bool:
+  """Whether a line lives on the terminal."""
+  return bool(_taken)
+
+
+def take(to: rich.console.Console) -> None:
+  """From here on a line lives on this console."""
+  _taken.append(to)
+
+
+def leave(to: rich.console.Console) -> None:
+  """None lives there any more."""
+  if to in _taken:
+    _taken.remove(to)

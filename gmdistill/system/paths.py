@@ -5,12 +5,13 @@ appears whole or not at all. What must differ for it is here, and in
 `workdirs.held` and `checkpoint`.
 """
 
+import contextlib
 import errno
 import os
 import pathlib
 import secrets
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 import numpy as np
@@ -146,11 +147,20 @@ def _write_bytes(place, content):
   if not is_local(place):
     place.write_bytes(content)
     return
+  with replacing(place) as file:
+    file.write(content)
+
+
+@contextlib.contextmanager
+def replacing(place: epath.Path) -> Iterator[IO[bytes]]:
+  """Opens a file of this machine that takes the name of one at the block's end,
+  and leaves nothing where the block fails."""
   # Of two processes that write one report, each has a file of its own.
   mark = f"{os.getpid()}.{secrets.token_hex(4)}"  # of two machines, too
   partial = place.with_name(f".{place.name}.{mark}.partial")
   try:
-    partial.write_bytes(content)
+    with partial.open("wb") as file:
+      yield file
     partial.replace(place)
   finally:
     partial.unlink(missing_ok=True)

@@ -2,7 +2,9 @@
 
 import json
 import pathlib
+import sys
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as arrow_parquet
@@ -377,7 +379,7 @@ def test_a_file_that_is_not_there_is_named(name):
     opened(name)
 
 
-@pytest.mark.parametrize("name", ["hf:org/name", "my reviews", "a/b/c"])
+@pytest.mark.parametrize("name", ["hf org/name", "my reviews", "a/b/c"])
 def test_an_unknown_name_says_that_files_are_read(name):
   with pytest.raises(errors.InputError, match=r"FILE\.csv"):
     opened(name)
@@ -458,6 +460,68 @@ def test_rows_of_python_are_data_too(of):
     data = pytest.importorskip("pandas").DataFrame(data)
   corpus = gd.load_data(data, vocab_size=100, max_length=12)
   assert len(corpus.train.labels) == 9
+
+
+FEATURES = {"text": ["a b", "c d", "e f"] * 4, "label": [0, 1, -1] * 4}
+
+
+def saved_to_disk(folder):
+  """What `datasets` saves of two splits and classes with names."""
+  features = datasets.Features(
+    text=datasets.Value("string"),
+    label=datasets.ClassLabel(names=["no", "yes"]),
+  )
+  rows = datasets.Dataset.from_dict(FEATURES, features)
+  both = datasets.DatasetDict(train=rows, test=rows.select(range(4)))
+  both.save_to_disk(folder)
+  return both
+
+
+def test_a_folder_of_datasets_is_read_with_its_classes_and_splits(tmp_path):
+  saved_to_disk(tmp_path / "saved")
+  (tmp_path / "saved" / "train" / "cache-1.arrow").write_bytes(b"of a map")
+  source = opened(tmp_path / "saved")
+  assert source.label_names == ("no", "yes")
+  rows = sources.read(source, "train")
+  assert list(rows.texts)[:3] == ["a b", "c d", "a b"] and rows.dropped == 4
+  np.testing.assert_array_equal(rows.labels, [0, 1] * 4)
+  assert len(sources.read(source, "test").labels) == 3
+  alone = opened(tmp_path / "saved" / "train")
+  assert len(sources.read(alone, "train").labels) == 8
+
+
+def test_arrow_files_are_read_as_files_and_as_streams(tmp_path):
+  table = pa.table({"text": ["a b"] * 5 + ["c"] * 5, "label": [0, 1] * 5})
+  for name, new in (
+    ("f.arrow", pa.ipc.new_file),
+    ("s.arrow", pa.ipc.new_stream),
+  ):
+    with new(tmp_path / name, table.schema) as writer:
+      writer.write_table(table, max_chunksize=3)
+    rows = zip(table["text"].to_pylist(), ["0", "1"] * 5, strict=True)
+    assert train(tmp_path / name) == list(rows)
+  (tmp_path / "bad.arrow").write_bytes(b"no arrow at all")
+  with pytest.raises(errors.InputError, match="cannot be read as arrow"):
+    opened(tmp_path / "bad.arrow")
+
+
+def test_a_data_set_of_the_hub_is_read_where_datasets_keeps_it(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "c"))
+  folder = tmp_path / "reviews"
+  folder.mkdir()
+  for split, rows in (("train", 8), ("test", 4)):
+    write(folder, f"{split}.csv", csv_of([("a b", "x"), ("c d", "y")] * rows))
+  source = opened(f"hf:{folder}")
+  assert source.label_names == ("x", "y")
+  assert len(sources.read(source, "train").labels) == 16
+  assert len(sources.read(source, "test").labels) == 8
+  with pytest.raises(errors.InputError, match="hf:ORG/NAME:CONFIG as the hub"):
+    opened(f"hf:{tmp_path / 'nothing'}")
+  monkeypatch.setitem(sys.modules, "datasets", None)
+  with pytest.raises(errors.InputError, match=r"gmdistill\[hub-data\]"):
+    opened("hf:org/name")
 
 
 def test_what_is_no_table_is_refused():

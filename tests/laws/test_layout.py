@@ -40,7 +40,8 @@ ONLY_HERE = {
   "tensorflow_datasets": {"data"},
   "tokenizers": {"data"},
   "pyarrow": {"data"},
-  "huggingface_hub": {"students"},
+  "huggingface_hub": {"students", "sets.hub", "runs.packing"},
+  "datasets": {"data.table_hub"},
   "sklearn": {"selection", "sets", "evaluation"},  # k-means; factors; F1
   "datasketch": {"selection"},
   "matplotlib": {"reports"},

@@ -100,6 +100,9 @@ def test_the_verbs_work_on_a_finished_run(
   student = tmp_path / "student"
   assert main.main(["x", "train", given, f"--workdir={student}"]) == 0
   assert "accuracy" in capsys.readouterr().out
+  assert main.main(["x", "train", given, f"--workdir={student}", "--json"]) == 0
+  told = json.loads(capsys.readouterr().out)
+  assert 0 < told["accuracy"] < 1 and told["folder"] == str(student)
   config = json.loads((student / "config.json").read_text())
   assert config["architectures"] == ["BertForSequenceClassification"]
   weights = safetensors.numpy.load_file(student / "model.safetensors")
@@ -114,7 +117,15 @@ def test_the_verbs_work_on_a_finished_run(
   summary = json.loads((finished / "summary.json").read_text())
   for name, rows in summary["protocols"].items():
     assert found[name]["mean"] == pytest.approx(rows["distilled"]["mean"])
-  assert main.main(["x", "evaluate", CONFIG, "--row=random"]) == 0
+  said = capsys.readouterr().out.splitlines()
+  assert said[0].split()[:3] == ["protocol", "row", "accuracy,"]
+  assert any(line.startswith("ece: how far") for line in said)
+  asked = ["--row=random", "--protocol=replay", "--json"]
+  assert main.main(["x", "evaluate", CONFIG, *asked]) == 0
+  assert json.loads(capsys.readouterr().out)["replay"]["row"] == "random"
+  assert main.main(["x", "report", str(finished), "--json"]) == 0
+  (told,) = json.loads(capsys.readouterr().out)
+  assert {"run", "mean"} <= set(told["results"][0]) and told["cost"]
 
   pages = f"--workdir={tmp_path / 'pages'}"
   monkeypatch.setenv("HOME", str(finished.parent))

@@ -1,6 +1,7 @@
 """What a run needs is known before it runs."""
 
 import functools
+import json
 import types
 
 import jax
@@ -164,9 +165,17 @@ def test_a_device_without_memory_is_one_line(monkeypatch, tmp_path, capsys):
   assert "smaller students_at_once" in line
 
 
+OBJECTIVES = ["gradient_matching", "look_ahead"]
+
+
 def test_the_verb_prints_a_table_for_every_stage(capsys):
   assert main.main(["gmdistill", "plan", CONFIG]) == 0
   said = capsys.readouterr().out
   assert said.count("temporary memory") == 2 and said.count(": fits") == 2
-  assert "gradient_matching, on a mesh of" in said
+  assert "gradient_matching, on one device:" in said
+  assert "12 outer steps take about" in said and "0 bytes" not in said
+  assert main.main(["gmdistill", "plan", CONFIG, "--json"]) == 0
+  told = json.loads(capsys.readouterr().out)
+  assert [x["objective"] for x in told["stages"]] == OBJECTIVES
+  assert told["seconds"] > 0 and told["stages"][0]["needed"] > 1000
   assert main.main(["gmdistill", "plan"]) == 2

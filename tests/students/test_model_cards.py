@@ -14,7 +14,6 @@ from gmdistill.evaluation import protocols
 from gmdistill.runs.commands import shared
 from gmdistill.sets import synthetic
 from gmdistill.students import encoders, hugging_face, problems
-from gmdistill.system import logs
 
 TINY_BERT = pathlib.Path(__file__).parents[1] / "tiny_bert"
 TEXTS = ["a good film", "dull", "the story of a plot, not bad"]
@@ -56,16 +55,6 @@ def test_a_mean_pooled_student_brings_its_reader(tmp_path):
 def test_a_pooled_student_is_one_of_the_pipelines(tmp_path):
   save(tmp_path, "first")
   assert "pipeline(" in (tmp_path / "README.md").read_text()
-
-
-def test_who_waits_for_students_is_told_how_many_are_left(monkeypatch, capsys):
-  monkeypatch.setattr(logs.Count, "EVERY", 0.0)
-  count = logs.Count("replay: distilled", 3, "students")
-  for _ in range(3):
-    count.add(1)
-  told = capsys.readouterr().err.splitlines()
-  assert len(told) == 2  # the row itself comes after the last
-  assert told[0].startswith("replay: distilled: 1 of 3 students, ")
 
 
 def test_a_set_under_other_steps_than_its_own_is_told(capsys):

@@ -37,6 +37,28 @@ def test_what_is_kept_comes_back():
   assert cache.read_facts(entry) == {"mean": 0.25, "std": None}
 
 
+def test_large_arrays_are_mapped_and_a_change_stays_in_memory(monkeypatch):
+  monkeypatch.setattr(cache, "LARGE", 1000)
+  entry = cache.entry("corpora", 1)
+  cache.write_arrays(entry, ARRAYS)
+  arrays = cache.read_arrays(entry)
+  assert isinstance(arrays["ids"], np.memmap)
+  assert not isinstance(arrays["facts"], np.memmap)
+  np.testing.assert_array_equal(arrays["ids"], ARRAYS["ids"])
+  arrays["ids"][0] = -1
+  np.testing.assert_array_equal(cache.read_arrays(entry)["ids"], ARRAYS["ids"])
+
+
+@pytest.mark.parametrize("large", [1, 10**9])
+def test_scratch_is_written_and_read_and_leaves_no_file(large, monkeypatch):
+  monkeypatch.setattr(cache, "LARGE", large)
+  scratch = cache.scratch((20, 30), np.int64)
+  assert isinstance(scratch, np.memmap) == (large == 1)
+  scratch[:] = ARRAYS["ids"]
+  np.testing.assert_array_equal(scratch, ARRAYS["ids"])
+  assert not list(cache.paths.cache_folder().iterdir())
+
+
 def test_damaged_arrays_count_as_absent_wherever_the_damage_is():
   entry = cache.entry("corpora", 1)
   cache.write_arrays(entry, ARRAYS)

@@ -103,6 +103,7 @@ def test_students_train_on_a_relabelled_set_by_any_loss(folder, taught, capsys):
       f"--config.kd.loss={kd}",
       "--config.kd.features=mse",
       "--config.kd.teaching=none",
+      "--json",
     )
     row = json.loads(capsys.readouterr().out)["scratch"]
     assert row["row"] == "k_centers"

@@ -1,20 +1,21 @@
 """The commands that distil and prepare it: distill, plan, sweep, bank."""
 
 import shlex
+import time
 from typing import Any
 
 import jax
 
 from gmdistill import errors
 from gmdistill.objectives import bank_building
-from gmdistill.runs import appending, jobs
+from gmdistill.runs import appending, jobs, outer, states
 from gmdistill.runs import distill as distillation
 from gmdistill.runs import sweep as sweeps
 from gmdistill.runs.commands import shared
 from gmdistill.runs.config import assembly, checks, settings, teacher_fields
 from gmdistill.runs.config import remedies as plans
 from gmdistill.sets import set_files
-from gmdistill.system import console, paths, processes
+from gmdistill.system import console, paths, processes, units
 
 
 def distill(flags: Any, rest: list[str], command: str) -> None:
@@ -32,7 +33,8 @@ def distill(flags: Any, rest: list[str], command: str) -> None:
 
 
 def plan(flags: Any, rest: list[str], command: str) -> None:
-  """Says what a run would need of each device; runs and writes nothing."""
+  """Says what a run would need of each device, and about how long its outer
+  steps take, of which a few are timed; writes nothing."""
   del command
   shared.nothing_else(rest)
   if flags.config is None:
@@ -45,13 +47,52 @@ def plan(flags: Any, rest: list[str], command: str) -> None:
     "parameters": sum(x.size for x in jax.tree.leaves(shapes)),
     "set_bytes": set_files.num_bytes(best, config.stored_as),
   }
-  names = config.objective.split(",")
+  names = [name.strip() for name in config.objective.split(",")]
+  programs, costs = zip(*jobs.programs(job), strict=True)
+  mesh = dict(job.mesh.shape)
+  seconds = None
+  if all(cost.needed <= cost.room for cost in costs):
+    seconds = _seconds(job, programs)
+  if flags.json:
+    told = [{"mesh": mesh, **fields, **x._asdict()} for x in costs]
+    for one, name, cost in zip(told, names, costs, strict=True):
+      one |= {"objective": name, "needed": cost.needed}
+    console.data({"stages": told, "seconds": seconds})
+    return
   remedies = plans.remedies(config, job.mesh)
-  for name, (_, cost) in zip(names, jobs.programs(job), strict=True):
-    console.show(f"{name.strip()}, on a mesh of {dict(job.mesh.shape)}:")
+  for name, cost in zip(names, costs, strict=True):
+    console.show(f"{name}, on {plans.devices(mesh)}:")
     console.show(plans.text(cost, **fields))
     if cost.needed > cost.room:
       console.show(f"to make it smaller: {', or '.join(remedies)}")
+  if seconds is not None and processes.is_first():
+    console.show(
+      f"{config.num_steps} outer steps take about {units.seconds(seconds)} "
+      "here; evaluations come on top"
+    )
+
+
+def _seconds(job, programs):
+  """Returns about how long the outer steps take: some of each stage do."""
+  num_steps = outer.dispatch_size(job.config, job.stages)
+  total = 0.0
+  for index, (stage, steps) in enumerate(
+    zip(job.stages, programs, strict=True)
+  ):
+    state = states.first_state(
+      job.params,
+      stage,
+      job.problem,
+      job.root_key,
+      job.config.num_students,
+      job.mesh,
+    )
+    for _ in range(2):  # the first makes ready what the others have
+      began = time.perf_counter()
+      state, _ = distillation.dispatch(job, index, steps, state)
+      spent = time.perf_counter() - began
+    total += spent / num_steps * (stage.last - stage.first)
+  return total
 
 
 def append(flags: Any, rest: list[str], command: str) -> None:

@@ -1,7 +1,6 @@
 """The command that says what there is to change: fields."""
 
 import difflib
-import json
 from typing import Any
 
 from gmdistill import errors
@@ -29,9 +28,7 @@ def fields(flags: Any, rest: list[str], command: str) -> None:
   header = ("field", value, "must be", "meaning")
   if flags.json:
     keys = [name.replace(" ", "_") for name in header]
-    console.show(
-      json.dumps([dict(zip(keys, x, strict=True)) for x in chosen], indent=2)
-    )
+    console.data([dict(zip(keys, x, strict=True)) for x in chosen])
     return
   console.table(
     header, [(name, repr(is_), be, why) for name, is_, be, why in chosen]

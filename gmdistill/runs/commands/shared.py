@@ -11,7 +11,7 @@ from gmdistill.data import batches, chat, plain_tokens, tokenizing
 from gmdistill.evaluation import protocols
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.runs.config import settings
-from gmdistill.sets import set_files, spaces, synthetic, text_sets
+from gmdistill.sets import hub, set_files, spaces, synthetic, text_sets
 from gmdistill.students import (
   adapters,
   families,
@@ -245,8 +245,8 @@ def config_and_set(
   """Returns the config and the set's folder; a set knows its run's config."""
   if needs_set and not flags.set:
     raise errors.InputError("this verb needs --set=DIR, a run's set/ folder.")
-  folder = paths.path(flags.set)
   texts = is_text_set(flags.set)
+  folder = paths.path(flags.set) if texts else hub.set_folder(flags.set)
   if texts and not folder.is_file():
     raise errors.InputError(f"there is no file {folder}.")
   if needs_set and not texts:

@@ -49,6 +49,10 @@ def teach(flags: Any, rest: list[str], command: str) -> None:
   )
   shared.save_of_run(folder, setup, params, config)
   field = "teachers.dirs" if config.has_classes else "student.pretrained"
+  if flags.json:
+    told = {setup.problem.task.unit: accuracy, "seconds": seconds}
+    console.data({**told, "folder": str(folder)})
+    return
   console.show(
     f"teacher: {shared.told(setup, accuracy)} on the reported split; trained "
     f"in {units.seconds(seconds)}; next: gmdistill distill ... "

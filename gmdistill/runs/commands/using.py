@@ -1,11 +1,10 @@
 """The commands that use what a run left: train, evaluate, report."""
 
-import json
 from typing import Any
 
 from gmdistill import errors
 from gmdistill.evaluation import measuring
-from gmdistill.reports import finished, markdown
+from gmdistill.reports import finished, markdown, tables
 from gmdistill.runs.commands import shared
 from gmdistill.runs.config import assembly, outputs
 from gmdistill.selection import coresets
@@ -40,6 +39,10 @@ def train(flags: Any, rest: list[str], command: str) -> None:
     protocol, measuring.stacked(syn)
   )
   path = shared.save_of_run(student, setup, params, config)
+  if flags.json:
+    told = {"protocol": name, setup.problem.task.unit: accuracy}
+    console.data({**told, "seconds": seconds, "folder": str(path)})
+    return
   console.show(
     f"{name}: {shared.told(setup, accuracy)} on the reported split; trained "
     f"in {units.seconds(seconds)}; saved in {path}"
@@ -83,20 +86,55 @@ def evaluate(flags: Any, rest: list[str], command: str) -> None:
       known = (cards.DISTILLED, "full", *table.methods)
       errors.not_one_of(f"--row={flags.row}", flags.row, known)
     found[name] |= {"row": row, "unit": setup.problem.task.unit}
-  console.show(json.dumps(found, indent=2))
   if target is not None:
     target.mkdir(parents=True, exist_ok=True)
     folders.write_json(target / "evaluation.json", found)
+  if flags.json:
+    console.data(found)
+    return
+  _show(found)
+
+
+# What is told beside accuracy, and what it says.
+_BESIDE = {
+  "ece": "how far a student's certainty is from how often it is right",
+  "temperature": "what its logits are divided by to fit the selection split",
+  "ece_scaled": "ece after that",
+  "interval_width": "the mean width of 90 % intervals of its samples",
+}
+
+
+def _show(found: dict[str, Any]) -> None:
+  """Prints what was measured as a table, and what its columns are."""
+  beside = [x for x in _BESIDE if any(x in row for row in found.values())]
+  console.table(
+    ("protocol", "row", "accuracy, %", "students", *beside),
+    [
+      (
+        name,
+        str(row["row"]),
+        tables.plus_minus(row),
+        str(row["n"]),
+        *(f"{row[x]:.3g}" if x in row else "-" for x in beside),
+      )
+      for name, row in found.items()
+    ],
+  )
+  for name in beside:
+    console.show(f"{name}: {_BESIDE[name]}")
 
 
 def report(flags: Any, rest: list[str], command: str) -> None:
   """Writes report.html over the workdirs given, or over --workdir itself; or
-  prints one table of them."""
+  prints one table of them, or what they measured."""
   del command
   runs = rest or [flags.workdir]
   if not rest and not flags.workdir:
     raise errors.InputError("report needs workdirs: gmdistill report DIR ...")
   errors.choice("--format", flags.format, FORMATS)
+  if flags.json:
+    console.data([_as_data(run) for run in map(finished.load_run, runs)])
+    return
   if flags.format == "markdown":
     console.show(markdown.table(flags.table, runs).rstrip("\n"))
     return
@@ -113,6 +151,13 @@ def report(flags: Any, rest: list[str], command: str) -> None:
   path = page.write(runs, target / "report.html")
   _say_other_steps(runs)
   logs.say(f"report: {path}")
+
+
+def _as_data(run: finished.Run) -> dict[str, Any]:
+  rows = tables.results_table(run)
+  but_config = [{k: v for k, v in x.items() if k != "setting"} for x in rows]
+  cost = run.summary.get("cost")
+  return {"workdir": str(run.workdir), "results": but_config, "cost": cost}
 
 
 def _say_other_steps(runs):

@@ -88,6 +88,16 @@ VERBS = {
     "gmdistill report runs/a runs/b --workdir=runs/both",
     "DIR...",
   ),
+  "pack": Verb(
+    "put a set, its table and a card into one folder or zip",
+    "set to",
+    "gmdistill pack --set=runs/quickstart/set --to=docstrings.zip",
+  ),
+  "publish": Verb(
+    "put a set on the Hugging Face hub",
+    "set repo private",
+    "gmdistill publish --set=runs/quickstart/set --repo=me/docstrings",
+  ),
   "fields": Verb(
     "list the fields of a config, or those that words are about",
     "config json",
@@ -111,8 +121,8 @@ FLAGS = {
   ),
   "set": (
     "DIR",
-    "the set/ folder of a run; train, evaluate, relabel: or a file of texts, "
-    "FILE.jsonl",
+    "the set/ folder of a run, its workdir, or hf:ORG/NAME; train, evaluate, "
+    "relabel: or a file of texts, FILE.jsonl",
   ),
   "teacher": ("DIR", "a teacher; may be given again"),
   "row": (
@@ -129,6 +139,9 @@ FLAGS = {
   "compare": ("", "distil anew too, to compare"),
   "format": ("html|markdown", "a page, or one --table"),
   "table": ("NAME", "results, rows, costs, provenance or published"),
+  "to": ("DIR|FILE.zip", "where a packed set goes"),
+  "repo": ("ORG/NAME", "a data set of the hub, made where it is absent"),
+  "private": ("", "for its owners alone"),
   "json": ("", "print JSON, for a program, instead of a table"),
 }
 

@@ -10,7 +10,7 @@ from gmdistill.evaluation import baselines
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.runs.config import row_fields, teacher_fields
 from gmdistill.sets import cards, set_files, spaces, synthetic, text_sets
-from gmdistill.system import json_files
+from gmdistill.system import json_files, paths
 
 
 def table(
@@ -54,7 +54,7 @@ def first_card(
   rows: str = cards.DISTILLED,
 ) -> dict[str, Any]:
   """Returns what a set's card says before anything is measured."""
-  return cards.first_card(
+  card = cards.first_card(
     setup,
     task=config.data.name,
     size={config.size_field: config.per_group},
@@ -62,6 +62,10 @@ def first_card(
     command=command,
     rows=rows,
   )
+  if encoder := config.student.pretrained:
+    local = paths.path(encoder).is_dir()
+    card["encoder"] = paths.path(encoder).name if local else encoder
+  return card
 
 
 def write_set(

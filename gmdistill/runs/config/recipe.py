@@ -74,6 +74,8 @@ class Recipe:
     steps_per_dispatch: Outer steps of one dispatch, at most.
     eval_every: Outer steps between two evaluations on the selection split.
     checkpoint_every: Outer steps between two saves.
+    log_to: Where `metrics.jsonl` is shown too, a saved step at a time:
+      `tensorboard`, `wandb`, both or none.
     selection: How the step that is kept is chosen.
     protocols: Which are reported: of `replay`, `finetune`, `scratch`, `bayes`.
     metrics: What is told of every row beside its accuracy: `macro_f1`,
@@ -141,6 +143,7 @@ class Recipe:
   steps_per_dispatch: fields.Steps = 10
   eval_every: fields.Steps = 100
   checkpoint_every: fields.Steps = 100
+  log_to: tuple[str, ...] = ()
   # How sets are measured.
   selection: groups.Selection = groups.Selection()
   protocols: tuple[str, ...] = ("replay",)

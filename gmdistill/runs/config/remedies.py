@@ -1,5 +1,7 @@
 """What makes a run smaller, and its plan in words."""
 
+from collections.abc import Mapping
+
 import jax
 
 from gmdistill.runs.config import recipe as recipes
@@ -40,18 +42,30 @@ def remedies(config: recipes.Recipe, mesh: jax.sharding.Mesh) -> list[str]:
   return found or ["more or larger devices"]
 
 
+def devices(mesh: Mapping[str, int]) -> str:
+  """Returns in words which devices a run is shared out over."""
+  students, data = mesh["students"], mesh["data"]
+  if students * data == 1:
+    return "one device"
+  groups = f"{students} groups of {data}" if data > 1 else "students apart"
+  return f"{students * data} devices, {groups}"
+
+
 def text(cost: costs.Cost, *, set_bytes: int, parameters: int) -> str:
   """Returns the lines that `gmdistill plan` prints of a stage."""
   share = cost.needed / cost.room
+  sizes = {
+    "the set, stored": set_bytes,
+    "what students keep between steps": cost.pool,
+    "the bank's states, a dispatch": cost.bank,
+    "arguments": cost.arguments,
+    "temporary memory": cost.temporary,
+    "crosses between devices, a step": cost.crossing,
+  }
   lines = {
     "a student": f"{units.number(parameters)} parameters",
-    "the set, stored": units.size(set_bytes),
-    "students on a device": units.size(cost.pool),
-    "bank's states, a dispatch": units.size(cost.bank),
-    "arguments": units.size(cost.arguments),
-    "temporary memory": units.size(cost.temporary),
-    "FLOPs a step (products)": units.number(cost.flops),
-    "crosses between devices, a step": units.size(cost.crossing),
+    **{name: units.size(x) for name, x in sizes.items() if x},
+    "FLOPs of a step's products": units.number(cost.flops),
     "needed of the device": (
       f"{units.size(cost.needed)} of {units.size(cost.room)} "
       f"({share:.0%}): {'fits' if share <= 1 else 'does not fit'}"
