@@ -4,7 +4,7 @@ gmdistill distill --config=quickstart --workdir=runs/quickstart
 
 Two CPU cores: about 3 minutes. Expected, protocol replay, 20 students:
 distilled 80.6 ± 2.6 %, K-centers 58.0 ± 4.8 %, full 86.9 ± 0.6 %.
-`:tiny` ends in seconds.
+`:tiny` takes a minute or two, most of it to compile.
 """
 
 from gmdistill.runs.config import settings

@@ -45,7 +45,8 @@ def results_table(runs: finished.Run | Sequence[finished.Run]) -> list[Row]:
   runs = [runs] if isinstance(runs, finished.Run) else runs
   rows = []
   for run, name in zip(runs, short_names(runs), strict=True):
-    but_seed = {k: v for k, v in run.config.items() if k != "seed"}
+    other = ("seed", "log_to")  # which make no other setting
+    but_seed = {k: v for k, v in run.config.items() if k not in other}
     about: Row = {"run": name, "objective": ",".join(finished.objectives(run))}
     for key in ("dataset", "student", "data_per_class", "sequence_length"):
       about[key] = run.summary.get(key)
@@ -56,13 +57,22 @@ def results_table(runs: finished.Run | Sequence[finished.Run]) -> list[Row]:
       unit = finished.unit_of(run, protocol)
       ends = (
         _score(cells_of.get("zero_shot"))["mean"],
-        _score(cells_of.get("full"))["mean"],
+        _beyond_chance(run, cells_of.get("full"), unit),
       )
       for key in _in_order(cells_of, unit):
         labels = {"protocol": protocol, "row": finished.ROWS.get(key, key)}
         own = _score(cells_of.get(key), ends)
         rows.append(about | labels | {"unit": unit} | own)
   return rows
+
+
+def _beyond_chance(run, cell, unit):
+  """Returns the mean of a row; None of an accuracy that is no better than a
+  guess, a share of which says nothing."""
+  mean, names = _score(cell)["mean"], run.card.get("label_names")
+  if unit != "accuracy" or mean is None or not names:
+    return mean
+  return mean if mean >= 1 / len(names) + 0.02 else None
 
 
 def _in_order(names: Sequence[str], unit: str) -> list[str]:

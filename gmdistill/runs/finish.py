@@ -145,6 +145,9 @@ def _report(folder: epath.Path) -> None:
   path = page.write([folder], folder / "report.html")
   finished_run = finished.load_run(folder)
   console.show(result_tables.as_text(result_tables.results_table(finished_run)))
+  size = result_tables.ledger(finished_run)["The set against the text"]
+  if "LARGER" in size:
+    console.show(f"the set is {size} than the text that it was learned from")
   console.show(f"report: {path}")
 
 

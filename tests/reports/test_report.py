@@ -212,6 +212,19 @@ def test_recovery_and_standard_error_are_computed(workdir):
   assert distilled["standard_error"] == pytest.approx(0.02 / 4)
 
 
+def test_a_share_of_what_is_no_better_than_a_guess_is_not_told(tmp_path):
+  summary = make_summary()
+  run = make_run(tmp_path / "run", summary)
+  card = json.loads((run / "set" / "card.json").read_text())
+  chance = 1 / len(card["label_names"])
+  for full, told in ((chance + 0.01, False), (chance + 0.03, True)):
+    summary["protocols"]["finetune"]["full"]["mean"] = full
+    (run / "summary.json").write_text(json.dumps(summary))
+    rows = tables.results_table(report_page.load_run(run))
+    assert (rows[3]["recovery"] is not None) == told
+    assert rows[4]["mean"] == full
+
+
 @pytest.mark.parametrize("absent", [None, "missing"])
 def test_an_absent_row_is_not_measured(tmp_path, absent):
   summary = make_summary()

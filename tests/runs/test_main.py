@@ -16,7 +16,7 @@ from conftest import make_problem, make_synthetic
 from orbax.checkpoint import v1 as ocp
 
 from gmdistill import main
-from gmdistill.runs.commands import verbs
+from gmdistill.runs.commands import shared, verbs
 from gmdistill.sets import set_files, synthetic
 from gmdistill.system import folders, logs, paths
 
@@ -78,6 +78,15 @@ def test_fields_are_told_by_name_and_by_meaning(capsys):
   assert field["field"] == "student.num_heads" and field["value"] == 2
   assert main.main(["x", "fields", "--json"]) == 0
   assert len(json.loads(capsys.readouterr().out)) > 150
+
+
+def test_a_next_command_has_the_config_and_the_data_of_the_one_before():
+  command = (
+    "gmdistill teach --config=quickstart:kd --config.student.num_layers=2 "
+    "'--config.data.name=my rows.csv' --workdir=teachers/deep"
+  )
+  found = shared.config_flags(command, "data")
+  assert found == "--config=quickstart:kd '--config.data.name=my rows.csv'"
 
 
 def test_compiled_programs_are_kept_in_the_cache_folder():

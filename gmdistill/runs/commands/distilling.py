@@ -122,7 +122,6 @@ def sweep(flags: Any, rest: list[str], command: str) -> None:
 
 def bank(flags: Any, rest: list[str], command: str) -> None:
   """Builds the expert bank of a config, or the rest of one."""
-  del command
   shared.nothing_else(rest)
   if flags.config is None or not flags.workdir:
     raise errors.InputError("bank needs --config=NAME and --workdir=DIR.")
@@ -134,5 +133,7 @@ def bank(flags: Any, rest: list[str], command: str) -> None:
   assembly.require_matched(setup, options.matched, "bank")
   folder = bank_building.build(flags.workdir, setup, options)
   console.show(
-    f"next: gmdistill distill ... --config.bank.dir={shlex.quote(str(folder))}"
+    f"next: gmdistill distill {shared.config_flags(command, 'data', 'student')}"
+    f" --config.bank.dir={shlex.quote(str(folder))} "
+    f"--workdir={shlex.quote(f'{folder}-run')}"
   )

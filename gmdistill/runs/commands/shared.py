@@ -1,6 +1,7 @@
 """What several commands do: read a set and its config, save a student."""
 
 import contextlib
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -269,6 +270,14 @@ def config_and_set(
   if own and unnamed and not config.student.pretrained and space.is_dir():
     config = recipes.changed(config, student__space=str(space))
   return config, folder
+
+
+def config_flags(command: str, *groups: str) -> str:
+  """Returns the flags of a command line that name its config, and those that
+  change fields of these groups of it, for a command that goes on from it."""
+  names = ("--config=", *(f"--config.{group}." for group in groups))
+  kept = [word for word in shlex.split(command) if word.startswith(names)]
+  return shlex.join(kept)
 
 
 def nothing_else(rest: list[str]) -> None:

@@ -31,7 +31,6 @@ TEXTS = text_sets.TEXTS
 
 def teach(flags: Any, rest: list[str], command: str) -> None:
   """Trains a teacher on the real data; writes a Hugging Face directory."""
-  del command
   shared.nothing_else(rest)
   if flags.config is None or not flags.workdir:
     raise errors.InputError("teach needs --config=NAME and --workdir=DIR.")
@@ -55,8 +54,10 @@ def teach(flags: Any, rest: list[str], command: str) -> None:
     return
   console.show(
     f"teacher: {shared.told(setup, accuracy)} on the reported split; trained "
-    f"in {units.seconds(seconds)}; next: gmdistill distill ... "
-    f"--config.{field}={shlex.quote(str(folder))}"
+    f"in {units.seconds(seconds)}; next: gmdistill distill "
+    f"{shared.config_flags(command, 'data')} "
+    f"--config.{field}={shlex.quote(str(folder))} "
+    f"--workdir={shlex.quote(f'{folder}-run')}"
   )
 
 
