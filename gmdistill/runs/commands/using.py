@@ -107,13 +107,20 @@ _BESIDE = {
 def _show(found: dict[str, Any]) -> None:
   """Prints what was measured as a table, and what its columns are."""
   beside = [x for x in _BESIDE if any(x in row for row in found.values())]
+  metrics = dict.fromkeys(x for row in found.values() for x in _metrics(row))
   console.table(
-    ("protocol", "row", "accuracy, %", "students", *beside),
+    (
+      *("protocol", "row", "accuracy, %"),
+      *(f"{x}, %" for x in metrics),
+      *("students", *beside),
+    ),
     [
       (
-        name,
-        str(row["row"]),
-        tables.plus_minus(row),
+        *(name, str(row["row"]), tables.plus_minus(row)),
+        *(
+          tables.plus_minus(_metrics(row).get(x, {"mean": None}))
+          for x in metrics
+        ),
         str(row["n"]),
         *(f"{row[x]:.3g}" if x in row else "-" for x in beside),
       )
@@ -122,6 +129,10 @@ def _show(found: dict[str, Any]) -> None:
   )
   for name in beside:
     console.show(f"{name}: {_BESIDE[name]}")
+
+
+def _metrics(row):
+  return row.get("metrics") or {}
 
 
 def report(flags: Any, rest: list[str], command: str) -> None:
