@@ -1,6 +1,6 @@
 """What a run's first lines say of its rows: what no student could learn."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -121,7 +121,7 @@ def require_texts(
   """
   for part, rows in parts.items():
     for number, key in enumerate(text_keys):
-      texts = rows.texts
+      texts: Iterable[str] = rows.single_texts()
       if len(text_keys) > 1:
         texts = (row[number] for row in rows.texts)
       if part != "selection" and not any(str(x).strip() for x in texts):

@@ -131,8 +131,9 @@ class Pace:
   def seconds(self, flops: int) -> float | None:
     """Returns about how long one takes; None: none has run yet."""
     pace = (cache.read_facts(self._entry) or {}).get("flops_per_second")
-    usable = isinstance(pace, int | float) and pace > 0
-    return flops / pace if usable else None
+    if isinstance(pace, int | float) and pace > 0:
+      return flops / pace
+    return None
 
 
 def _count(jaxpr):
