@@ -82,12 +82,9 @@ def _run(job, programs, folder, before):
   step = int(state.step)
   with contextlib.closing(interrupts.Signals()) as signals:
     signals.hold(resuming.kept(job, step))
-    follow = functools.partial(
-      followers.opened, config.log_to, folder, config.to_dict()
-    )
     to = _Outputs(
       keep=keep,
-      writer=logs.Writer(folder / "metrics.jsonl", step, follow),
+      writer=_writer(config, folder, step),
       progress=logs.Progress(
         config.num_steps, step, config.eval_every, job.unit
       ),
@@ -119,6 +116,14 @@ def _run(job, programs, folder, before):
     )
     finish.finish(job, folder, outcome)
   return state
+
+
+def _writer(config, folder, step):
+  """Returns where metrics are written, and shown beside that."""
+  follow = functools.partial(
+    followers.opened, config.log_to, folder, config.to_dict()
+  )
+  return logs.Writer(folder / "metrics.jsonl", step, follow)
 
 
 class _Outputs(NamedTuple):

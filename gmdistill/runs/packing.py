@@ -134,8 +134,8 @@ _README = """\
 
 These examples stand for the {task} data set: a new model that trains on them
 comes to what the table says of *distilled*. An example is no text: it is
-{length} embeddings, to be read in the place of word embeddings, and a learned
-label. `examples.jsonl` names the token that is nearest to each.
+{length} embeddings, to be read in the place of word embeddings, and what is
+learned from them. `examples.jsonl` names the token that is nearest to each.
 
 {results}
 ## Use
@@ -186,30 +186,36 @@ def readme(
   import huggingface_hub  # slow to import, and needed here alone
 
   task, count = card["task"], len(rows)
+  kind = "classification" if card.get("label_names") else "generation"
   title = f"{task}, distilled to {count} examples"
   about = huggingface_hub.DatasetCardData(
     pretty_name=title,
-    task_categories=["text-classification"],
+    task_categories=[f"text-{kind}"],
     size_categories=["n<1K" if count < 1000 else "1K<n<10K"],
     tags=["dataset-distillation", "gmdistill", "embeddings"],
     configs=[{"config_name": "default", "data_files": "examples.jsonl"}],
   )
   table = "".join(
-    f"| {name} | {row} | {tables.plus_minus({'std': None} | x)} | {x['n']} |\n"
+    f"| {name} | {row} | {tables.with_unit(unit | x)} | {x['n']} |\n"
     for name, of_rows in (card.get("results") or {}).items()
+    for unit in [{"std": None, "unit": of_rows.get("unit", "accuracy")}]
     for row, x in of_rows.items()
+    if isinstance(x, dict) and x.get("mean") is not None
   )
-  head = "| protocol | trained on | accuracy, % | students |\n"
+  head = "| protocol | trained on | on the reported split | students |\n"
   head += "| --- | --- | --- | --- |\n"
   classes = card.get("label_names", [])
   student = card.get("encoder") or f"a fresh {config['student']['kind']}"
   ways = ", ".join(config["protocols"])
   use = card.get("use")
+  shape = f"{count} learned sequences."
+  if classes:
+    named = ", ".join(classes[:20]) + ", ..." * (len(classes) > 20)
+    shape = f"{count} learned examples of {len(classes)} classes ({named})."
   return _README.format(
     about=about.to_yaml(),
     title=title,
-    shape=f"{count} learned examples of {len(classes)} classes "
-    f"({', '.join(classes[:20])}).",
+    shape=shape,
     task=task,
     length=card.get("sequence_length"),
     results=head + table if table else "Nothing was measured on it yet.\n",

@@ -110,7 +110,7 @@ def _show(found: dict[str, Any]) -> None:
   metrics = dict.fromkeys(x for row in found.values() for x in _metrics(row))
   console.table(
     (
-      *("protocol", "row", "accuracy, %"),
+      *("protocol", "row", tables.heading(list(found.values()))),
       *(f"{x}, %" for x in metrics),
       *("students", *beside),
     ),
