@@ -41,7 +41,7 @@ VERBS = {
     "--workdir=rows/chosen",
   ),
   "pipeline": Verb(
-    "dedup, select, distill, relabel, train: each a folder, in one command",
+    "dedup, select, distill, relabel, train: a folder each, one command",
     "config workdir ablate",
     "gmdistill pipeline --config=pipeline/quickstart --workdir=runs/pipeline",
   ),
