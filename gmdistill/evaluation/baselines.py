@@ -175,13 +175,10 @@ class Table:
     rate = measuring.best_rate(
       trainer, sets, self._splits.selection, key=select_key
     )
+    keys, reported = jax.random.split(key, trainer.chunk), self._splits.reported
     with trainer.count.working(trainer.chunk):
-      params, seconds = trainer(
-        sets, jax.random.split(key, trainer.chunk), rate, 0
-      )
-      found = readings.accuracies(
-        trainer.problem, params, self._splits.reported
-      )
+      params, seconds = trainer(sets, keys, rate, 0)
+      found = readings.accuracies(trainer.problem, params, reported)
     if not np.isfinite(found).all():
       raise errors.NotFinite(measuring.DIVERGED)
     shown = trainer.problem.task.shown
