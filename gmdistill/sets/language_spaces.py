@@ -14,6 +14,7 @@ from gmdistill.students import (
   decoders,
   families,
   hugging_face,
+  peft_files,
   problems,
   tasks,
 )
@@ -141,14 +142,27 @@ def adapted(
   kind = errors.choice(
     "student.adapter", student.get("adapter", "none"), ADAPTERS
   )
-  if kind == "none":
+  peft = student.get("peft", "")
+  if kind == "none" and not peft:
     return problem, ""
   module, base = problem.student, problem.initial
   if base is None or not isinstance(module, decoders.Decoder):
+    field = f"peft={peft}" if peft else f"adapter={kind}"
     raise errors.InputError(
-      f"student.adapter={kind} changes a pretrained decoder, and this student "
-      "is none; give one in student.pretrained, or use student.adapter=none."
+      f"student.{field} changes a pretrained decoder, and this student is "
+      "none; give one in student.pretrained, or leave it out."
     )
+  if peft:
+    change, own = peft_files.load(
+      peft,
+      module,
+      family=families.form_of(module).model_type,
+      base_id=adapters.identity(base),
+    )
+    base = change.merged(base, own)
+    problem = problem.replace(initial=base)
+  if kind == "none":
+    return problem, ""
   if kind == "lora":
     rank, alpha = student["rank"], student["alpha"]
     make = functools.partial(

@@ -8,6 +8,8 @@ import pytest
 import tiny_language
 
 from gmdistill import errors
+from gmdistill import main as command_line
+from gmdistill.data import batches
 from gmdistill.reports import finished, markdown, page, tables
 from gmdistill.runs import distill, jobs
 from gmdistill.runs.config import assembly, settings
@@ -82,6 +84,35 @@ def test_reports_say_nats_and_read_recovery_from_zero_shot(run):
   assert "the less the better" in shown and "says" in shown
   assert "Nats by step" in shown and "accuracy, %" not in shown
   assert "bring a student to" in shown
+
+
+def test_a_student_is_a_whole_decoder_on_disk_and_a_peft_adapter(run, capsys):
+  folder, student = run[0], run[0].parent / "student"
+  flags = [f"--set={folder / 'set'}", f"--workdir={student}"]
+  assert command_line.main(["gmdistill", "train", *flags]) == 0
+  assert "nats on the reported split" in capsys.readouterr().out
+  before = assembly.setup(settings.recipe(run[1]))
+  own = run[1].copy_and_resolve_references()
+  own.student.adapter = "none"
+  own.student.pretrained = str(student)
+  whole = assembly.setup(settings.recipe(own))
+  own.student.pretrained = run[1].student.pretrained
+  own.student.peft = str(student / "adapter")
+  changed = assembly.setup(settings.recipe(own))
+  rows = batches.as_batch(batches.take(before.corpus.train, range(3)), 0)
+
+  def said(problem):
+    params = problem.init(jax.random.key(0))
+    return problem.apply(params, rows).logits.queries
+
+  np.testing.assert_allclose(
+    said(whole.problem), said(changed.problem), atol=1e-5
+  )
+  gap = np.abs(said(whole.problem) - said(before.problem)).max()
+  assert gap > 1e-3  # it has learned something
+  own.student.pretrained = str(student)
+  with pytest.raises(errors.InputError, match="an adapter of another base"):
+    assembly.setup(settings.recipe(own))
 
 
 def test_going_on_from_a_set_starts_at_what_it_says(run):

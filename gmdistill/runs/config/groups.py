@@ -34,6 +34,8 @@ class _Source:
     rank: Of the changes of `lora`.
     alpha: Their scale is alpha / rank; 0: 2.
     trained_layers: So many of `last_layers`.
+    peft: The directory of a PEFT adapter, whose change the pretrained decoder
+      has before any training; empty: none.
     num_layers: With `pretrained` its first layers, 0 for all.
   """
 
@@ -44,6 +46,7 @@ class _Source:
   rank: fields.Count = 8
   alpha: fields.Size = 0.0
   trained_layers: fields.Count = 4
+  peft: str = ""
   num_layers: fields.LayersOrAll = encoders.Transformer.num_layers
 
 
@@ -266,8 +269,9 @@ Student = fields.options(
   "Student",
   _Source,
   encoders.Transformer,
-  only="pretrained space kind adapter rank alpha trained_layers num_layers "
-  "pooling width num_heads hidden max_positions remat unroll compute",
+  only="pretrained space kind adapter rank alpha trained_layers peft "
+  "num_layers pooling width num_heads hidden max_positions remat unroll "
+  "compute",
 )
 Table = fields.options("Table", spaces.learn_table)
 Mesh = fields.options("Mesh", devices.build, only="students data")
