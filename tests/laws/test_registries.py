@@ -121,6 +121,7 @@ SHORT = dict(num_steps=2, batch_size=3, num_students=2)
 PROTOCOLS = {
   "fine_tuning": lambda: protocols.fine_tuning(rates=(1e-2,), **SHORT),
   "replaying": lambda: protocols.replaying(num_steps=2, rates=(0.1,)),
+  "untrained": protocols.untrained,
   "bayesian": lambda: protocols.bayesian(
     protocols.replaying(num_steps=2, rates=(0.1,)),
     strength=1.0,

@@ -198,7 +198,9 @@ FIELDS = {
     "asks a decoder, and student.kind=transformer is none; use one of gpt2",
   ),
   "nothing to adapt": (
-    dict(student=dict(pretrained="", kind="llama", num_layers=1)),
+    dict(
+      student=dict(pretrained="", kind="llama", num_layers=1, max_positions=32)
+    ),
     "student.adapter=lora changes a pretrained decoder",
   ),
   "longer than rows": (dict(sequence_length=30), "than the data.max_length=24"),
