@@ -128,7 +128,7 @@ class Table:
     at_once = min(
       at_once or self._options.students_at_once, protocol.num_students
     )
-    look = (
+    look: measuring.Look = (
       calibration.calibration
       if self._options.calibrated
       else measuring.accuracy

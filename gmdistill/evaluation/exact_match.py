@@ -19,7 +19,7 @@ from gmdistill.data import batches, plain_tokens
 from gmdistill.evaluation import measuring, readings
 from gmdistill.sets import spaces
 from gmdistill.students import generation, problems
-from gmdistill.system import units
+from gmdistill.system import devices, units
 
 SEED = 0  # of which rows are asked
 
@@ -142,7 +142,7 @@ def of_corpus(corpus: batches.Corpus, options: Options) -> Questions:
 
 def _answer(targets_L, counts_L, first, stops):
   """Returns the ids of the answer that begins there, and whether it ends."""
-  ids = []
+  ids: list[int] = []
   for token, counts in zip(targets_L[first:], counts_L[first:], strict=True):
     if not counts:
       return ids, True
@@ -224,8 +224,9 @@ def measure(
   asked: Questions,
   num_tokens: int,
 ) -> dict[str, Any]:
-  """Returns `rates` of a student, `by_steps` where rows are solutions, and the
-  nats a token of the rows' own answers.
+  """Returns `rates` of a student, and the nats a token of rows' own answers.
+
+  `by_steps` too where rows are solutions, and `by_group` where they have some.
 
   Args:
     setup: Of a language model, and its rows.
@@ -245,20 +246,29 @@ def measure(
     stops=asked.stops,
     num_tokens=num_tokens,
   )
-  right: list[Reading] = []
-  by_steps: dict[int, list[Reading]] = {}
-  for question, answer in zip(asked.asked, ids, strict=True):
-    said = tokenizer.decode(answer, control=False)
-    right.append(read(question.answer, said))
-    steps = num_steps(question.answer)
-    if steps is not None:
-      by_steps.setdefault(steps, []).append(right[-1])
+  right = [
+    read(question.answer, tokenizer.decode(answer, control=False))
+    for question, answer in zip(asked.asked, ids, strict=True)
+  ]
   told = rates(right)
   if asked.asked:
     told["nats"] = _nats(setup, params, [x.row for x in asked.asked])
-  if by_steps:
-    told["by_steps"] = {str(k): rates(by_steps[k]) for k in sorted(by_steps)}
+  steps = [num_steps(question.answer) for question in asked.asked]
+  told |= _by("by_steps", steps, right)
+  if setup.corpus.reported.groups is not None:
+    names = setup.corpus.group_names
+    numbers = setup.corpus.reported.groups[[x.row for x in asked.asked]]
+    groups = [names[i] if names else int(i) for i in numbers]
+    told |= _by("by_group", groups, right)
   return told
+
+
+def _by(name, kinds, right):
+  """Returns the rates of each kind of row under a name; {} of no kind."""
+  known = sorted({kind for kind in kinds if kind is not None})
+  pairs = list(zip(kinds, right, strict=True))
+  each = {str(x): rates([one for k, one in pairs if k == x]) for x in known}
+  return {name: each} if each else {}
 
 
 def _nats(setup, params, rows):
@@ -295,7 +305,13 @@ class Exam:
 
     def asking(trainer, students, splits):
       if not told:
-        first = jax.device_get(jax.tree.map(lambda x: x[0], students))
+        # Every process has it, whichever device it was trained on.
+        everywhere = devices.sharding(devices.whole(), devices.EVERYWHERE)
+        take = jax.jit(
+          lambda students: jax.tree.map(lambda x: x[0], students),
+          out_shardings=everywhere,
+        )
+        first = jax.device_get(take(students))
         told.update(measure(self._setup, first, self._asked, self._num_tokens))
       return look(trainer, students, splits)
 

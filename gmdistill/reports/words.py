@@ -36,6 +36,9 @@ _METRICS = {
   "common one; 1 is best",
   "quadratic_kappa": "agreement of ordered classes beyond chance, where a miss "
   "costs the square of its distance; 0 is chance, 1 is best",
+  "exact_strict": "the share of reported rows to which one student generates "
+  "the row's own answer, form and all; 1 is best",
+  "exact_flexible": "the same where the answer stands anywhere in what it says",
 }
 
 _ALWAYS = {

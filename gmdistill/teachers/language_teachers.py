@@ -8,7 +8,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from gmdistill import errors
-from gmdistill.data import plain_tokens
+from gmdistill.data import plain_tokens, tokenizing
 from gmdistill.sets import spaces
 from gmdistill.students import (
   adapters,
@@ -55,12 +55,13 @@ def load(source: str, base: str, compute: str = "float32") -> LanguageTeacher:
     )
   whole = base if is_adapter else source
   read = hugging_face.load(whole)
-  if not issubclass(read.family.module, decoders.Decoder):
+  kind: Any = read.family.module
+  if not issubclass(kind, decoders.Decoder):
     raise errors.InputError(
       f"the teacher {source} is of model_type {read.model_type}, which says no "
       "next token; use a decoder."
     )
-  module = read.family.module(**{**read.student, "compute": compute})
+  module = kind(**{**read.student, "compute": compute})
   place = hugging_face.find(whole)
   problem = problems.Problem(
     read.embeddings, read.params, module, asks=tasks.next_tokens()
@@ -103,7 +104,7 @@ def of_words(setup: spaces.Setup, teacher: LanguageTeacher) -> trained.Teacher:
 
 
 def require_tokens(
-  teacher: LanguageTeacher, tokenizer: plain_tokens.PlainTokenizer
+  teacher: LanguageTeacher, tokenizer: tokenizing.Tokenizer
 ) -> None:
   """Checks that a teacher knows the student's tokens, by the same ids.
 

@@ -26,7 +26,7 @@ ROWS, LENGTHS = 16, 16  # of a batch; its length is a multiple
 class Asked(NamedTuple):
   """What teachers are asked at every place."""
 
-  count: int  # k of the likeliest tokens
+  top: int  # k of the likeliest tokens
   known: int  # tokens that teachers and student share
   others: bool  # whether there is anything besides
 
@@ -64,7 +64,7 @@ def _likeliest(problem, params, batch, asks):
   return next_token.likeliest(
     said.queries,
     whole,
-    asks.count,
+    asks.top,
     known=asks.known,
     others=asks.others,
   )
@@ -109,7 +109,7 @@ def _kept(teacher, corpus, asks):
   ]
   entry = cache.entry("token_teachers", decides)
   rows = corpus.train
-  shape = (*rows.token_ids.shape, asks.count)
+  shape = (*rows.token_ids.shape, asks.top)
   arrays = cache.read_arrays(entry) or {}
   if "ids" in arrays and arrays["ids"].shape == shape:
     return arrays["ids"], arrays["logs"]
@@ -196,8 +196,8 @@ def of_rows(
   """
   total, full = rows.token_ids.shape
   _require_length(teacher, full, "config.data.max_length")
-  ids = np.zeros((total, full, asks.count), np.int32)
-  said = np.zeros((total, full, asks.count + asks.others), np.float32)
+  ids = np.zeros((total, full, asks.top), np.int32)
+  said = np.zeros((total, full, asks.top + asks.others), np.float32)
   lengths = rows.mask.sum(axis=1)
   order = np.argsort(lengths, kind="stable")
   for first in range(0, total, ROWS):

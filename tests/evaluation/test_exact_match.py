@@ -110,7 +110,11 @@ def test_a_student_that_says_the_rows_own_answers_is_right(setup):
   problem, tokenizer = setup.problem, setup.corpus.tokenizer
   asked = exact_match.of_corpus(setup.corpus, exact_match.Options(5))
   params = problem.initial
+  grouped = setup.corpus.reported._replace(groups=np.array([1, 0]))
+  named = setup.corpus._replace(reported=grouped, group_names=("a", "b"))
+  setup = setup._replace(corpus=named)
   poor = exact_match.measure(setup, params, asked, num_tokens=6)
+  assert {k: x["n"] for k, x in poor["by_group"].items()} == {"a": 1, "b": 1}
   assert poor["n"] == 2 and not poor["strict"]
   assert sorted(poor["by_steps"]) == ["1"]
   # Its answers are what `generation` says; those of the rows are right.

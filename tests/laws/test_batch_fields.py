@@ -25,6 +25,8 @@ SHAPES = {  # of a row; of `tokens`, two places
   "attention": (2, 2, LENGTH),
   "teachers/logits": (3, CLASSES),
   "teachers/features": (2, WIDTH),
+  "tokens/teacher_ids": (2, 3, 4),
+  "tokens/teacher_logs": (2, 3, 5),
 }
 
 
@@ -34,6 +36,8 @@ def drawn(path, rows=ROWS):
     return jnp.float32(0.25)
   shape = (rows, *SHAPES.get(path, (2,)))
   values = jnp.arange(np.prod(shape), dtype=jnp.float32).reshape(shape)
+  if path == "tokens/teacher_ids":
+    return values.astype(jnp.int32)
   return values % 5 > 1 if path == "mask" else jnp.sin(values) + 1.1
 
 

@@ -258,7 +258,7 @@ def test_rows_carry_what_their_teachers_say_kept_by_what_was_read(
   again = token_labels.taught(named, corpus, asks).tokens
   jax.tree.map(np.testing.assert_array_equal, again, tokens)
   assert not reads
-  token_labels.taught(named[:1], corpus, asks._replace(count=2))
+  token_labels.taught(named[:1], corpus, asks._replace(top=2))
   token_labels.taught(named[1:2], corpus_of(tokenizer, "others"), asks)
   assert reads == ["llama", "adapter"]
   # One table, all of whose rows are tokens: nothing is left.
