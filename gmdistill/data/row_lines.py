@@ -21,10 +21,17 @@ def reported_name(wanted: str) -> str:
 
 
 def columns(
-  source: sources.Source, rows: split_rows.Rows, row: int
+  source: sources.Source, rows: split_rows.Rows, row: int, text: Any = None
 ) -> dict[str, Any]:
-  """Returns what a data set says of one row, by its own names of columns."""
-  text = rows.texts[row]
+  """Returns what a data set says of one row, by its own names of columns.
+
+  Args:
+    source: The data set.
+    rows: Of one of its splits.
+    row: Which of them.
+    text: Its text or pair, where that is at hand already.
+  """
+  text = rows.texts[row] if text is None else text
   texts = (text,) if isinstance(text, str) else text
   said: dict[str, Any] = dict(zip(source.text_keys, texts, strict=True))
   said[source.label_key] = source.label_names[int(rows.labels[row])]

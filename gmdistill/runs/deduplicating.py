@@ -51,7 +51,7 @@ class _Given(NamedTuple):
   def said(self, row: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns what the data say of a row, and where it was."""
     part, own, where = self.place(row)
-    return row_lines.columns(self.source, part, own), where
+    return row_lines.columns(self.source, part, own, self.texts[row]), where
 
 
 def run(
@@ -151,7 +151,7 @@ def _features(config, given):
     params = problem.init(jax.random.key(0))
 
     def read(examples):
-      return student_features.features(problem, params, examples)
+      return student_features.features_by_length(problem, params, examples)
   else:
 
     def read(examples):

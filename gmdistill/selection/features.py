@@ -34,6 +34,34 @@ def features(
   return np.concatenate(parts)
 
 
+def features_by_length(
+  problem: problems.Problem, params: trees.Params, examples: batches.Examples
+) -> np.ndarray:
+  """Returns what `features` does, short rows at less cost.
+
+  Rows are read in up to four lots, each cut at an eighth, a quarter, a half or
+  all of the length.
+  """
+  full = examples.mask.shape[1]
+  lengths_N = examples.mask.sum(axis=1)
+  found, floor = None, -1
+  for length in sorted({-(-full // part) for part in (8, 4, 2, 1)}):
+    rows = np.flatnonzero((lengths_N > floor) & (lengths_N <= length))
+    floor = length
+    if not len(rows):
+      continue
+    lot = batches.take(examples, rows)
+    lot = lot._replace(
+      token_ids=lot.token_ids[:, :length], mask=lot.mask[:, :length]
+    )
+    own = features(problem, params, lot)
+    if found is None:
+      found = np.zeros((len(lengths_N), own.shape[1]), own.dtype)
+    found[rows] = own
+  assert found is not None  # no row: no features
+  return found
+
+
 def mean_vectors(
   problem: problems.Problem, examples: batches.Examples, rows: int = 4096
 ) -> np.ndarray:

@@ -64,6 +64,8 @@ def test_features_are_those_of_the_student_whatever_the_chunk():
   two = student_features.features(problem, params, examples, rows=64)
   np.testing.assert_allclose(one, two, atol=1e-6)
   assert one.shape == (10, 8)
+  lots = student_features.features_by_length(problem, params, examples)
+  np.testing.assert_allclose(lots, two, atol=1e-5)
 
 
 def test_too_few_rows_and_unknown_methods_are_refused():
