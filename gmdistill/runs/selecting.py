@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import io
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -12,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from gmdistill import errors
-from gmdistill.data import batches, loading, parts, row_lines, sources, splits
+from gmdistill.data import batches, row_lines
 from gmdistill.reports import tables
-from gmdistill.runs import work
+from gmdistill.runs import chosen_rows, work
 from gmdistill.runs.config import assembly, outputs, row_fields
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.selection import coresets, methods, pools
@@ -91,7 +90,7 @@ class _Chooser:
     drawn = coresets.limited(
       setup.corpus.train.labels,
       np.arange(len(setup.corpus.train.labels)),
-      max(config.coreset_pool, config.data_per_class),
+      max(config.coreset_pool, config.per_group),
       config.seed,
     )
     self._drawn = drawn
@@ -99,10 +98,11 @@ class _Chooser:
       dataclasses.replace(setup.problem, criterion=None),
       batches.take(setup.corpus.train, drawn),
       row_fields.selection_rows(setup.corpus, config),
-      len(setup.corpus.label_names),
+      len(setup.corpus.strata),
     )
+    self._texts = chosen_rows.texts_of(config, setup.corpus)
     self._per_class = pools.most_rows(
-      self._pool, config.data_per_class, config.subset.tokens_per_class
+      self._pool, config.per_group, config.subset.tokens_per_class
     )
 
   def asked(self, method: str) -> dict[str, Any]:
@@ -129,10 +129,11 @@ class _Chooser:
       "student": self._setup.student_name,
       "pool": len(self._drawn),
       "budget": {
-        "rows_per_class": config.data_per_class,
+        "rows_per_class": config.per_group,
         "tokens_per_class": config.subset.tokens_per_class,
       },
-      "columns": row_lines.read_by(self._texts[0], config.data.reported_split),
+      "columns": self._texts.columns,
+      "unit": self._setup.problem.task.unit,
       "asked": self.asked(",".join(rows)),
       "methods": rows,
       "provenance": folders.environment(self._command),
@@ -151,13 +152,7 @@ class _Chooser:
         self._setup, options.matched, "subset.matched"
       ),
     )
-    if name in methods.OF_LANGUAGE:
-      methods.METHODS[name](
-        self._pool._replace(rows=self._first_rows()),
-        per_class=1,
-        seed=0,
-        options=options,
-      )
+    methods.require(self._pool, name)
     needed, room = methods.memory(self._pool, name, options), devices.room()
     if needed > room:
       raise errors.InputError(
@@ -168,9 +163,6 @@ class _Chooser:
     if needed:
       logs.say(f"{name}: gradients of rows take about {units.size(needed)}")
 
-  def _first_rows(self):
-    return batches.take(self._pool.rows, np.arange(1))
-
   def choose(self, name: str, folder: Any) -> dict[str, Any]:
     """Chooses rows, writes them, measures students; returns the table's row."""
     known = devices.forget_peak()
@@ -180,7 +172,8 @@ class _Chooser:
     seconds = time.monotonic() - start
     memory = devices.peak_memory() - before if known else None
     lengths = self._pool.lengths[chosen]
-    self._write(folder, chosen, scores_P)
+    choice = chosen_rows.Choice(self._drawn, self._pool, scores_P, chosen)
+    paths.write_files(folder, self._texts.files(choice))
     row = {
       "about": methods.about(name),
       "rows": len(chosen),
@@ -229,9 +222,7 @@ class _Chooser:
           for i in range(protocol.num_students)
         ]
       sets = [
-        batches.as_batch(
-          batches.take(self._pool.rows, rows), self._pool.num_classes
-        )
+        pools.as_batch(self._pool, batches.take(self._pool.rows, rows))
         for rows in draws
       ]
       stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *sets)
@@ -239,55 +230,6 @@ class _Chooser:
         protocol, synthetic.SyntheticSet(stacked), f"{of}: {name}"
       ).row()
     return found
-
-  @functools.cached_property
-  def _texts(self):
-    """The data as people read them: source, all rows, the training part's."""
-    source = sources.with_classes(loading.opened(self._config.data))
-    whole = parts.whole(source, self._config.data.reported_split)
-    return source, whole, splits.selection_split(whole.train.labels)[0]
-
-  def _write(self, folder, chosen, scores_P):
-    source, whole, train = self._texts
-    wanted = self._config.data.reported_split
-    places_P = train[self._drawn]
-    lines = [
-      row_lines.line(
-        row_lines.columns(source, whole.train, int(places_P[at])),
-        {
-          row_lines.SPLIT: "train",
-          "row": int(whole.train_at[places_P[at]]),
-          "score": float(scores_P[at]),
-        },
-      )
-      for at in chosen
-    ]
-    reported = [
-      row_lines.line(
-        row_lines.columns(source, whole.reported, row),
-        {
-          row_lines.SPLIT: row_lines.reported_name(wanted),
-          "row": int(whole.reported_at[row]),
-          "score": 0.0,
-        },
-      )
-      for row in range(len(whole.reported.labels))
-    ]
-    arrays = io.BytesIO()
-    np.savez(
-      arrays,
-      scores=scores_P,
-      rows=whole.train_at[places_P],
-      labels=self._pool.rows.labels,
-      tokens=self._pool.lengths,
-      chosen=whole.train_at[places_P[chosen]],
-    )
-    files = {
-      "rows.jsonl": row_lines.encoded(lines),
-      "reported.jsonl": row_lines.encoded(reported),
-      "scores.npz": arrays.getvalue(),
-    }
-    paths.write_files(folder, files)
 
 
 def text(done: dict[str, Any]) -> str:
@@ -304,13 +246,16 @@ def text(done: dict[str, Any]) -> str:
         str(row["tokens"]),
         units.seconds(row["seconds"]),
         "not known" if memory is None else units.size(memory),
-        *[accuracy(row["protocols"][of]) for of in names],
+        *[accuracy(row["protocols"][of], done["unit"]) for of in names],
       ]
     )
   return tables.aligned(header, body)
 
 
-def accuracy(row: dict[str, Any]) -> str:
-  """Returns a measured row in words: the mean in %, its spread, students."""
-  spread = "" if row["std"] is None else f" ± {100 * row['std']:.1f}"
-  return f"{100 * row['mean']:.1f}{spread} (n={row['n']})"
+def accuracy(row: dict[str, Any], unit: str = "accuracy") -> str:
+  """Returns a measured row in words: the mean, its spread, students."""
+  scale, digits = (100, 1) if unit == "accuracy" else (1, 3)
+  spread = ""
+  if row["std"] is not None:
+    spread = f" ± {scale * row['std']:.{digits}f}"
+  return f"{scale * abs(row['mean']):.{digits}f}{spread} (n={row['n']})"

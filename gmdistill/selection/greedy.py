@@ -5,7 +5,6 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from gmdistill.data import batches
 from gmdistill.selection import (
   coresets,
   features,
@@ -80,7 +79,7 @@ def matching(
   the class's the largest, over all students at once; sketches of the matched
   tensors' gradients stand for them.
   """
-  rows = batches.as_batch(pool.rows, pool.num_classes)
+  rows = pools.as_batch(pool, pool.rows)
 
   def of_row(problem, params, row):
     found = row_gradients.gradient(problem, params, row, options.matched)

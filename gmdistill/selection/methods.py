@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from gmdistill import errors
+from gmdistill.data import batches
 from gmdistill.selection import greedy, pools, row_gradients, scores
 
 # (pool, *, per_class, seed, options) -> [P] scores, the rows of the highest
@@ -28,6 +30,23 @@ DRAWN = ("random", "length_matched")  # afresh for every student of a table
 OF_GRADIENTS = ("matching", "grand", "less")  # of single rows
 
 OF_LANGUAGE = ("ifd",)  # whose students are language models
+
+OF_CLASSES = ("el2n",)  # whose students tell classes
+
+
+def require(pool: pools.Pool, name: str) -> None:
+  """Checks that a method can read such rows.
+
+  Raises:
+    InputError: it is of students of another kind.
+  """
+  if name in OF_LANGUAGE:
+    scores.require_language(pool)
+  if name in OF_CLASSES and batches.is_language(pool.rows):
+    raise errors.InputError(
+      f"--method={name} compares probabilities of classes with labels, and "
+      "these rows say tokens; use another method, such as ifd."
+    )
 
 
 def about(name: str) -> str:

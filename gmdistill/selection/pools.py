@@ -58,6 +58,11 @@ class Pool(NamedTuple):
     return self.rows.mask.sum(axis=1)
 
 
+def as_batch(pool: Pool, rows: batches.Examples) -> batches.Batch:
+  """Returns rows, of the pool or for it, as one batch on the host."""
+  return batches.as_batch(rows, pool.num_classes)
+
+
 def most_rows(pool: Pool, per_class: int, tokens: int) -> int:
   """Returns how many rows a class are chosen: of `tokens`, so many as average
   rows have; never more than the smallest class has."""

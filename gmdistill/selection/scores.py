@@ -48,7 +48,7 @@ def grand(
 
 
 def _mean_over_students(pool, options, seed, of_row):
-  rows = batches.as_batch(pool.rows, pool.num_classes)
+  rows = pools.as_batch(pool, pool.rows)
   found = [
     row_gradients.each(pool.problem, params, rows, of_row, options.chunk)
     for params in warm_students.warmed_up(pool, options, seed)
@@ -67,8 +67,8 @@ def less(
   the validation rows, both sketched.
   """
   del per_class
-  rows = batches.as_batch(pool.rows, pool.num_classes)
-  wanted = batches.as_batch(pool.validation, pool.num_classes)
+  rows = pools.as_batch(pool, pool.rows)
+  wanted = pools.as_batch(pool, pool.validation)
   total_P = np.zeros(len(rows))
 
   def plain(problem, params, row):
@@ -126,10 +126,8 @@ def shapley(
   along the validation gradient: no row's own gradient is ever held.
   """
   del per_class
-  rows = jax.tree.map(
-    jnp.asarray, batches.as_batch(pool.rows, pool.num_classes)
-  )
-  wanted = batches.as_batch(pool.validation, pool.num_classes)
+  rows = jax.tree.map(jnp.asarray, pools.as_batch(pool, pool.rows))
+  wanted = pools.as_batch(pool, pool.validation)
   wanted = jax.tree.map(jnp.asarray, wanted)
   batch_size = min(options.batch_size, len(rows))
   key = jax.random.key(seed)
@@ -201,20 +199,14 @@ def ifd(
     InputError: the student is no language model.
   """
   del per_class
-  tokens = pool.rows.tokens
-  if not pool.problem.task.smaller_is_better or tokens is None:
-    raise errors.InputError(
-      "--method=ifd compares what a language model loses on an answer with and "
-      "without its question, and this student tells classes; use one of the "
-      "task next_token, or another method."
-    )
+  require_language(pool)
   params = pool.problem.init(jax.random.key(seed))
 
   def loss(problem, params, row):
     return problem.loss(params, row)
 
   def losses(rows):
-    batch = batches.as_batch(rows, pool.num_classes)
+    batch = pools.as_batch(pool, rows)
     return row_gradients.each(pool.problem, params, batch, loss, options.chunk)
 
   asked, alone = with_and_without_question(pool.rows)
@@ -222,6 +214,20 @@ def ifd(
   assert alone.tokens is not None
   told_P = np.asarray(alone.tokens.weights).sum(axis=1) > 0
   return np.where((ratio_P <= 1) & told_P, ratio_P, np.nan)
+
+
+def require_language(pool: pools.Pool) -> None:
+  """Checks that students are language models, and that rows say tokens.
+
+  Raises:
+    InputError: they tell classes.
+  """
+  if not pool.problem.task.smaller_is_better or pool.rows.tokens is None:
+    raise errors.InputError(
+      "--method=ifd compares what a language model loses on an answer with and "
+      "without its question, and this student tells classes; use one of the "
+      "task next_token, or another method."
+    )
 
 
 def with_and_without_question(

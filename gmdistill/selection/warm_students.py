@@ -33,9 +33,7 @@ def along_training(
     seed: Decides the student, and the order of the rows.
   """
   problem = pool.problem
-  rows = jax.tree.map(
-    jnp.asarray, batches.as_batch(pool.rows, pool.num_classes)
-  )
+  rows = jax.tree.map(jnp.asarray, pools.as_batch(pool, pool.rows))
   optimizer = optax.adamw(
     options.learning_rate, optimizers.B1, optimizers.B2, optimizers.EPSILON
   )
