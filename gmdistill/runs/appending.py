@@ -14,7 +14,7 @@ from etils import epath
 
 from gmdistill import errors
 from gmdistill.runs import distill, first_set, forgetting, workdirs
-from gmdistill.runs.config import assembly, outputs
+from gmdistill.runs.config import assembly, checks, outputs
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.sets import set_files, synthetic
 from gmdistill.system import console, folders, json_files, logs
@@ -57,6 +57,7 @@ def run(
   Raises:
     InputError: something the user can mend, before anything is written.
   """
+  checks.require_classes(config, "append")
   setup = assembly.setup(config)
   old = _old(setup, config, set_folder)
   start = folders.writable(workdir) / "start"

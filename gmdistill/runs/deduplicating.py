@@ -17,7 +17,7 @@ from gmdistill.data import (
   splits,
 )
 from gmdistill.runs import work
-from gmdistill.runs.config import assembly
+from gmdistill.runs.config import assembly, checks
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.selection import deduplication
 from gmdistill.selection import features as student_features
@@ -75,6 +75,7 @@ def run(
     InputError: something the user can mend, before anything is written.
   """
   errors.choice("--method", method, deduplication.METHODS)
+  checks.require_classes(config, "dedup")
   source = loading.opened(config.data)
   data = json.dumps(sources.identity(source), sort_keys=True)
   asked = {

@@ -17,7 +17,7 @@ from gmdistill.data import loading, sources
 from gmdistill.reports import tables
 from gmdistill.runs import deduplicating, distill, selecting
 from gmdistill.runs.commands import teaching, using
-from gmdistill.runs.config import pipelines
+from gmdistill.runs.config import checks, pipelines
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.system import console, folders, json_files, logs, units
 
@@ -192,6 +192,7 @@ def run(
     Stopped: SIGINT or SIGTERM; the same command goes on.
   """
   plan = pipelines.read(config)
+  checks.require_classes(plan.run, "pipeline")
   folder = folders.writable(workdir)
   source = loading.opened(plan.run.data)  # unknown data: before all else
   identity = sources.identity(source)

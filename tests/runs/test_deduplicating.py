@@ -132,6 +132,8 @@ def test_bad_input_is_refused_in_a_line_and_nothing_is_written(
     capsys, dedup(data, out, "exact", "--config.dedup.similarity=2")
   )
   assert "no such file" in refused(capsys, dedup(tmp_path / "no.csv", out))
+  said = dedup(data, out, "exact", "--config.task.kind=next_token")
+  assert "rows that have classes" in refused(capsys, said)
   assert not out.exists()
   assert dedup(data, out) == 0
   capsys.readouterr()

@@ -35,6 +35,19 @@ def require_no_rows(config: Any, why: str) -> None:
       )
 
 
+def require_classes(config: Any, verb: str) -> None:
+  """Checks that the rows of a config have classes, which a verb reads.
+
+  Raises:
+    InputError: they say tokens.
+  """
+  if not config.has_classes:
+    raise errors.InputError(
+      f"{verb} is of rows that have classes, and those of task.kind="
+      f"{config.task.kind} have none; give a config of classes or label words."
+    )
+
+
 def require_sense(config: Any) -> None:
   """Checks the fields of a recipe that depend on one another.
 
