@@ -59,9 +59,9 @@ def _mean_over_students(pool, options, seed, of_row):
 def less(
   pool: pools.Pool, *, per_class: int, seed: int, options: pools.Options
 ) -> np.ndarray:
-  """How far Adam's step on a row goes the validation gradient's way.
+  """How far Adam's step on a row goes the validation gradient's way; the
+  farthest first.
 
-  The farthest first.
   LESS (Xia et al. 2024, eq. 3): over the checkpoints of a warm-up, the sum of
   the rate times the cosine of the row's Adam direction and the mean gradient of
   the validation rows, both sketched.
