@@ -182,7 +182,8 @@ def _common(a, b):
 def fitting(examples: batches.Examples, length: int) -> batches.Examples:
   """Returns rows as a set of so many places could hold them.
 
-  Whole ones where there are any; else each is cut, which still says something.
+  A text, which counts from its first place, is cut; of answers there are whole
+  ones where there are any, else each is cut, which still says something.
 
   Raises:
     errors.InputError: no row says anything within the length.
@@ -191,7 +192,8 @@ def fitting(examples: batches.Examples, length: int) -> batches.Examples:
   assert tokens is not None and tokens.weights is not None
   weights_NxL = np.asarray(tokens.weights)
   within_N = weights_NxL[:, :length].sum(axis=1) > 0
-  whole_N = within_N & (weights_NxL[:, length:].sum(axis=1) == 0)
+  ends_N = weights_NxL[:, length:].sum(axis=1) == 0
+  whole_N = within_N & (ends_N | (weights_NxL[:, 0] > 0))
   chosen_N = whole_N if whole_N.any() else within_N
   if not chosen_N.any():
     raise errors.InputError(

@@ -9,6 +9,7 @@ import tiny_language
 from etils import epath
 
 from gmdistill import errors
+from gmdistill.data import batches as row_batches
 from gmdistill.data import (
   chat,
   language,
@@ -191,3 +192,21 @@ def test_a_row_of_another_kind_is_named(folder, tmp_path):
   path.write_text(json.dumps(bad) + "\n")
   with pytest.raises(errors.InputError, match="rows.jsonl, line 1: 'messages'"):
     language.load(loading.Options(str(path)), tokenizer, folder)
+
+
+def test_every_text_can_be_cut_and_answers_stay_whole_where_some_are():
+  weights = np.zeros((4, 6), np.float32)
+  weights[0] = 1  # a text
+  weights[1, 2:5] = 1  # an answer that ends beyond four places
+  weights[2, 2:4] = 1
+  weights[3, :2] = 1  # a short text
+  ids = np.arange(24, dtype=np.int32).reshape(4, 6)
+  rows = row_batches.Examples(
+    ids,
+    np.ones((4, 6), bool),
+    np.zeros(4, np.int32),
+    tokens=row_batches.Tokens(ids, weights),
+  )
+  kept = language_tokens.fitting(rows, 4)
+  np.testing.assert_array_equal(kept.token_ids, ids[[0, 2, 3], :4])
+  np.testing.assert_array_equal(kept.tokens.weights, weights[[0, 2, 3], :4])
