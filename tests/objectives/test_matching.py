@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 from conftest import (
-  make_problem,
   make_real,
+  make_small_problem,
   make_synthetic,
 )
 
@@ -27,7 +27,7 @@ TRAJECTORY = trajectories.trajectory(optax.sgd(0.1), max_age=4, steps_between=2)
 
 
 def test_a_trajectory_takes_its_steps():
-  problem = make_problem()
+  problem = make_small_problem()
   key = jax.random.key(7)
   state = TRAJECTORY.init(problem, key, jnp.float32(0.0))
   jax.tree.map(np.testing.assert_array_equal, state.params, problem.init(key))
@@ -47,7 +47,7 @@ def test_a_trajectory_takes_its_steps():
 
 
 def test_a_reset_restores_the_initial_parameters_bit_for_bit():
-  drawn, key = make_problem(), jax.random.key(7)
+  drawn, key = make_small_problem(), jax.random.key(7)
   problem = drawn.replace(initial=drawn.init(jax.random.key(1)))
   state = TRAJECTORY.init(problem, key, jnp.float32(0.0))
   advance = jax.jit(TRAJECTORY.advance)
@@ -73,7 +73,7 @@ def test_a_reset_restores_the_initial_parameters_bit_for_bit():
 
 
 def test_students_start_staggered():
-  problem = make_problem()
+  problem = make_small_problem()
   ages = [
     int(TRAJECTORY.init(problem, jax.random.key(0), jnp.float32(p)).age)
     for p in (0.0, 0.25, 0.5, 0.75)
@@ -87,7 +87,7 @@ def test_training_on_the_set_reads_one_real_batch_a_step():
   )
   objective = gradient_matching.gradient_matching(along)
   assert objective.num_batches == 1
-  problem, syn = make_problem(), synthetic.SyntheticSet(make_synthetic())
+  problem, syn = make_small_problem(), synthetic.SyntheticSet(make_synthetic())
   student = objective.init(problem, jax.random.key(0), jnp.float32(0))
   _, (moved, _) = jax.jit(objective.loss)(
     problem, syn, student, contract.Real(make_real(1)), jax.random.key(1)
@@ -104,7 +104,7 @@ def test_training_on_the_set_reads_one_real_batch_a_step():
 
 
 def test_the_sum_over_classes_is_weighted():
-  problem, real = make_problem(), contract.Real(make_real(3))
+  problem, real = make_small_problem(), contract.Real(make_real(3))
   syn = synthetic.SyntheticSet(make_synthetic())
 
   @jax.jit
@@ -121,7 +121,7 @@ def test_the_sum_over_classes_is_weighted():
 
 
 def test_class_chunks_change_neither_loss_nor_gradient():
-  problem = make_problem(classes=4)
+  problem = make_small_problem(classes=4)
   real = contract.Real(make_real(3, classes=4))
   key = jax.random.key(1)
 
@@ -166,7 +166,7 @@ def test_unknown_names_are_refused():
 
 
 def test_the_sum_of_objectives_is_weighted_and_gives_each_its_own_batches():
-  problem = make_problem()
+  problem = make_small_problem()
   syn = synthetic.SyntheticSet(make_synthetic(), jnp.array([0.1, 0.1]))
   parts = [first_order.distribution_matching(), look_ahead.look_ahead()]
   real = contract.Real(make_real(2))
@@ -186,7 +186,7 @@ def test_the_sum_of_objectives_is_weighted_and_gives_each_its_own_batches():
 
 
 def test_the_token_distance_is_zero_at_tokens_and_pulls_towards_them():
-  problem = make_problem()
+  problem = make_small_problem()
   ids = jnp.array([[0, 3, 5, 7, 2, 1]] * 4)
   batch = make_synthetic()
   tokens = batch.replace(inputs=problem.embeddings[ids])
@@ -206,7 +206,7 @@ def test_the_token_distance_is_zero_at_tokens_and_pulls_towards_them():
 
 
 def test_more_weight_on_the_token_distance_brings_the_set_nearer():
-  problem, key = make_problem(), jax.random.key(2)
+  problem, key = make_small_problem(), jax.random.key(2)
   stored = wrappers.with_learning_rates(synthetic.direct(), 2, 0.1)
   real = contract.Real(make_real())
   distance = first_order.token_distance().loss
