@@ -16,6 +16,7 @@ import numpy as np
 from gmdistill import errors, trees
 from gmdistill.data import batches
 from gmdistill.students import decoders, next_token, problems
+from gmdistill.system import waits
 
 # Prompts of one program are padded to a multiple of this, and come so many at
 # a time.
@@ -116,7 +117,8 @@ def answers(
   stops_K = np.array(sorted(set(stops)), np.int32)
   result: list[list[int]] = [[] for _ in prompts]
   order = np.argsort(lengths, kind="stable").tolist()
-  for first in range(0, len(order), ROWS):
+  steps = range(0, len(order), ROWS)
+  for first in waits.over(steps, "answering", len(order), "rows", ROWS):
     chosen = order[first : first + ROWS]
     length = -(-len(prompts[chosen[-1]]) // LENGTHS) * LENGTHS
     length = min(length, longest - num_tokens)

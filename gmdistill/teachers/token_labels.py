@@ -17,7 +17,7 @@ from gmdistill import errors
 from gmdistill.data import batches
 from gmdistill.sets import spaces, synthetic
 from gmdistill.students import generation, next_token
-from gmdistill.system import cache, logs
+from gmdistill.system import cache, waits
 from gmdistill.teachers import language_teachers
 
 ROWS, LENGTHS = 16, 16  # of a batch; its length is a multiple
@@ -113,7 +113,6 @@ def _kept(teacher, corpus, asks):
   arrays = cache.read_arrays(entry) or {}
   if "ids" in arrays and arrays["ids"].shape == shape:
     return arrays["ids"], arrays["logs"]
-  logs.say(f"the teacher {teacher.name} reads {len(rows.token_ids)} rows")
   ids, said = of_rows(teacher, rows, asks)
   cache.write_arrays(entry, {"ids": ids, "logs": said})
   return ids, said
@@ -200,7 +199,9 @@ def of_rows(
   said = np.zeros((total, full, asks.top + asks.others), np.float32)
   lengths = rows.mask.sum(axis=1)
   order = np.argsort(lengths, kind="stable")
-  for first in range(0, total, ROWS):
+  steps = range(0, total, ROWS)
+  label = f"the teacher {teacher.name} reads"
+  for first in waits.over(steps, label, total, "rows", ROWS):
     chosen = order[first : first + ROWS]
     # A few lengths and one size of batch: a program each.
     cut = min(-(-int(lengths[chosen].max()) // LENGTHS) * LENGTHS, full)
