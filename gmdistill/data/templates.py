@@ -33,10 +33,7 @@ class Template(NamedTuple):
     Raises:
       errors.InputError: it names no text of the rows, or not all of them.
     """
-    text = self.text or "\n".join(f"{{{key}}}" for key in keys) + "\nLabel:"
-    pieces = _FIELD.split(text)
-    if len(keys) == 1:
-      pieces[1::2] = [keys[0] if x == "text" else x for x in pieces[1::2]]
+    pieces = _FIELD.split(spelled(self.text, keys))
     if sorted(pieces[1::2]) != sorted(keys):
       wanted = " and ".join(f"{{{key}}}" for key in keys)
       raise errors.InputError(
@@ -113,6 +110,12 @@ class Template(NamedTuple):
         f"task.words: two classes have the token of {twice[0]!r}; use another"
       )
     return ids
+
+
+def spelled(template: str, keys: Sequence[str]) -> str:
+  """Returns a template that names each text by its key."""
+  text = template or "\n".join(f"{{{key}}}" for key in keys) + "\nLabel:"
+  return text.replace("{text}", f"{{{keys[0]}}}") if len(keys) == 1 else text
 
 
 def _shortened(ids, offsets, spans, length):

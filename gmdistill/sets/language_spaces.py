@@ -11,6 +11,7 @@ from gmdistill.data import batches, language, loading, plain_tokens, templates
 from gmdistill.sets import spaces
 from gmdistill.students import (
   adapters,
+  decoder_weights,
   decoders,
   families,
   hugging_face,
@@ -28,6 +29,7 @@ def build(
   table: Mapping[str, Any],
   options: loading.Options,
   asked: Mapping[str, Any],
+  place: decoder_weights.Place = decoder_weights.whole,
 ) -> spaces.Setup:
   """Loads the corpus and builds the problem of a language model.
 
@@ -36,6 +38,7 @@ def build(
     table: Arguments of `spaces.learn_table`, where a table is learned.
     options: Which data.
     asked: `kind`, `label_words` or `next_token`, and the task's other fields.
+    place: Lays out a pretrained model's parameters as they are read.
 
   Raises:
     InputError: anything that does not fit together, named.
@@ -43,7 +46,7 @@ def build(
   source = student.get("pretrained", "")
   kind = asked["kind"]
   if source:
-    read = hugging_face.load(source, student.get("num_layers", 0))
+    read = hugging_face.load(source, student.get("num_layers", 0), place=place)
     family, folder = read.family, hugging_face.find(source)
     _require_decoder(family, f"student.pretrained={source}", kind)
     family.check_options(student)

@@ -24,7 +24,8 @@ class Cost(NamedTuple):
 
   pool: int  # the students that live there
   bank: int  # the bank's states that a dispatch reads
-  arguments: int  # those, the table, pretrained parameters, set and optimiser
+  base: int  # the table and pretrained parameters
+  arguments: int  # those, the set and its optimiser
   temporary: int
   # Of an outer step, by all devices that share a student's batch; a
   # multiply-add is two.
@@ -50,7 +51,7 @@ def program(
   Returns:
     The program, to be called with arguments of the same layout, and its cost.
   """
-  _, state, real, _ = arguments
+  problem, state, real, _ = arguments
   traced = steps.trace(*arguments)
   compiled = traced.lower().compile()
   memory = compiled.memory_analysis()
@@ -58,6 +59,7 @@ def program(
   return compiled, Cost(
     pool=_on_a_device(state.students),
     bank=_on_a_device(real.expert),
+    base=_on_a_device(problem),
     arguments=memory.argument_size_in_bytes,
     temporary=memory.temp_size_in_bytes,
     flops=matmul_flops(traced.jaxpr.jaxpr) // num_steps,
@@ -98,8 +100,8 @@ def require_room(cost: Cost, remedies: list[str]) -> None:
     }
     raise errors.InputError(
       "an outer step needs {needed} on each device, which has {room}: "
-      "{arguments} of arguments (students {pool}, bank {bank}) and {temporary} "
-      "of temporary memory. ".format(**named)
+      "{arguments} of arguments (base {base}, students {pool}, bank {bank}) "
+      "and {temporary} of temporary memory. ".format(**named)
       + f"Try {', or '.join(remedies)}."
     )
 

@@ -41,6 +41,7 @@ def build(
   students: fields.FromZero = 0,
   data: fields.Count = 1,
   devices: Sequence[jax.Device] | None = None,
+  base: str = "replicated",
 ) -> Mesh:
   """Returns the mesh that a run is laid out on.
 
@@ -50,10 +51,13 @@ def build(
       allow and S divides over.
     data: Devices that split one student's real batch.
     devices: Those to lay the mesh over; all, where left out.
+    base: How they hold the frozen base of adapters: `replicated`, each all of
+      it; `sharded`, each a part of every tensor, and a layer at a time whole.
 
   Raises:
     InputError: the mesh does not fill the devices, or S does not divide.
   """
+  errors.choice("mesh.base", base, BASES)
   devices = jax.devices() if devices is None else devices
   count = len(devices)
   if data < 1 or count % data or students < 0:

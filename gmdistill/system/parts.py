@@ -1,6 +1,7 @@
 """Arrays of which every device holds a part: a frozen base, shared out."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,7 +25,7 @@ def split(tree: trees.PyTree) -> trees.PyTree:
 def spread(
   mesh: sharding.Mesh,
   like: jax.ShapeDtypeStruct,
-  read: Callable[[tuple[slice, ...]], np.ndarray],
+  read: Callable[[Any], np.ndarray],
 ) -> jax.Array:
   """Returns an array laid out by `split`; a process reads its own parts.
 
@@ -46,7 +47,7 @@ def gathered(tree: trees.PyTree) -> trees.PyTree:
 
   Elsewhere they are as they were: whole already, for who computes with them.
   """
-  mesh = sharding.get_abstract_mesh()
+  mesh: Any = sharding.get_abstract_mesh()
   if devices.STUDENTS not in mesh.manual_axes:
     return tree
 

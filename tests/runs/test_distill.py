@@ -346,7 +346,7 @@ def test_runs_that_differ_in_their_seed_alone_share_their_programs(monkeypatch):
 
   def program(*arguments):
     traced.append(arguments)
-    return "steps", jobs.program_costs.Cost(*[0] * 7)
+    return "steps", jobs.program_costs.Cost(*[0] * 8)
 
   monkeypatch.setattr(jobs, "_PROGRAMS", {})
   monkeypatch.setattr(jobs.program_costs, "program", program)

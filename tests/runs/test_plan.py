@@ -12,7 +12,7 @@ import tiny_config
 from gmdistill import errors, main
 from gmdistill.runs import distill, jobs
 from gmdistill.runs.config import remedies, settings
-from gmdistill.system import costs, devices
+from gmdistill.system import costs, devices, units
 
 CONFIG = "--config=tests/tiny_config.py"
 
@@ -179,3 +179,30 @@ def test_the_verb_prints_a_table_for_every_stage(capsys):
   assert [x["objective"] for x in told["stages"]] == OBJECTIVES
   assert told["seconds"] > 0 and told["stages"][0]["needed"] > 1000
   assert main.main(["gmdistill", "plan"]) == 2
+
+
+def test_a_model_without_weights_is_planned_for_by_its_shape(tmp_path, capsys):
+  shape = dict(
+    model_type="llama",
+    vocab_size=200,
+    hidden_size=32,
+    intermediate_size=64,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+  )
+  (tmp_path / "config.json").write_text(json.dumps(shape))
+  plan = ["gmdistill", "plan", "--config=shakespeare"]
+  plan += [
+    f"--config.student.pretrained={tmp_path}",
+    "--config.steps_per_dispatch=1",
+  ]
+  assert main.main([*plan, "--config.mesh.base=sharded"]) == 0
+  said = capsys.readouterr().out
+  # LoRA of rank 8 in three layers: seven pairs each.
+  width, keys, hidden = 32, 16, 64
+  pairs = 2 * (width + width) + 2 * (width + keys) + 3 * (width + hidden)
+  assert f"{units.number(3 * 8 * pairs)} parameters" in said
+  assert "table and pretrained parameters" in said and "fits" not in said
+  assert main.main([*plan, "--config.task.kind=label_words"]) == 2
+  assert "has no weights" in capsys.readouterr().err

@@ -9,12 +9,14 @@ import base_on_a_mesh
 import jax
 import numpy as np
 import pytest
+import tiny_language
 from conftest import make_problem
 from etils import epath
 
 from gmdistill import errors
+from gmdistill.runs.config import assembly, settings
 from gmdistill.students import bases, decoder_reader, decoder_weights
-from gmdistill.system import devices
+from gmdistill.system import devices, parts
 
 HERE = pathlib.Path(__file__).parents[1]
 
@@ -90,6 +92,19 @@ def test_a_part_of_a_parameter_is_read_alone(tmp_path, monkeypatch):
     np.testing.assert_array_equal(part, whole[..., size : 2 * size])
 
   jax.tree.map(equal, parts, whole)
+
+
+def test_a_config_asks_for_it(tmp_path, capfd):
+  config = tiny_language.get_config(tmp_path)
+  config.mesh.base = "sharded"
+  problem = assembly.setup(settings.recipe(config)).problem
+  assert problem.student.module.split == ("layers",)
+  assert "of the host's memory at most" in capfd.readouterr().err
+  up = problem.frozen["layers"]["up"]["kernel"]
+  assert up.sharding.spec == parts.split(up)
+  config.student.adapter = "none"
+  with pytest.raises(errors.InputError, match="use student.adapter=lora"):
+    assembly.setup(settings.recipe(config))
 
 
 def test_what_cannot_be_shared_out_is_refused():

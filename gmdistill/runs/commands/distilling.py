@@ -8,7 +8,7 @@ import jax
 
 from gmdistill import errors
 from gmdistill.objectives import bank_building
-from gmdistill.runs import appending, jobs, outer, states
+from gmdistill.runs import appending, jobs, outer, planning, states
 from gmdistill.runs import distill as distillation
 from gmdistill.runs import sweep as sweeps
 from gmdistill.runs.commands import shared
@@ -40,30 +40,47 @@ def plan(flags: Any, rest: list[str], command: str) -> None:
   if flags.config is None:
     raise errors.InputError("plan needs --config=NAME.")
   config = settings.recipe(flags.config)
-  job = jobs.prepare(config)
-  shapes = jax.eval_shape(job.problem.init, jax.random.key(0))
-  best = jax.jit(job.parameterization.decode)(job.params)
+  if flags.devices:
+    _pretend(flags.devices)
+  folder = planning.folder_of(config)
+  if folder is None:
+    job = jobs.prepare(config)
+    mesh, problem = job.mesh, job.problem
+    best = jax.jit(job.parameterization.decode)(job.params)
+    set_bytes = set_files.num_bytes(best, config.stored_as)
+    programs, costs = zip(*jobs.programs(job), strict=True)
+  else:
+    mesh, problem = planning.of_shape(config, folder)
+    set_bytes, programs = planning.set_bytes(config, problem), None
+    # Who plans for a model that is not here, has its devices elsewhere.
+    costs = tuple(planning.stage_costs(config, problem, mesh))
+  shapes = jax.eval_shape(type(problem).init, problem, jax.random.key(0))
   fields = {
     "parameters": sum(x.size for x in jax.tree.leaves(shapes)),
-    "set_bytes": set_files.num_bytes(best, config.stored_as),
+    "set_bytes": set_bytes,
   }
-  names = [name.strip() for name in config.objective.split(",")]
-  programs, costs = zip(*jobs.programs(job), strict=True)
-  mesh = dict(job.mesh.shape)
   seconds = None
-  if all(cost.needed <= cost.room for cost in costs):
+  if programs and not flags.devices and all(x.needed <= x.room for x in costs):
     seconds = _seconds(job, programs)
-  if flags.json:
-    told = [{"mesh": mesh, **fields, **x._asdict()} for x in costs]
+  _tell_plan(config, flags.json, mesh, (costs, fields, seconds))
+
+
+def _tell_plan(config, as_json, mesh, plan):
+  """Prints what a run would need, as a table or as JSON."""
+  costs, fields, seconds = plan
+  names = [name.strip() for name in config.objective.split(",")]
+  shape = dict(mesh.shape)
+  if as_json:
+    told = [{"mesh": shape, **fields, **x._asdict()} for x in costs]
     for one, name, cost in zip(told, names, costs, strict=True):
       one |= {"objective": name, "needed": cost.needed}
     console.data({"stages": told, "seconds": seconds})
     return
-  remedies = plans.remedies(config, job.mesh)
+  remedies = plans.remedies(config, mesh)
   for name, cost in zip(names, costs, strict=True):
-    console.show(f"{name}, on {plans.devices(mesh)}:")
+    console.show(f"{name}, on {plans.devices(shape)}:")
     console.show(plans.text(cost, **fields))
-    if cost.needed > cost.room:
+    if 0 < cost.room < cost.needed:
       console.show(f"to make it smaller: {', or '.join(remedies)}")
   if seconds is not None and processes.is_first():
     console.show(
@@ -105,6 +122,18 @@ def append(flags: Any, rest: list[str], command: str) -> None:
     )
   config, folder = shared.config_and_set(flags)
   appending.run(config, folder, flags.workdir, command, compare=flags.compare)
+
+
+def _pretend(count):
+  """Plans for so many devices; the processor stands for all of them."""
+  try:
+    jax.config.update("jax_num_cpu_devices", count)
+    jax.config.update("jax_platforms", "cpu")
+  except (RuntimeError, ValueError) as error:
+    raise errors.InputError(
+      f"--devices={count}: {str(error).splitlines()[0]} Use a number of "
+      "devices, in a command of its own."
+    ) from error
 
 
 def sweep(flags: Any, rest: list[str], command: str) -> None:

@@ -21,7 +21,7 @@ VERBS = {
   ),
   "plan": Verb(
     "say what a run needs of a device, without running it",
-    "config workdir json",
+    "config workdir devices json",
     "gmdistill plan --config=sst2",
   ),
   "sweep": Verb(
@@ -142,6 +142,7 @@ FLAGS = {
   "to": ("DIR|FILE.zip", "where a packed set goes"),
   "repo": ("ORG/NAME", "a data set of the hub, made where it is absent"),
   "private": ("", "for its owners alone"),
+  "devices": ("N", "plan for so many devices, whatever there are"),
   "json": ("", "print JSON, for a program, instead of a table"),
 }
 

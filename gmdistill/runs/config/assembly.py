@@ -14,6 +14,7 @@ from gmdistill.runs.config import (
   checks,
   row_fields,
   schedule,
+  shared_bases,
   teacher_fields,
 )
 from gmdistill.runs.config import (
@@ -45,10 +46,13 @@ def setup(config: recipes.Recipe) -> spaces.Setup:
     )
   else:
     asked = dataclasses.asdict(config.task)
-    built = language_spaces.build(student, table, config.data, asked)
+    built = language_spaces.build(
+      student, table, config.data, asked, shared_bases.place(config)
+    )
   own = dataclasses.replace(
     built.problem, criterion=teacher_fields.criterion(config)
   )
+  own = shared_bases.laid_out(own, config)
   built = teacher_fields.with_rationales(built._replace(problem=own), config)
   batches.require_rows(
     built.corpus.train,
@@ -198,7 +202,8 @@ def parameterization(
     )
   shares = None
   if config.normalised_steps:
-    shapes = jax.eval_shape(problem.init, jax.random.key(0))
+    init = type(problem).init  # the problem may be one of shapes
+    shapes = jax.eval_shape(init, problem, jax.random.key(0))
     shares = problem.roles.even_shares(shapes)
   order = _order(config, problem.groups, num_steps)
   return errors.named(

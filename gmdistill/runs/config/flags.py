@@ -30,6 +30,7 @@ def parse(argv: list[str]) -> tuple[Any, list[str]]:
   absl_flags.DEFINE_string("to", "", "", flag_values=values)
   absl_flags.DEFINE_string("repo", "", "", flag_values=values)
   absl_flags.DEFINE_bool("private", False, "", flag_values=values)
+  absl_flags.DEFINE_integer("devices", 0, "", flag_values=values)
   absl_flags.DEFINE_bool("json", False, "", flag_values=values)
   absl_flags.DEFINE_bool("distributed", False, "", flag_values=values)
   absl_flags.DEFINE_string("coordinator", "", "", flag_values=values)

@@ -274,7 +274,7 @@ Student = fields.options(
   "compute",
 )
 Table = fields.options("Table", spaces.learn_table)
-Mesh = fields.options("Mesh", devices.build, only="students data")
+Mesh = fields.options("Mesh", devices.build, only="students data base")
 Replay = fields.options(
   "Replay", protocols.replaying, only="rates head_scales num_students"
 )

@@ -5,6 +5,7 @@ from typing import Any
 
 from etils import epath
 
+from gmdistill.data import templates
 from gmdistill.data import texts as row_texts
 from gmdistill.evaluation import baselines
 from gmdistill.runs.config import recipe as recipes
@@ -65,6 +66,11 @@ def first_card(
   if encoder := config.student.pretrained:
     local = paths.path(encoder).is_dir()
     card["encoder"] = paths.path(encoder).name if local else encoder
+  if config.task.kind == "label_words":
+    keys = setup.corpus.text_keys
+    card["reader"]["head"]["template"] = templates.spelled(
+      config.task.template, keys
+    )
   return card
 
 

@@ -53,11 +53,16 @@ def devices(mesh: Mapping[str, int]) -> str:
 
 def text(cost: costs.Cost, *, set_bytes: int, parameters: int) -> str:
   """Returns the lines that `gmdistill plan` prints of a stage."""
-  share = cost.needed / cost.room
+  needed = units.size(cost.needed)
+  if cost.room:
+    share = cost.needed / cost.room
+    fits = "fits" if share <= 1 else "does not fit"
+    needed += f" of {units.size(cost.room)} ({share:.0%}): {fits}"
   sizes = {
     "the set, stored": set_bytes,
     "what students keep between steps": cost.pool,
     "the bank's states, a dispatch": cost.bank,
+    "the table and pretrained parameters": cost.base,
     "arguments": cost.arguments,
     "temporary memory": cost.temporary,
     "crosses between devices, a step": cost.crossing,
@@ -66,10 +71,7 @@ def text(cost: costs.Cost, *, set_bytes: int, parameters: int) -> str:
     "a student": f"{units.number(parameters)} parameters",
     **{name: units.size(x) for name, x in sizes.items() if x},
     "FLOPs of a step's products": units.number(cost.flops),
-    "needed of the device": (
-      f"{units.size(cost.needed)} of {units.size(cost.room)} "
-      f"({share:.0%}): {'fits' if share <= 1 else 'does not fit'}"
-    ),
+    "needed of the device": needed,
   }
   width = max(map(len, lines))
   return "\n".join(f"{name:{width}}  {said}" for name, said in lines.items())
