@@ -33,6 +33,8 @@ def main(args: argparse.Namespace) -> None:
     inputs = inputs * rows["embeddings_scale"][..., None]
   if "basis" in rows:  # codes
     inputs = inputs @ rows["basis"]
+  if any("#" in name for name in steps["moved"]):
+    raise SystemExit("GPT-2 holds three matrices in one; this reads no such.")
   is_decoder = card["pooling"] == "last"
   kind = hf.AutoModelForCausalLM if is_decoder else hf.AutoModel
   model = kind.from_pretrained(args.model, num_hidden_layers=read["layers"])

@@ -17,6 +17,7 @@ from gmdistill.runs.config import schedule
 from gmdistill.sets import synthetic, wrappers
 from gmdistill.students import (
   adapters,
+  bases,
   decoder_weights,
   decoders,
   problems,
@@ -62,7 +63,10 @@ def make_problem(
   problem = problems.Problem(
     drawn(like), None, module, asks=tasks.next_tokens()
   )
-  return adapters.over(problem, adapters.lora(module, params, rank=rank))
+  problem = adapters.over(problem, adapters.lora(module, params, rank=rank))
+  if isinstance(problem.embeddings, jax.ShapeDtypeStruct):
+    return jax.eval_shape(bases.narrowed, problem)
+  return bases.narrowed(problem)
 
 
 def make_stage(objective: str) -> schedule.Stage:
