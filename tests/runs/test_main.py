@@ -149,7 +149,8 @@ def test_the_verbs_work_on_a_finished_run(
   "override, words",
   [
     ("--config.data_per_clas=3", ["data_per_clas"]),
-    ("--config.num_steps=ten", ["num_steps", "ten"]),
+    ("--config.num_steps=ten", ["num_steps", "'ten' is no whole number"]),
+    ("--config.outer.clip=fast", ["outer.clip", "'fast' is no number"]),
     ("--config.num_steps=0", ["num_steps=0", "from 1 to"]),
     ("--config.data.name=no_such_set", ["no_such_set"]),
     ("--config.data_per_class=9999", ["9999", "at most"]),

@@ -99,6 +99,13 @@ def require_taken(verb: str, flags: Any) -> None:
       )
 
 
+# What Python says of a text that is none of a kind.
+_KINDS = {
+  r"invalid literal for int\(\) with base 10": "whole number",
+  "could not convert string to float": "number",
+}
+
+
 def _first_line(error: Exception) -> str:
   # ml_collections puts one error into another, whole or as its repr.
   while error.args and isinstance(error.args[0], Exception):
@@ -114,6 +121,8 @@ def _first_line(error: Exception) -> str:
     text = f"SyntaxError in the config file: {error}"  # with file and line
   elif " " not in text or isinstance(error, ArithmeticError):
     text = f"{type(error).__name__} in the config file: {text}"
+  for pythons, ours in _KINDS.items():
+    text = re.sub(f"{pythons}: (.*)", rf"\1 is no {ours}", text)
   # ml_collections lists every field of the config before its suggestion.
   text = " ".join(text.split())
   return re.sub(r' Other fields present: ".*"(?= Did you mean|$)', "", text)
