@@ -18,9 +18,9 @@ from gmdistill.data import batches
 from gmdistill.students import decoders, next_token, problems
 from gmdistill.system import waits
 
-# Prompts of one program are padded to a multiple of this, and come so many at
-# a time.
-LENGTHS, ROWS = 16, 16
+# At most so many prompts come at a time: a token costs a pass over all weights,
+# whoever it is for. Their length is this times a power of two: few programs.
+ROWS, LENGTH = 32, 16
 
 
 class Answers(NamedTuple):
@@ -117,15 +117,17 @@ def answers(
   stops_K = np.array(sorted(set(stops)), np.int32)
   result: list[list[int]] = [[] for _ in prompts]
   order = np.argsort(lengths, kind="stable").tolist()
-  steps = range(0, len(order), ROWS)
-  for first in waits.over(steps, "answering", len(order), "rows", ROWS):
-    chosen = order[first : first + ROWS]
-    length = -(-len(prompts[chosen[-1]]) // LENGTHS) * LENGTHS
+  size = min(ROWS, len(order))
+  steps = range(0, len(order), max(size, 1))
+  for first in waits.over(steps, "answering", len(order), "rows", size):
+    chosen = order[first : first + size]
+    parts = -(-len(prompts[chosen[-1]]) // LENGTH)
+    length = LENGTH * 2 ** (parts - 1).bit_length()
     length = min(length, longest - num_tokens)
-    ids = np.zeros((ROWS, length), np.int32)
-    mask = np.zeros((ROWS, length), bool)
+    ids = np.zeros((size, length), np.int32)
+    mask = np.zeros((size, length), bool)
     # The last rows are said again where there are fewer.
-    for row in range(ROWS):
+    for row in range(size):
       prompt = prompts[chosen[row % len(chosen)]]
       ids[row, length - len(prompt) :] = prompt
       mask[row, length - len(prompt) :] = True
