@@ -7,6 +7,7 @@ Of a text every next token counts; of an answer those of the answer alone.
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
 import numpy as np
 
 from gmdistill import errors
@@ -49,8 +50,7 @@ class Encoder:
       begin[:1] if begin and tokenizer.tokens[begin[0]] == bos else []
     )
     eos = tokenizer.special.get("eos_token")
-    has_end = eos in tokenizer.tokens
-    self._end = [tokenizer.tokens.index(eos)] if has_end else []
+    self._end = [i for i, x in enumerate(tokenizer.tokens) if x == eos][:1]
 
   def prompt(self, prompt: str) -> list[int]:
     """Returns the tokens before an answer."""
@@ -203,10 +203,7 @@ def fitting(examples: batches.Examples, length: int) -> batches.Examples:
   return kept._replace(
     token_ids=kept.token_ids[:, :length],
     mask=kept.mask[:, :length],
-    tokens=batches.Tokens(
-      np.asarray(kept.tokens.targets)[:, :length],
-      np.asarray(kept.tokens.weights)[:, :length],
-    ),
+    tokens=jax.tree.map(lambda x: np.asarray(x)[:, :length], kept.tokens),
   )
 
 

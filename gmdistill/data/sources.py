@@ -95,7 +95,7 @@ def open_source(
   if not isinstance(features, dict | tfds.features.FeaturesDict):
     raise errors.InputError(f"{name} has no named features to read texts from")
   label = labels.key_of(name, features, label_key)
-  beside = {
+  beside: dict[str, Any] = {
     "rationale_key": rationale_key,
     "group_key": group_key,
     "topics_key": topics_key,

@@ -109,7 +109,7 @@ def loss_figure(run: finished.Run) -> Figure:
   curves = {"outer loss": finished.series(run, "outer/loss")}
   if "outer/grad_norm" in run.metrics:
     curves["gradient norm"] = finished.series(run, "outer/grad_norm")
-  both = panels(3.5, [2, 1][: len(curves)])
+  figure, both = panels(3.5, [2, 1][: len(curves)])
   stages = _stages(run)
   later = [start for start, _ in stages[1:]]
   for axes, (label, (steps, values)) in zip(both, curves.items(), strict=True):
@@ -128,7 +128,7 @@ def loss_figure(run: finished.Run) -> Figure:
     )  # fmt: skip
   both[-1].set_xlabel("outer step")
   told = _from_to(*curves["outer loss"], ".3g")
-  return described(both[0].figure, "Outer loss " + told)
+  return described(figure, "Outer loss " + told)
 
 
 def _stages(run: finished.Run) -> list[tuple[int, str]]:
@@ -254,13 +254,14 @@ def class_color(label: int) -> str:
 
 def new_axes(height: float = 3.1) -> tuple[Figure, Axes]:
   """An empty figure of the page's width."""
-  (axes,) = panels(height, [1])
-  return axes.figure, axes
+  figure, (axes,) = panels(height, [1])
+  return figure, axes
 
 
-def panels(height: float, shares: Sequence[float]) -> list[Axes]:
-  """Panels above one another, which share their x axis, of a new figure."""
-  with matplotlib.rc_context(_STYLE):
+def panels(height: float, shares: Sequence[float]) -> tuple[Figure, list[Axes]]:
+  """A new figure, and panels above one another that share their x axis."""
+  style: Any = _STYLE
+  with matplotlib.rc_context(style):
     figure = Figure(figsize=(5, height), layout="constrained")
     made = figure.subplots(
       len(shares), 1, sharex=True, squeeze=False, height_ratios=shares
@@ -270,7 +271,7 @@ def panels(height: float, shares: Sequence[float]) -> list[Axes]:
     axes.grid(color=theme.GRID[0], lw=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(which="both", colors=GREY)
-  return list(made)
+  return figure, list(made)
 
 
 def plain(name: object) -> str:

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from gmdistill.reports import finished
@@ -75,7 +75,7 @@ def _beyond_chance(run, cell, unit):
   return mean if mean >= 1 / len(names) + 0.02 else None
 
 
-def _in_order(names: Sequence[str], unit: str) -> list[str]:
+def _in_order(names: Iterable[str], unit: str) -> list[str]:
   """The usual rows, and others before the distilled one, as coresets are."""
   always = ["random", "herding", "k_centers", "distilled", "full"]
   if unit != "accuracy":

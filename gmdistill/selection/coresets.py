@@ -97,7 +97,8 @@ def closest_topics(examples: batches.Examples, per_class: int) -> np.ndarray:
 
   def choose(rows):
     close = close_NxN[np.ix_(rows, rows)]
-    nearest, chosen = np.zeros(len(rows)), []
+    chosen: list[int] = []
+    nearest = np.zeros(len(rows))
     for _ in range(per_class):
       gains = np.maximum(close, nearest).sum(axis=1)
       gains[chosen] = -1.0

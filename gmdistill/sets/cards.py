@@ -117,7 +117,7 @@ def reader(problem: problems.Problem) -> dict[str, Any]:
   """
   student, is_decoder = problem.student, decoder_names.is_one(problem.student)
   is_bert = isinstance(student, encoders.Transformer)
-  head = {
+  head: dict[str, Any] = {
     "is": _HEAD,
     "weight_std": encoders.HEAD_STD if is_bert else None,
     "bias": 0.0,

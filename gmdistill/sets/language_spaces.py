@@ -1,5 +1,6 @@
 """Spaces of language models: their tokens, the rows, and what is asked."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -163,7 +164,7 @@ def adapted(
       base_id=adapters.identity(base),
     )
     base = change.merged(base, own)
-    problem = problem.replace(initial=base)
+    problem = dataclasses.replace(problem, initial=base)
   if kind == "none":
     return problem, ""
   if kind == "lora":

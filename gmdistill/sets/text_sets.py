@@ -64,7 +64,7 @@ def of_rows(
     weights = np.ones(len(numbers))
   weights_M = np.asarray(weights, np.float32)
   chosen = tuple(
-    text if isinstance(text, str) else tuple(text)
+    text if isinstance(text, str) else (text[0], text[1])
     for text in (texts[number] for number in numbers)
   )
   return TextSet(
@@ -234,7 +234,8 @@ def as_batch(
     Token ids [M, L], mask and `targets` [M, C] (numpy arrays).
   """
   classes_M = text_set.labels.argmax(axis=1).astype(np.int32)
-  rows = split_rows.Rows(list(text_set.texts), classes_M, 0, 0, [])
+  texts: Any = list(text_set.texts)  # all single, or all pairs
+  rows = split_rows.Rows(texts, classes_M, 0, 0, [])
   read_rows = formats.encoded(rows, tokenizer, length, 0)
   if slots:
     mask_id = tokenizer.special_id("mask")

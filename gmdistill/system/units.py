@@ -1,5 +1,7 @@
 """Numbers as they are said: counts, sizes and times, in one way everywhere."""
 
+from typing import Any
+
 _THOUSANDS = ("", "k", "M", "G", "T")
 
 
@@ -41,7 +43,7 @@ def plus_minus(
   return said if spread is None else f"{said} ± {scale * spread:.{places}f}"
 
 
-def scaled(value: float, unit: str) -> float:
+def scaled(value: Any, unit: str) -> Any:
   """Returns a score as it is plotted: an accuracy in %."""
   return 100 * value if unit == "accuracy" else value
 
