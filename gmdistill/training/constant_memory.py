@@ -31,30 +31,29 @@ def replay(
   leaves, structure = jax.tree.flatten(batch)
   is_float = [jnp.issubdtype(x.dtype, jnp.floating) for x in leaves]
 
-  def whole(floats):
-    known = iter(floats)
-    both = [
-      next(known) if learned else leaf
-      for learned, leaf in zip(is_float, leaves, strict=True)
-    ]
+  def whole(floats, others):
+    known, rest = iter(floats), iter(others)
+    both = [next(known) if learned else next(rest) for learned in is_float]
     return jax.tree.unflatten(structure, both)
 
-  def loss_of(params, floats, progress, own):
-    return problem.loss(params, replays.taken(whole(floats), progress, own))
-
-  order = steps.order
-  sizes = steps._replace(order=None)
-
+  # What has no covector is an argument all the same: a backward pass may not
+  # close over arrays of an outer trace, such as the table.
   @jax.custom_vjp
-  def run(params, floats, sizes):
+  def run(held, params, floats, sizes):
+    problem, others, order = held
     every = sizes._replace(order=order)
-    return replays.replay(problem, params, whole(floats), every)
+    return replays.replay(problem, params, whole(floats, others), every)
 
-  def forward(params, floats, sizes):
-    return run(params, floats, sizes), (params, floats, sizes)
+  def forward(held, params, floats, sizes):
+    start = held, params, floats, sizes
+    return run(*start), start
 
   def backward(start, covector):
-    params, floats, sizes = start
+    (problem, others, order), params, floats, sizes = start
+
+    def loss_of(params, floats, progress, own):
+      batch = replays.taken(whole(floats, others), progress, own)
+      return problem.loss(params, batch)
 
     def step(carry, progress_own):
       params, floats_bar = carry
@@ -79,8 +78,10 @@ def replay(
     (_, floats_bar), sizes_bar = jax.lax.scan(
       step, (params, zeros), replays.in_order(sizes._replace(order=order))
     )
-    return covector, floats_bar, sizes_bar
+    return None, covector, floats_bar, sizes_bar
 
   run.defvjp(forward, backward)
   floats = [x for x, learned in zip(leaves, is_float, strict=True) if learned]
-  return run(params, floats, sizes)
+  others = [x for x, ok in zip(leaves, is_float, strict=True) if not ok]
+  sizes = steps._replace(order=None)
+  return run((problem, others, steps.order), params, floats, sizes)

@@ -25,7 +25,12 @@ from gmdistill.training import optimizers
 WIDTH, LENGTH, VOCABULARY, STEPS = 8, 6, 12, 2
 
 MODULE = decoders.Llama(
-  width=WIDTH, num_heads=2, hidden=16, max_positions=16, vocabulary=VOCABULARY
+  width=WIDTH,
+  num_layers=1,
+  num_heads=2,
+  hidden=16,
+  max_positions=16,
+  vocabulary=VOCABULARY,
 )
 
 
@@ -97,11 +102,11 @@ OBJECTIVES = {
 }
 
 
-@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
-@pytest.mark.parametrize("name", OBJECTIVES)
+# What is soft is the batch's, not the objective's.
+@pytest.mark.parametrize(
+  "name, soft", [*((name, False) for name in OBJECTIVES), ("look_ahead", True)]
+)
 def test_an_objective_has_a_finite_slope_in_all_that_is_learned(name, soft):
-  if soft and name not in ("look_ahead", "step_matching"):
-    pytest.skip("what is soft is the batch's, not the objective's")
   problem, objective = make_problem(), OBJECTIVES[name]
   stored, params = make_set(problem, soft)
   each = max(objective.num_batches, 1)
