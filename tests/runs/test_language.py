@@ -10,10 +10,12 @@ import tiny_language
 from gmdistill import errors
 from gmdistill import main as command_line
 from gmdistill.data import batches
+from gmdistill.objectives import bank, bank_building
 from gmdistill.reports import finished, markdown, page, tables
 from gmdistill.runs import distill, jobs
 from gmdistill.runs.config import assembly, settings
 from gmdistill.sets import set_files
+from gmdistill.students import adapters
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +156,28 @@ def test_prompts_count_nothing_and_answers_do(tmp_path, kind):
   assert said.strip().startswith("no ") and first > 5
   read = corpus.tokenizer.decode(corpus.train.token_ids[0][mask[0]])
   assert tiny_language.text(5000, 12) in read
+
+
+def test_a_bank_holds_adapters_alone_and_their_gradients(tmp_path):
+  config = settings.recipe(tiny_language.get_config(tmp_path))
+  setup = assembly.setup(config)
+  options = bank.Options(
+    num_trajectories=1,
+    ages=(0, 2),
+    rows_per_class=4,
+    batch_rows_per_class=4,
+    learning_rate=1e-2,
+  )
+  bank_building.build(tmp_path / "bank", setup, options)
+  opened = bank.Bank(tmp_path / "bank", setup)
+  young, older = (opened.expert(0, i, ("params", "targets")) for i in (0, 1))
+  shapes = jax.eval_shape(setup.problem.init, jax.random.key(0))
+  assert jax.tree.structure(young.params) == jax.tree.structure(shapes)
+  numbers = adapters.num_parameters(shapes)
+  assert bank.num_bytes(setup, options) == 2 * (2 * 2 * numbers + 4)
+  for expert, moved in ((young, False), (older, True)):
+    of_down = adapters.pairs(expert.targets["layers"])["down"]["A"]
+    assert np.any(np.asarray(of_down, np.float32) != 0) == moved
 
 
 def test_label_words_tell_classes_by_the_word_that_follows(tmp_path):
