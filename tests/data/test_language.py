@@ -135,6 +135,11 @@ def test_rows_for_a_set_are_whole_where_they_can_be(tokenizer):
   fit = language_tokens.fitting(examples, 8)
   assert 0 < len(fit.labels) < 12 and fit.token_ids.shape[1] == 8
   assert all(said(tokenizer, fit, i) == " yes<|end|>" for i in range(3))
+  texts = encoder.encode(
+    [row(tiny_language.text(0, 60)), row("no yes")], "text"
+  )
+  cut = language_tokens.fitting(texts.examples, 8)
+  assert len(cut.labels) == len(texts.groups) and cut.mask[0].all()
   with pytest.raises(errors.InputError, match="sequence_length=1 is shorter"):
     language_tokens.fitting(examples, 1)
 
