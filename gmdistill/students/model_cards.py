@@ -44,9 +44,8 @@ def text(
     labels: The names of the classes.
   """
   name = config.get("architectures", ["model"])[0]
-  parts = [
-    f"A {name} that gmdistill trained. Classes: {', '.join(labels)}.\n\n"
-  ]
+  said = f"Classes: {', '.join(labels)}." if labels else "It says tokens."
+  parts = [f"A {name} that gmdistill trained. {said}\n\n"]
   if "classifier.safetensors" in beside:
     parts.append(_MEAN)
   elif name == "BertForSequenceClassification":
