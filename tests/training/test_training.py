@@ -185,7 +185,7 @@ def test_a_diverged_student_is_right_of_nothing_and_reported_of_nobody():
     measuring.Trainer(problem, protocol, 2), sets, parts
   )
   assert np.isnan(found.accuracies).all()
-  assert measuring.chosen_by(found.accuracies) == 0.0
+  assert measuring.chosen_by(found.accuracies, problem.task) == 0.0
 
 
 def test_scratch_starts_from_random_weights_whatever_is_pretrained():
