@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 from gmdistill import errors
 from gmdistill.data import batches as row_batches
 from gmdistill.data import (
+  corpus_files,
   loading,
   overlap,
   records,
@@ -217,7 +218,7 @@ def test_a_kept_corpus_that_lacks_or_changed_something_is_rebuilt(folder):
   for arrays in (lacking, changed, {"facts": np.array("[" * 100_000)}):
     cache.write_arrays(path, arrays)
     assert_same(cold, loading.load(options(folder)))
-    assert_same(cold, loading._of_arrays(cache.read_arrays(path)))
+    assert_same(cold, corpus_files.of_arrays(cache.read_arrays(path)))
 
 
 def test_every_option_that_decides_the_arrays_changes_the_hash(folder):

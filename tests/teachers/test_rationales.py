@@ -17,6 +17,7 @@ from conftest import make_examples, make_problem, make_synthetic
 from gmdistill import errors, main
 from gmdistill.data import (
   batches,
+  corpus_files,
   formats,
   loading,
   samplers,
@@ -322,7 +323,7 @@ def test_rationales_go_where_their_rows_go():
 
 
 def test_neither_teachers_nor_weights_are_part_of_the_data():
-  stored = loading._stored(told_examples()._replace(soft=np.ones((12, 2))))
+  stored = corpus_files._stored(told_examples()._replace(soft=np.ones((12, 2))))
   assert list(stored) == [
     "token_ids",
     "mask",
@@ -330,7 +331,7 @@ def test_neither_teachers_nor_weights_are_part_of_the_data():
     "tokens/targets",
     "tokens/steps",
   ]
-  assert list(loading._stored(make_examples())) == [
+  assert list(corpus_files._stored(make_examples())) == [
     "token_ids",
     "mask",
     "labels",
