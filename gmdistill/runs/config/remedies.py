@@ -18,6 +18,9 @@ def remedies(config: recipes.Recipe, mesh: jax.sharding.Mesh) -> list[str]:
     found.append("student.remat=layers")
   if "compute" in options and config.student.compute == "float32":
     found.append("student.compute=bfloat16")
+  replicated = config.mesh.base == "replicated"
+  if mesh.size > 1 and replicated and config.student.adapter != "none":
+    found.append("mesh.base=sharded")
   if config.outer.students_at_once > 1:
     found.append("outer.students_at_once=1")
   places = mesh.shape["students"]
