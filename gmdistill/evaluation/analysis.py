@@ -8,6 +8,7 @@ import numpy as np
 from gmdistill.data import batches
 from gmdistill.selection import features
 from gmdistill.sets import nearest_text, spaces, synthetic
+from gmdistill.students import problems
 from gmdistill.training import replays
 
 
@@ -64,7 +65,7 @@ def analysis(
     len(setup.corpus.selection.labels)
   )
   real = batches.take(setup.corpus.selection, shuffled[: 100 * groups])
-  outputs = jax.jit(setup.problem.apply)(params, best.batch)
+  outputs = jax.jit(problems.Problem.apply)(setup.problem, params, best.batch)
   real_xy, synthetic_xy, explained = principal_components(
     features.features(setup.problem, params, real),
     np.asarray(outputs.features),

@@ -78,7 +78,7 @@ class Table:
     self._identity = [len(selection.labels), identity]
     self._num_classes = setup.corpus.num_classes
     self._unit = setup.problem.task.unit
-    self._trainers: dict[str, measuring.Trainer] = {}
+    self._trainers: dict[tuple[int, int], measuring.Trainer] = {}
     self._untaught: set[str] = set()
     cut = functools.partial(
       readings.length_buckets, num_classes=self._num_classes
@@ -191,7 +191,7 @@ class Table:
     return jax.tree.map(lambda x: x[0], params), seconds, float(shown(found[0]))
 
   def _trainer(self, protocol, at_once):
-    key = f"{id(protocol.train)} {at_once}"
+    key = id(protocol), at_once  # a trainer keeps its protocol
     if key not in self._trainers:
       self._trainers[key] = measuring.Trainer(
         self._setup.problem, protocol, at_once

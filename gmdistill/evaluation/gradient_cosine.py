@@ -1,5 +1,6 @@
 """How near a set's gradients are to the real ones along a training."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -75,6 +76,7 @@ def gradient_cosines(
   return cosines.mean(axis=0), {k: float(by_layer[k].mean()) for k in names}
 
 
+@functools.lru_cache(maxsize=4)  # the same walks are the same program
 def _along(walks):
   """Returns `along(problem, synthetic batch, key, real batches [T, ...])`,
   which compares one student's gradients, and T, after which nobody looks."""

@@ -101,16 +101,8 @@ class Trainer:
     self.chunk = at_once * self._mesh.size
     problem = bases.narrowed(problem)
     self.problem = devices.put(self._mesh, problem, problem.layout)
-    everywhere, by_student = devices.EVERYWHERE, devices.BY_STUDENT
-    self._train = jax.jit(
-      problems.over_students(
-        self._mesh,
-        jax.vmap(protocol.train, in_axes=(None, 0, 0, None)),
-        (by_student, by_student, everywhere),
-        by_student,
-      )
-    )
-    self._compiled: dict[Any, Any] = {}
+    self._programs = _programs(protocol.train, self._mesh)
+    self._paced: set[jax.stages.Compiled] = set()
     self.count = waits.Count("", 0, "students")  # who are awaited
     self._pace = costs.Pace(repr(problem.student))
 
@@ -146,20 +138,49 @@ class Trainer:
       put(keys, devices.BY_STUDENT),
       put(np.asarray(rate, np.float32)),
     )
-    shapes = str(jax.tree.map(lambda x: (jnp.shape(x), x.dtype), arguments[1:]))
-    flops = None
-    if shapes not in self._compiled:
-      with self.count.preparing("compiling"):
-        traced = self._train.trace(*arguments)
-        flops = costs.matmul_flops(traced.jaxpr.jaxpr)
-        self._compiled[shapes] = traced.lower().compile()
+    with self.count.preparing("compiling"):
+      program, flops = self._programs(arguments)
+    if program not in self._paced:
       self.count.reckon(self._pace.seconds(flops))
     start = time.perf_counter()
-    params = jax.block_until_ready(self._compiled[shapes](*arguments))
+    params = jax.block_until_ready(program(*arguments))
     seconds = time.perf_counter() - start
-    if flops is not None:
+    if program not in self._paced:
+      self._paced.add(program)
       self._pace.note(flops, seconds)
     return params, seconds
+
+
+_MOST_PROGRAMS = 8  # a program keeps some memory of its device
+
+
+# Of the last protocols, whoever trains by them.
+@functools.lru_cache(maxsize=_MOST_PROGRAMS)
+def _programs(train, mesh):
+  """Returns `program(arguments)`, compiled where it was not, and its FLOPs."""
+  everywhere, by_student = devices.EVERYWHERE, devices.BY_STUDENT
+  jitted = jax.jit(
+    problems.over_students(
+      mesh,
+      jax.vmap(train, in_axes=(None, 0, 0, None)),
+      (by_student, by_student, everywhere),
+      by_student,
+    )
+  )
+  compiled: dict[Any, Any] = {}
+
+  def program(arguments):
+    leaves, structure = jax.tree.flatten(arguments)
+    key = (structure, *((x.shape, x.dtype) for x in leaves))
+    if key not in compiled:
+      while len(compiled) >= _MOST_PROGRAMS:
+        del compiled[next(iter(compiled))]
+      traced = jitted.trace(*arguments)
+      flops = costs.matmul_flops(traced.jaxpr.jaxpr)
+      compiled[key] = traced.lower().compile(), flops
+    return compiled[key]
+
+  return program
 
 
 # (trainer, students, splits) -> {name: [S]}, of each of S stacked students;

@@ -95,7 +95,15 @@ def fine_tuning(
     raise ValueError(f"decay={decay} must be from 0 to below 1.")
 
   schedule = optimizers.FineTuning(num_steps, weight_decay, warmup)
+  train = _fine_tuned(schedule, batch_size, teaching, decay, curriculum, fresh)
+  return Protocol(
+    train, tuple(rates), num_students, fresh=fresh, identity=identity
+  )
 
+
+# The same fields are the same function, which is traced and compiled once.
+@functools.lru_cache(maxsize=16)
+def _fine_tuned(schedule, batch_size, teaching, decay, curriculum, fresh):
   def train(problem, syn: SyntheticSet, key, rate):
     problem = _seen_by_student(problem, fresh)
     optimizer = schedule.optimizer(rate)
@@ -105,12 +113,10 @@ def fine_tuning(
       "peer": lambda: live.peer(optimizer),
     }[teaching]()
     seen = rationales.curriculum(curriculum)
-    course = fitting.Course(num_steps, batch_size, changing, seen)
+    course = fitting.Course(schedule.num_steps, batch_size, changing, seen)
     return fitting.fit_course(problem, syn.batch, optimizer, course, key=key)
 
-  return Protocol(
-    train, tuple(rates), num_students, fresh=fresh, identity=identity
-  )
+  return train
 
 
 def untrained() -> Protocol:
@@ -159,6 +165,13 @@ def replaying(
     ValueError: an unknown schedule.
   """
   identity = {"kind": "replaying", **locals()}
+  train = _replayed(num_steps, normalised, schedule)
+  pairs = tuple((rate, rate * scale) for rate in rates for scale in head_scales)
+  return Protocol(train, pairs, num_students, replays=True, identity=identity)
+
+
+@functools.lru_cache(maxsize=16)
+def _replayed(num_steps, normalised, schedule):
   falling_T = replay_steps.schedule(schedule, num_steps)
 
   def train(problem, syn: SyntheticSet, key, rate):
@@ -174,8 +187,7 @@ def replaying(
       steps = replay_steps.Steps(sizes, head_sizes, syn.order, shares)
     return replay_steps.replay(problem, params, syn.batch, steps)
 
-  pairs = tuple((rate, rate * scale) for rate in rates for scale in head_scales)
-  return Protocol(train, pairs, num_students, replays=True, identity=identity)
+  return train
 
 
 def bayesian(
@@ -215,30 +227,7 @@ def bayesian(
     "chain": sampled._asdict(),
   }
 
-  def loss(problem, params, rows):
-    batch, said_BxC = rows
-    logits_BxC = problem.apply(params, batch).logits
-    return posterior.dirichlet_loss(
-      logits_BxC, batch.labels, said_BxC, strength=strength
-    )
-
-  def train(problem, syn: SyntheticSet, key, rate):
-    problem = _seen_by_student(problem, start.fresh)
-    start_key, chain_key = jax.random.split(key)
-    energy = posterior.energy(
-      functools.partial(loss, problem),
-      problems.first_student(problem, start_key),
-      num_rows=len(syn.batch),
-      prior_std=prior_std,
-    )
-    return posterior.posterior_samples(
-      energy,
-      start.train(problem, syn, start_key, rate),
-      _truth_and_teacher(syn.batch),
-      sampled,
-      key=chain_key,
-    )
-
+  train = _sampling(start.train, start.fresh, sampled, strength, prior_std)
   return Protocol(
     train,
     start.rates,
@@ -249,6 +238,35 @@ def bayesian(
     (("interval_width", posterior.interval_width),),
     identity,
   )
+
+
+@functools.lru_cache(maxsize=16)
+def _sampling(start, fresh, chain, strength, prior_std):
+  def loss(problem, params, rows):
+    batch, said_BxC = rows
+    logits_BxC = problem.apply(params, batch).logits
+    return posterior.dirichlet_loss(
+      logits_BxC, batch.labels, said_BxC, strength=strength
+    )
+
+  def train(problem, syn: SyntheticSet, key, rate):
+    problem = _seen_by_student(problem, fresh)
+    start_key, chain_key = jax.random.split(key)
+    energy = posterior.energy(
+      functools.partial(loss, problem),
+      problems.first_student(problem, start_key),
+      num_rows=len(syn.batch),
+      prior_std=prior_std,
+    )
+    return posterior.posterior_samples(
+      energy,
+      start(problem, syn, start_key, rate),
+      _truth_and_teacher(syn.batch),
+      chain,
+      key=chain_key,
+    )
+
+  return train
 
 
 def _truth_and_teacher(batch):

@@ -138,11 +138,21 @@ def programs(
 ) -> list[tuple[jax.stages.Compiled, program_costs.Cost]]:
   """Returns each stage's compiled dispatch, and what its outer step costs.
 
-  Runs that differ in their seed alone, one after the other in one process,
-  share them: tracing is most of a small run's time.
+  Runs that differ in nothing but their seed, their rows and how they are
+  measured, one after the other in one process, share them: tracing is most of a
+  small run's time.
   """
   return [_program(job, index) for index in range(len(job.stages))]
 
+
+# Fields that say which rows are read, what is measured and when: what they
+# change in a dispatch shows in the shapes of its arguments.
+UNTRACED = frozenset(
+  "seed initialise coreset_pool start real_rows refresh joined_rows min_tokens "
+  "teachers eval_every checkpoint_every steps_per_dispatch selection protocols "
+  "students_at_once replay scratch full bayes gradient_cosine log_to "
+  "metrics exact_match".split()
+)
 
 # Of the last dispatches: a program keeps some memory of its device.
 _PROGRAMS: dict[Any, tuple[jax.stages.Compiled, program_costs.Cost]] = {}
@@ -158,7 +168,7 @@ def _program(job, index):
   real = job.draws[index](stage.first, num_steps)
   arguments = (job.problem, state, real, job.root_key)
   # All else that a dispatch is traced from follows from these.
-  fields = {**job.config.to_dict(), "seed": 0}
+  fields = {k: x for k, x in job.config.to_dict().items() if k not in UNTRACED}
   shapes = tuple((x.shape, str(x.dtype)) for x in jax.tree.leaves(arguments))
   structure = jax.tree.structure(arguments)
   key = (index, json.dumps(fields), shapes, structure, job.mesh)

@@ -15,12 +15,6 @@ def features(
   rows: int = 128,
 ) -> np.ndarray:
   """Returns a student's features [N, F] of real rows (float32)."""
-
-  @jax.jit
-  def chunk(problem, params, ids, mask):
-    labels = np.zeros((len(ids), 1), np.float32)
-    return problem.apply(params, batches.Batch(ids, mask, labels)).features
-
   parts = []
   for start in range(0, len(examples.labels), rows):
     ids = examples.token_ids[start : start + rows]
@@ -29,7 +23,7 @@ def features(
     # The last chunk is padded to the one compiled shape.
     ids = np.pad(ids, ((0, missing), (0, 0)))
     mask = np.pad(mask, ((0, missing), (0, 0)))
-    chunk_features = np.asarray(chunk(problem, params, ids, mask))
+    chunk_features = np.asarray(_chunk(problem, params, ids, mask))
     parts.append(chunk_features[: rows - missing])
   return np.concatenate(parts)
 
@@ -74,3 +68,9 @@ def mean_vectors(
     summed = (table_VxD[ids] * mask[..., None]).sum(axis=1)
     parts.append(summed / np.maximum(mask.sum(axis=1), 1)[:, None])
   return np.concatenate(parts).astype(np.float32)
+
+
+@jax.jit
+def _chunk(problem, params, ids, mask):
+  labels = np.zeros((len(ids), 1), np.float32)
+  return problem.apply(params, batches.Batch(ids, mask, labels)).features

@@ -92,7 +92,7 @@ def test_memory_does_not_grow_with_the_steps_of_a_dispatch():
 
 def test_with_class_chunks_memory_does_not_grow_with_the_classes():
   few = functools.partial(cost, classes=4, rows=1)
-  many = functools.partial(cost, classes=16, rows=1)
+  many = functools.partial(cost, classes=8, rows=1)
   whole = many().temporary - few().temporary
   chunked = many(chunk=2).temporary - few(chunk=2).temporary
   kept = many().bank - few().bank  # read in float32, whatever the chunk

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 import tiny_config
-from conftest import make_problem, make_real
+from conftest import make_real, make_small_problem
 from scipy import stats
 
 from gmdistill import errors
@@ -22,7 +22,7 @@ from gmdistill.system import checkpoints
 
 
 def private(clip, noise=0.0, seed=0):
-  problem = make_problem()
+  problem = make_small_problem()
   rows = jax.tree.map(lambda x: x[0], make_real(1))
   both = jax.value_and_grad(problem.loss)
   params = problem.init(jax.random.key(0))

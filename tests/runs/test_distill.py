@@ -341,6 +341,21 @@ def test_the_outer_step_compiles_once():
   assert int(state.step) == 6 and seen["outer/loss"].shape == (2,)
 
 
+@pytest.mark.parametrize("objective", schedule.OBJECTIVES)
+def test_nothing_is_traced_from_what_programs_are_shared_over(objective):
+  class Guarded:
+    def __getattr__(self, name):
+      assert name not in jobs.UNTRACED
+      return getattr(recipe, name)
+
+  config = tiny_config.get_config()
+  config.objective = f"gradient_matching+{objective}"
+  recipe = settings.recipe(config)
+  assert jobs.UNTRACED <= set(recipe.to_dict())
+  schedule.stages(Guarded())
+  assembly.parameterization(Guarded(), make_problem())
+
+
 def test_runs_that_differ_in_their_seed_alone_share_their_programs(monkeypatch):
   traced = []
 
@@ -353,6 +368,7 @@ def test_runs_that_differ_in_their_seed_alone_share_their_programs(monkeypatch):
   for seed, rate, expected in ((0, 0.01, 1), (1, 0.01, 1), (1, 0.02, 2)):
     config = tiny_config.get_config("polish")
     config.seed, config.outer.learning_rate = seed, rate
+    config.coreset_pool += seed
     jobs.programs(jobs.prepare(config))
     assert len(traced) == expected
 

@@ -19,7 +19,8 @@ from gmdistill.training import fitting, replays
 
 # Three: of two, some losses are nothing.
 BATCH = make_synthetic(classes=3)
-make_problem = functools.partial(conftest.make_problem, classes=3)
+make_problem = functools.partial(conftest.make_small_problem, classes=3)
+make_layered = functools.partial(conftest.make_problem, classes=3)
 ROWS, CLASSES = BATCH.labels.shape
 
 
@@ -44,8 +45,8 @@ def told(batch, **said):
   return dataclasses.replace(batch, teachers=batches.TeacherTargets(**said))
 
 
-def problem_with(criterion, **fields):
-  return dataclasses.replace(make_problem(**fields), criterion=criterion)
+def problem_with(criterion, problem=None):
+  return dataclasses.replace(problem or make_problem(), criterion=criterion)
 
 
 def start(problem, batch=BATCH):
@@ -185,7 +186,7 @@ def test_the_gate_comes_to_trust_the_teacher_that_knows():
 def test_feature_distillation_comes_down_and_reads_the_mapped_layers(kind):
   teacher = jax.random.normal(jax.random.key(5), (ROWS, 4, 12))
   batch = told(BATCH, features=teacher)
-  taught = problem_with(criteria.to_features(kind, weight=1.0))
+  taught = problem_with(criteria.to_features(kind, weight=1.0), make_layered())
   params = start(taught, batch)
   assert params["projections"]["kernel"].shape == (2, 8, 12)
   loss = jax.jit(jax.value_and_grad(taught.loss))
@@ -201,12 +202,12 @@ def test_feature_distillation_comes_down_and_reads_the_mapped_layers(kind):
 
 
 def test_shallow_layers_learn_of_deep_ones_and_not_the_other_way():
-  taught = problem_with(criteria.to_deepest(weight=1.0), pooling="mean")
+  plain = make_layered(pooling="mean")
+  taught = problem_with(criteria.to_deepest(weight=1.0), plain)
   # Far from a start, at which all layers say nearly the same.
   params = jax.tree.map(lambda x: 10.0 * x, start(taught))
   # Not in one program each: those may round the same sums differently.
   grads = jax.grad(taught.loss)(params, BATCH)
-  plain = make_problem(pooling="mean")
   others = jax.grad(plain.loss)(params, BATCH)
   assert taught.loss(params, BATCH) > plain.loss(params, BATCH)
   equal(grads["head"], others["head"])
@@ -220,8 +221,8 @@ def test_shallow_layers_learn_of_deep_ones_and_not_the_other_way():
 
 
 def test_a_centred_loss_asks_shallow_layers_for_no_other_shift():
-  taught = problem_with(criteria.to_deepest(weight=1.0), pooling="mean")
-  plain = make_problem(pooling="mean")
+  plain = make_layered(pooling="mean")
+  taught = problem_with(criteria.to_deepest(weight=1.0), plain)
   params = start(taught)
   shift = jnp.array([3.0, 0.0, 0.0])
   params["head"] = {**params["head"], "bias": params["head"]["bias"] + shift}
@@ -238,7 +239,7 @@ def test_a_centred_loss_asks_shallow_layers_for_no_other_shift():
 
 
 def test_a_student_without_layers_is_refused():
-  taught = problem_with(criteria.to_deepest(weight=1.0), kind="textcnn")
+  taught = problem_with(criteria.to_deepest(weight=1.0))
   with pytest.raises(ValueError, match="has no layers"):
     jax.eval_shape(
       lambda key: taught.loss(taught.init(key), BATCH), jax.random.key(0)

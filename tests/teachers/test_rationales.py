@@ -12,7 +12,12 @@ import optax
 import pytest
 import safetensors.numpy
 import tiny_config
-from conftest import make_examples, make_problem, make_synthetic
+from conftest import (
+  make_examples,
+  make_problem,
+  make_small_problem,
+  make_synthetic,
+)
 
 from gmdistill import errors, main
 from gmdistill.data import (
@@ -408,7 +413,7 @@ def test_the_mean_over_groups_is_the_accuracy():
   cut = lambda rows: readings.length_buckets(rows, conftest.CLASSES)  # noqa: E731
   parts = {name: cut(p) for name, p in batches.by_group(examples).items()}
   trainer = measuring.Trainer(
-    make_problem(), protocols.fine_tuning(num_steps=2, num_students=2), 1
+    make_small_problem(), protocols.fine_tuning(num_steps=2, num_students=2), 1
   )
   batch = batches.as_batch(examples, conftest.CLASSES)
   sets = measuring.stacked(synthetic.SyntheticSet(batch))

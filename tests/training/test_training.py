@@ -12,6 +12,7 @@ from conftest import (
   as_float64,
   make_examples,
   make_problem,
+  make_small_problem,
   make_synthetic,
 )
 
@@ -36,7 +37,7 @@ def fit(problem, batch, key, batch_size=3):
 
 
 def test_vmapped_training_equals_a_loop_over_seeds():
-  problem, batch = make_problem(), make_synthetic()
+  problem, batch = make_small_problem(), make_synthetic()
   keys = jax.random.split(jax.random.key(0), 3)
   train = jax.jit(lambda key: fit(problem, batch, key))
   stacked = jax.jit(jax.vmap(train))(keys)
@@ -52,7 +53,7 @@ def test_vmapped_training_equals_a_loop_over_seeds():
 
 
 def test_training_lowers_the_loss_and_depends_on_its_key_alone():
-  problem, batch = make_problem(), make_synthetic()
+  problem, batch = make_small_problem(), make_synthetic()
   key = jax.random.key(0)
   train = jax.jit(lambda key: fit(problem, batch, key))
   one, two = train(key), train(key)
@@ -72,7 +73,7 @@ def test_an_epoch_takes_every_row_once():
 
 @pytest.mark.parametrize("rows", [1, 7, 64])
 def test_length_buckets_count_every_row_once(rows):
-  problem, examples = make_problem(), make_examples(41)
+  problem, examples = make_small_problem(), make_examples(41)
   keys = jax.random.split(jax.random.key(0), 2)
   params = jax.jit(jax.vmap(problem.init))(keys)
   buckets = readings.length_buckets(examples, 2, rows=rows)
@@ -105,7 +106,7 @@ def splits():
   [("scratch", False), ("replay", False), ("replay", True)],
 )
 def test_chunks_of_students_equal_a_loop(name, learned_steps):
-  problem = make_problem()
+  problem = make_small_problem()
   rates = jnp.array([0.5, 0.1]) if learned_steps else None
   sets = measuring.stacked(synthetic.SyntheticSet(make_synthetic(), rates))
   found = []
@@ -125,7 +126,7 @@ def test_chunks_of_students_equal_a_loop(name, learned_steps):
 
 
 def test_every_student_of_a_random_row_trains_on_its_own_set():
-  problem = make_problem()
+  problem = make_small_problem()
   sets = [synthetic.SyntheticSet(make_synthetic(seed=i)) for i in range(3)]
   stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *sets)
   protocol = PROTOCOLS["replay"]
@@ -143,7 +144,7 @@ def test_every_student_of_a_random_row_trains_on_its_own_set():
 
 
 def test_the_selection_split_chooses_the_rate():
-  problem = make_problem()
+  problem = make_small_problem()
   examples = make_examples(60)
   buckets = readings.length_buckets(examples, 2)
   batch = jax.tree.map(jnp.asarray, batches.as_batch(examples, 2))
@@ -163,7 +164,7 @@ def test_the_selection_split_chooses_the_rate():
 
 def test_a_diverged_student_is_right_of_nothing_and_reported_of_nobody():
   """64 % of the rows are of the class that a NaN would be taken for."""
-  problem = make_problem()
+  problem = make_small_problem()
   examples = make_examples(50)
   examples = examples._replace(labels=(np.arange(50) % 25 > 15).astype(int))
   buckets = readings.length_buckets(examples, 2)
@@ -189,12 +190,12 @@ def test_a_diverged_student_is_right_of_nothing_and_reported_of_nobody():
 
 
 def test_scratch_starts_from_random_weights_whatever_is_pretrained():
-  problem, batch = make_problem(), make_synthetic()
+  problem, batch = make_small_problem(), make_synthetic()
   initial = problem.init(jax.random.key(5))
   pretrained = problem.replace(initial=initial)
   still = {"num_steps": 2, "rates": (0.0,), "weight_decay": 0.0}
   sets, key = synthetic.SyntheticSet(batch), jax.random.key(1)
-  kernel = lambda p: p["layers"]["attention"]["key"]["kernel"]  # noqa: E731
+  kernel = lambda p: p["conv_3"]["kernel"]  # noqa: E731
   fresh, tuned = (
     kernel(
       protocols.fine_tuning(fresh=x, **still).train(pretrained, sets, key, 0.0)
@@ -207,7 +208,7 @@ def test_scratch_starts_from_random_weights_whatever_is_pretrained():
 
 
 def test_a_set_with_its_own_steps_chooses_no_rate():
-  problem = make_problem()
+  problem = make_small_problem()
   syn = synthetic.SyntheticSet(make_synthetic(), jnp.array([0.5, 0.1]))
   found = measuring.measure(
     measuring.Trainer(problem, PROTOCOLS["replay"], 5),
@@ -234,7 +235,7 @@ def test_the_gradient_cosine_of_real_rows_with_themselves_is_one():
 
 
 def test_the_gradient_cosine_is_that_of_students_trained_step_by_step(capfd):
-  problem, every = make_problem(), 2
+  problem, every = make_small_problem(), 2
   # Padding that no row needs is cut: it changes nothing.
   examples = make_examples()
   wide = lambda x: np.pad(x, ((0, 0), (0, 30)))  # noqa: E731
@@ -273,7 +274,7 @@ def test_the_gradient_cosine_is_that_of_students_trained_step_by_step(capfd):
 
 def test_constant_memory_gives_the_steps_and_the_gradient_of_each_step(x64):
   """Equal to the unrolled loop whose steps forget where they came from."""
-  problem = as_float64(make_problem())
+  problem = as_float64(make_small_problem())
   batch = as_float64(make_synthetic())
   rates = jnp.array([0.3, 0.2, 0.1])
   order = jnp.array([[0, 2], [1, 3], [0, 3]])
@@ -317,7 +318,7 @@ def test_constant_memory_gives_the_steps_and_the_gradient_of_each_step(x64):
 
 
 def test_constant_memory_does_not_grow_with_the_steps():
-  problem = make_problem(num_layers=1, width=8)
+  problem = make_small_problem()
   batch = make_synthetic()
   start = problem.init(jax.random.key(0))
 
