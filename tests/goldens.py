@@ -74,11 +74,15 @@ def hashes_of(workdir: pathlib.Path, name: str) -> dict[str, str]:
   lines = (workdir / "metrics.jsonl").read_text().splitlines()
   metrics = [without_times(json.loads(line)) for line in lines]
   summary = without_times(json.loads((workdir / "summary.json").read_text()))
+  rows = {  # hashes are of before rows had a unit
+    name: {row: x for row, x in protocol.items() if row != "unit"}
+    for name, protocol in summary["protocols"].items()
+  }
   tensors = (workdir / "set" / "set.safetensors").read_bytes()
   return {
     f"{name}/set.safetensors": hashlib.sha256(tensors).hexdigest(),
     f"{name}/metrics.jsonl": hash_of(metrics),
-    f"{name}/summary.json": hash_of(summary["protocols"]),
+    f"{name}/summary.json": hash_of(rows),
     f"{name}/gradient_cosine": hash_of(summary.get("gradient_cosine")),
   }
 

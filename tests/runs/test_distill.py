@@ -69,8 +69,9 @@ def test_a_run_leaves_everything_it_promises(finished_run):
     ).split()
   )
   assert set(summary["protocols"]) == {"scratch", "replay"}
-  for rows in summary["protocols"].values():
-    assert set(rows) == ROWS
+  for protocol in summary["protocols"].values():
+    rows = {name: x for name, x in protocol.items() if name != "unit"}
+    assert set(rows) == ROWS and protocol["unit"] == "accuracy"
     for row in rows.values():
       assert set(row) == {"mean", "std", "n"} and 0 <= row["mean"] <= 1
   assert set(summary["cost"]) == set(
