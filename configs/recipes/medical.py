@@ -8,7 +8,7 @@ gmdistill distill --config=medical:minilm --workdir=runs/medical_minilm --config
 a student learns to say beside the label; the set starts from rows that stand for
 their class by their MeSH headings, and such rows are one of the baselines. Most
 rows are `yes` and few are `maybe`, so macro-F1 stands beside the accuracy.
-docs/recipes has what was measured. `:tiny` simulates some rows.
+`:tiny` simulates some rows.
 """
 
 from gmdistill.data import tables
@@ -16,7 +16,7 @@ from gmdistill.runs.config import settings
 
 
 def scratch():
-  """A small encoder from random weights. Two CPU cores: about three minutes."""
+  """A small encoder from random weights; not measured to its end."""
   config = settings.defaults()
   config.data.name = "pubmedqa"
   config.data.text_keys = ("question", "context")
