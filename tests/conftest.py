@@ -1,5 +1,6 @@
 """Fixture-size problems, and the folders that a run of the suite shares."""
 
+import functools
 import gc
 import os
 from importlib import metadata
@@ -136,13 +137,16 @@ def make_real(num_batches=1, rows_per_class=4, classes=CLASSES):
   )
 
 
+_gradient = jax.jit(jax.grad(problems.Problem.loss, argnums=1))
+
+
 def make_expert(problem, reads, batch=None):
   """A state, two SGD steps on, and class gradients of a real batch."""
   if not reads:
     return contract.Expert()
   start = problem.init(jax.random.key(21))
   rows = jax.tree.map(lambda x: x[0], make_real(1)) if batch is None else batch
-  gradient = jax.jit(jax.grad(problem.loss))
+  gradient = functools.partial(_gradient, problem)
   later = start
   for _ in range(2):
     grads = gradient(later, rows)

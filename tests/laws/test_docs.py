@@ -215,7 +215,7 @@ def test_the_worked_objective_is_an_objective():
     real = contract.Real(make_real(objective.num_batches))
     return objective.loss(problem, syn, (), real, jax.random.key(0))[0]
 
-  assert float(jnp.abs(jax.grad(loss)(batch.inputs)).max()) > 0
+  assert float(jnp.abs(jax.jit(jax.grad(loss))(batch.inputs)).max()) > 0
 
 
 def test_the_worked_student_is_a_student(monkeypatch):
@@ -228,7 +228,7 @@ def test_the_worked_student_is_a_student(monkeypatch):
     )
   )
   params = problem.init(jax.random.key(0))
-  gradient = jax.grad(problem.loss)(params, batch)
+  gradient = jax.jit(jax.grad(problem.loss))(params, batch)
   assert float(jnp.abs(gradient["head"]["kernel"]).max()) > 0
   hidden = batch.replace(mask=batch.mask.at[:, -1].set(False))
   other = hidden.replace(inputs=batch.inputs.at[:, -1].add(1.0))
@@ -247,7 +247,7 @@ def test_the_worked_task_is_a_task():
   gap = jax.nn.softmax(logits) - batch.labels
   lost = problem.loss(params, batch)
   assert abs(float(lost) - float(jnp.square(gap).sum(-1).mean())) < 1e-6
-  gradient = jax.grad(problem.loss)(params, batch)
+  gradient = jax.jit(jax.grad(problem.loss))(params, batch)
   assert float(jnp.abs(gradient["head"]["kernel"]).max()) > 0
   assert (problem.score(logits, batch) <= 0).all()
   assert problem.groups == batch.labels.shape[1]

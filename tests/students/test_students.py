@@ -13,6 +13,11 @@ from gmdistill.data import batches
 from gmdistill.objectives import distances
 from gmdistill.students import blocks, problems, small
 
+# One program a kind and shape, whichever test asks; op by op, each of hundreds
+# is compiled.
+apply = jax.jit(problems.Problem.apply)
+value_and_grad = jax.jit(jax.value_and_grad(problems.Problem.loss, argnums=1))
+
 KINDS = ["transformer", "bilstm", "textcnn", "gpt2", "qwen2"]
 
 
@@ -30,8 +35,8 @@ def test_masked_tokens_do_not_change_the_loss(kind, pooling):
   problem, batch = make_problem(kind, **fields), padded_batch()
   params = problem.init(jax.random.key(0))
   other = batch.replace(inputs=jnp.where(batch.mask, batch.inputs, 7))
-  before = jax.value_and_grad(problem.loss)(params, batch)
-  after = jax.value_and_grad(problem.loss)(params, other)
+  before = value_and_grad(problem, params, batch)
+  after = value_and_grad(problem, params, other)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), before, after
   )
@@ -43,7 +48,8 @@ def test_ids_and_their_embeddings_are_the_same_input(kind):
   params = problem.init(jax.random.key(0))
   embedded = batch.replace(inputs=problem.embeddings[batch.inputs])
   np.testing.assert_array_equal(
-    problem.apply(params, batch).logits, problem.apply(params, embedded).logits
+    apply(problem, params, batch).logits,
+    apply(problem, params, embedded).logits,
   )
 
 
@@ -55,11 +61,11 @@ def test_padding_a_batch_further_changes_nothing(kind):
   short = batch.mask[:, cut:].sum(axis=1) == 0
   rows = np.flatnonzero(short)
   assert len(rows)
-  one = problem.apply(params, jax.tree.map(lambda x: x[rows], batch)).logits
+  one = apply(problem, params, jax.tree.map(lambda x: x[rows], batch)).logits
   trimmed = batches.Batch(
     batch.inputs[rows, :cut], batch.mask[rows, :cut], batch.labels[rows]
   )
-  two = problem.apply(params, trimmed).logits
+  two = apply(problem, params, trimmed).logits
   np.testing.assert_allclose(one, two, atol=1e-6)
 
 
@@ -70,8 +76,8 @@ def test_remat_and_unrolled_layers_change_no_number(fields):
   batch = make_synthetic()
   plain, other = make_problem(), make_problem(**fields)
   params = plain.init(jax.random.key(0))
-  a = jax.value_and_grad(plain.loss)(params, batch)
-  b = jax.value_and_grad(other.loss)(params, batch)
+  a = value_and_grad(plain, params, batch)
+  b = value_and_grad(other, params, batch)
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), a, b)
 
 
@@ -96,7 +102,7 @@ def test_an_unknown_remat_is_refused():
 
 def test_the_key_biases_have_no_gradient():
   problem, batch = make_problem(), make_synthetic()
-  grads = jax.grad(problem.loss)(problem.init(jax.random.key(0)), batch)
+  _, grads = value_and_grad(problem, problem.init(jax.random.key(0)), batch)
   bias = grads["layers"]["attention"]["key"]["bias"]
   np.testing.assert_allclose(bias, 0.0, atol=1e-8)
 
@@ -126,23 +132,24 @@ def test_the_table_is_an_argument_and_not_a_constant_of_the_program():
 def test_soft_labels_weight_the_classes():
   problem, batch = make_problem(), make_synthetic()
   params = problem.init(jax.random.key(0))
+  loss = jax.jit(problem.loss)
   ones = [batch.replace(labels=jnp.eye(2)[jnp.full(4, c)]) for c in (0, 1)]
   mixed = batch.replace(labels=jnp.tile(jnp.array([[0.3, 0.7]]), (4, 1)))
-  expected = 0.3 * problem.loss(params, ones[0])
-  expected += 0.7 * problem.loss(params, ones[1])
-  np.testing.assert_allclose(problem.loss(params, mixed), expected, rtol=1e-6)
+  expected = 0.3 * loss(params, ones[0])
+  expected += 0.7 * loss(params, ones[1])
+  np.testing.assert_allclose(loss(params, mixed), expected, rtol=1e-6)
 
 
 def test_attention_labels_pull_the_first_tokens_attention():
   problem = make_problem()
   batch = jax.tree.map(jnp.asarray, padded_batch())
   params = problem.init(jax.random.key(0))
-  own = problem.apply(params, batch).attention
+  own = apply(problem, params, batch).attention
   assert own.shape == (8, 2, 2, LENGTH)  # rows, layers, heads, length
   np.testing.assert_allclose(own.sum(-1), 1.0, rtol=1e-5)
   assert not np.any(np.where(batch.mask[:, None, None], 0.0, own))
   # A student's own attention changes neither its loss nor its gradient.
-  at = jax.value_and_grad(problem.loss)
+  at = functools.partial(value_and_grad, problem)
   plain = at(params, batch)
   labelled = at(params, batch.replace(attention=own))
   jax.tree.map(
@@ -164,12 +171,12 @@ def test_half_precision_products_leave_gradients_in_single():
   whole, half = make_problem(), make_problem(compute="bfloat16")
   params = whole.init(jax.random.key(0))
   batch = make_synthetic()
-  grads = [jax.grad(p.loss)(params, batch) for p in (whole, half)]
+  grads = [value_and_grad(p, params, batch)[1] for p in (whole, half)]
   for exact, near in zip(*map(jax.tree.leaves, grads), strict=True):
     assert near.dtype == exact.dtype == jnp.float32
   cosine = float(distances.cosine(*grads, whole.roles, "all"))
   assert 0.99 < cosine < 1.0  # sixteen bits were used, and suffice
-  outputs = half.apply(params, batch)
+  outputs = apply(half, params, batch)
   assert outputs.logits.dtype == outputs.features.dtype == jnp.float32
   with pytest.raises(ValueError, match="compute=half is none of"):
     make_problem(compute="half").init(jax.random.key(0))
