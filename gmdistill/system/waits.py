@@ -85,7 +85,9 @@ class Count:
     each, spent = self._each, now - self._since
     if self._reached:
       each = spent / self._reached
-    if self._doing or each is None:
+    # What was reckoned and has passed was wrong; the time so far is known.
+    passed = not done and each is not None and spent > each * self._number
+    if self._doing or each is None or passed:
       doing = f", {self._doing}" if self._doing else ""
       return f"{words}{doing}, {units.seconds(now - self._began)} so far"
     here = each * self._number - spent

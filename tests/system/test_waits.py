@@ -41,6 +41,14 @@ def test_a_count_says_how_many_are_done_and_what_is_left(capsys):
   assert not capsys.readouterr().err  # it has ended
 
 
+def test_a_time_that_was_reckoned_and_has_passed_is_not_said_again(capsys):
+  count = waits.Count("replay: distilled", 4, "students")
+  with count.working(2):
+    count.reckon(0.02)
+    time.sleep(0.03)
+    assert re.search(r"0 of 4 students, [\d.]+ s so far", count.said())
+
+
 def test_what_a_loop_goes_over_is_counted_and_comes_out_as_it_was(capsys):
   found = []
   for item in waits.over("abc", "reading", 9, "rows", 3):
