@@ -80,7 +80,8 @@ def run(
   sets = {"before": old.syn, "after": _read(setup, folder / "set")}
   steps = {"before": 0, "after": chosen.num_steps}
   if compare:
-    distill.run(config, str(folder / "anew"), command)
+    anew = recipes.changed(config, kept="polished")  # with nothing to keep
+    distill.run(anew, str(folder / "anew"), command)
     sets["anew"] = _read(setup, folder / "anew/set")
     steps["anew"] = config.num_steps
   done = {

@@ -8,8 +8,10 @@ import pytest
 import safetensors.numpy
 import tiny_config
 
-from gmdistill import main
-from gmdistill.runs import distill
+from gmdistill import errors, main
+from gmdistill.runs import appending, distill
+from gmdistill.runs.commands import shared
+from gmdistill.runs.config import flags as flag_values
 from gmdistill.runs.config import settings
 
 WORDS = {
@@ -116,17 +118,29 @@ def test_frozen_examples_stay_and_new_classes_are_learned(
   assert "before, then new rows" in said and "old among old" in said
 
 
-def test_polished_examples_move_and_more_of_a_class_are_added(two, tmp_path):
+def test_more_examples_of_a_class_start_from_real_rows(
+  two, tmp_path, monkeypatch
+):
+  asked = []
+  monkeypatch.setattr(
+    appending.distill, "run", lambda config, *_: asked.append(config)
+  )
   more = ["--config.data_per_class=3", "--config.num_steps=9"]
-  assert append(two, tmp_path, *more, config="two") == 0
+  with pytest.raises(errors.InputError, match="no set.safetensors"):
+    flags = [f"--config={two / 'two'}.py", f"--set={two / 'run/set'}", *more]
+    values, _ = flag_values.parse(["gmdistill", *flags])
+    config, folder = shared.config_and_set(values)
+    appending.run(config, folder, str(tmp_path))
+  (config,) = asked
+  assert config.num_steps == 3 and config.start == str(tmp_path / "start")
   start = tensors(tmp_path / "start")
   kept = json.loads((tmp_path / "start/card.json").read_text())["kept"]
-  assert kept == [0, 1, 3, 4]
-  moved = np.abs(tensors(tmp_path / "set")["embeddings"] - start["embeddings"])
-  assert (moved.max(axis=(1, 2)) > 1e-5).all()
-  done = json.loads((tmp_path / "append.json").read_text())
-  assert list(done["rows"]) == ["before", "after"]  # no class is new
-  assert "new" not in done["rows"]["after"]
+  assert kept == [0, 1, 3, 4]  # of three a class
+  before = tensors(two / "run/set")
+  np.testing.assert_array_equal(start["embeddings"][kept], before["embeddings"])
+  np.testing.assert_allclose(
+    start["learning_rates"], before["learning_rates"], rtol=1e-6
+  )
 
 
 @pytest.mark.parametrize(
