@@ -3,8 +3,11 @@
 gmdistill teach --config=quickstart_lm:base --workdir=runs/quickstart_lm_base
 gmdistill distill --config=quickstart_lm --workdir=runs/quickstart_lm
 
-The first command trains a decoder on the embedded prose; the second distils, for
-LoRA over it, text of a kind that it has not seen.
+The first command trains a decoder on the embedded prose (4.22 nats a token); the
+second distils, for LoRA over it, text of a kind that it has not seen: two sequences
+of eight embeddings, and two steps. Two busy CPU cores: two to four minutes each.
+Expected, protocol replay, 5 students: zero-shot 6.13 nats, random 4.65 ± 0.14,
+K-centers 3.74 ± 0.39, distilled 2.00 ± 0.06.
 `:tiny` runs the second on a made-up decoder, in seconds.
 """
 
@@ -35,7 +38,7 @@ def base():
 
 
 def quickstart():
-  """The set: four sequences, by which four steps of LoRA learn the chains."""
+  """The set: two sequences, by which two steps of LoRA learn the chains."""
   config = settings.defaults()
   config.task.kind = "next_token"
   config.data.name = "chains"
@@ -61,7 +64,7 @@ def quickstart():
   config.protocols = ("replay",)
   config.replay.update(rates=(0.3, 1.0, 3.0), num_students=5)
   config.full.update(
-    num_steps=300, batch_size=32, warmup=0.1, rates=(1e-3, 3e-3), num_students=2
+    num_steps=300, batch_size=32, warmup=0.1, rates=(3e-3,), num_students=2
   )
   return config
 
