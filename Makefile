@@ -30,7 +30,8 @@ quickstart-lm: $(STAMP)  ## the same of a small language model: runs/quickstart_
 	  --workdir=runs/quickstart_lm
 
 test: $(STAMP)  ## run the tests
-	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile \
+	  --no-loadscope-reorder
 
 lint: $(STAMP)  ## check format and style
 	$(BIN)/ruff format --check .

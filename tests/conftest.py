@@ -39,6 +39,21 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tracing makes objects by the thousand, few of them in cycles.
 gc.set_threshold(100_000, 50, 100)
 
+# Whole files are shared out among processes: those that take longest go first,
+# so that all processes end together.
+LONGEST = """
+runs/test_distributed.py laws/test_objectives.py objectives/test_unrolled.py
+teachers/test_relabel.py objectives/test_bank.py runs/test_distill.py
+teachers/test_rationales.py objectives/test_memory.py system/test_mesh.py
+training/test_training.py students/test_pretrained.py system/test_remote.py
+""".split()
+
+
+def pytest_collection_modifyitems(items):
+  place = {f"tests/{name}": i for i, name in enumerate(LONGEST)}
+  items.sort(key=lambda x: place.get(x.nodeid.split("::")[0], len(LONGEST)))
+
+
 VOCABULARY, WIDTH, LENGTH, CLASSES = 20, 8, 6, 2
 
 

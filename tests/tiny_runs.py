@@ -1,12 +1,15 @@
-"""Runs every shipped config in its tiny mode, in one process.
+"""Runs every shipped config in its tiny mode, in a process for each core.
 
   python tests/tiny_runs.py [NAME...]   these alone, such as sst2:finetune
 
-One process imports JAX once, and a program that two configs share is compiled
-once; each config still runs through the command line's own entry. A study that
-reads a bank gets a tiny one.
+A process imports JAX once, and a program that two of its configs share is
+traced and compiled once; each config still runs through the command line's own
+entry. A study that reads a bank gets a tiny one.
 """
 
+import concurrent.futures
+import multiprocessing
+import os
 import pathlib
 import sys
 import tempfile
@@ -19,21 +22,33 @@ from gmdistill.runs.config import shipped
 
 
 def main(argv: list[str]) -> int:
-  seconds = {}
+  # Studies take the longest, and go first: all processes end together.
+  sources = argv[1:] or sorted(shipped.sources(), key=is_of_one_run)
+  with concurrent.futures.ProcessPoolExecutor(
+    max_workers=os.cpu_count(),
+    mp_context=multiprocessing.get_context("spawn"),
+  ) as processes:
+    ended = dict(zip(sources, processes.map(run, sources), strict=True))
+  for source, (status, seconds) in ended.items():
+    print(f"{source:32}{seconds:8.1f} s{f', status {status}' * bool(status)}")
+  return max(status for status, _ in ended.values())
+
+
+def run(source: str) -> tuple[int, float]:
+  """Runs one config; returns the worst status, and the seconds it took."""
+  start = time.monotonic()
+  status = 0
   with tempfile.TemporaryDirectory() as folder:
-    for source in argv[1:] or shipped.sources():
-      start = time.monotonic()
-      for arguments in commands(source, pathlib.Path(folder)):
-        print("gmdistill", *arguments, flush=True)
-        status = command_line.main(["gmdistill", *arguments])
-        if status:
-          print(f"{source}:tiny ended with status {status}")
-          return status
-      seconds[source] = time.monotonic() - start
-      jax.clear_caches()  # a process has room for so many programs
-  for source, spent in sorted(seconds.items(), key=lambda item: -item[1]):
-    print(f"{source:32}{spent:8.1f} s")
-  return 0
+    for arguments in commands(source, pathlib.Path(folder)):
+      print("gmdistill", *arguments, flush=True)
+      status = status or command_line.main(["gmdistill", *arguments])
+  jax.clear_caches()  # a process has room for so many programs
+  return status, time.monotonic() - start
+
+
+def is_of_one_run(source: str) -> bool:
+  name = source.partition(":")[0]
+  return shipped.names()[name].parent.name != "studies"
 
 
 def commands(source: str, work: pathlib.Path) -> list[list[str]]:
@@ -42,7 +57,7 @@ def commands(source: str, work: pathlib.Path) -> list[list[str]]:
   run = [f"--config={source}:tiny", f"--workdir={work / f'{name}-{mode}'}"]
   if name.startswith("pipeline/"):
     return [["pipeline", *run, "--ablate"]]
-  if shipped.names()[name].parent.name != "studies":
+  if is_of_one_run(source):
     return [["distill", *run]]
   if name != "features":
     return [["sweep", *run]]
