@@ -94,6 +94,7 @@ def _say(error: BaseException) -> int | None:
 
 def _run(verb: str, flags: Any, rest: list[str], command: str) -> None:
   from gmdistill.runs.commands import (
+    auditing,
     choosing,
     distilling,
     looking,
@@ -121,6 +122,7 @@ def _run(verb: str, flags: Any, rest: list[str], command: str) -> None:
     "relabel": teaching.relabel,
     "update": teaching.update,
     "evaluate": using.evaluate,
+    "audit": auditing.audit,
     "report": using.report,
     "fields": looking.fields,
     "pack": sharing.pack,

@@ -135,13 +135,12 @@ def _stepper(protocol, rate, stride, batch_size):
     drawn = _drawn(batch, batch_size, jax.random.fold_in(key, state.age))
     grads = checkpoint_name(gradient(state.params, drawn), "grads")
     middle = state.age + (stride - 1) / 2  # of the steps that it stands for
-    params, moments = optimizers.adamw_step(
+    params, moments = protocol.step(
       state.params,
       grads,
       optimizers.Moments(state.first, state.second, state.updates),
-      rate=rate_at(middle),
-      weight_decay=protocol.weight_decay,
-      stride=stride,
+      rate_at(middle),
+      stride,
     )
     return FineTuned(params, *moments, state.age + stride), None
 

@@ -37,6 +37,8 @@ class Run:
   tensors: dict[str, np.ndarray]  # of set/set.safetensors
   card: dict[str, Any]
   missing: tuple[str, ...]  # a sentence for each thing that is absent
+  # Of `evaluate --protocol=grid`, where that was measured.
+  grid: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def load_run(workdir: epath.PathLike) -> Run:
@@ -75,6 +77,7 @@ def load_run(workdir: epath.PathLike) -> Run:
     tensors=optional["set/set.safetensors"],
     card=optional["set/card.json"],
     missing=tuple(missing),
+    grid=_read_json(root / "grid.json"),
   )
 
 

@@ -22,6 +22,7 @@ from gmdistill.reports import (
   headlines,
   words,
 )
+from gmdistill.reports import heat_maps as maps
 from gmdistill.reports import tables as result_tables
 from gmdistill.system import paths, units
 
@@ -170,7 +171,7 @@ def _table(rows: Sequence[result_tables.Row]) -> dict[str, Any]:
 def _view(run: finished.Run, name: str, most_examples: int) -> dict[str, Any]:
   """What the template shows of one run; every value is plain text."""
   rows = result_tables.results_table(run)
-  made = figures.make_all(run)
+  made = maps.make_all(run)
   measured = finished.measured(run)
   missing = [
     f"{finished.selection_unit(run)} under {protocol}"
@@ -256,7 +257,9 @@ def _examples(
       "bars": bars,
       "zero": f"{-100 * low / (high - low):.1f}",
       "unshown": len(example["labels"]) - len(bars),
-      "tokens": example["tokens"],
+      "tokens": [] if "text" in example else example["tokens"],
+      "text": example.get("text", ""),
+      "weight": f"{example.get('weight', 1.0):.2f}",
     }
     name = finished.class_name(run, example["label"])
     by_class.setdefault(name, []).append(shown)

@@ -70,7 +70,8 @@ def data_name(run: finished.Run) -> str:
 
 
 def opening(run: finished.Run, rows: Sequence[tables.Row]) -> list[str]:
-  """Returns two sentences that say what the run came to; none, unmeasured."""
+  """Returns a few sentences that say what the run came to, and for which use;
+  none, unmeasured."""
   protocol = finished.main_protocol(run)
   by_row = {
     row["row"]: row
@@ -99,6 +100,7 @@ def opening(run: finished.Run, rows: Sequence[tables.Row]) -> list[str]:
     f"{said}.",
     f"As many real rows, chosen by {best['row']}, give "
     f"{tables.percent(best['mean'], 1)} %.",
+    *_limits(run),
   ]
 
 
@@ -124,6 +126,12 @@ def _opening_of_language(run, distilled, full, by_row):
       f"{tables.plus_minus({**best, 'std': None})}."
     )
   return lines
+
+
+def _limits(run: finished.Run) -> list[str]:
+  """Returns what a set is for, and under which ways of training it holds."""
+  said = [run.card.get("limits"), run.grid.get("sentence")]
+  return [str(x) for x in said if x]
 
 
 def definitions(rows: Sequence[tables.Row]) -> dict[str, str]:

@@ -109,7 +109,7 @@ def _run(job, programs, folder, before):
       "protocol": config.selection.protocol,
     }
     outcome = finish.Outcome(
-      best=job.finished.decode(jax.device_get(state.best)),
+      best=finish.as_embeddings(job, jax.device_get(state.best)),
       chosen=chosen,
       seconds=seconds,
       peak_bytes=peak if whole else finish.known_peak(folder),

@@ -3,15 +3,17 @@
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from etils import epath
 
+from gmdistill.data import texts as row_texts
 from gmdistill.evaluation import analysis as set_analysis
 from gmdistill.evaluation import gradient_cosine, measuring
 from gmdistill.reports import finished
 from gmdistill.reports import tables as result_tables
 from gmdistill.runs import jobs
 from gmdistill.runs.config import outputs
-from gmdistill.sets import set_files, synthetic
+from gmdistill.sets import set_files, synthetic, text_sets
 from gmdistill.system import console, folders, json_files, processes
 
 
@@ -32,6 +34,13 @@ class Rows(NamedTuple):
   seconds_full: float | None  # on all rows; None: measured elsewhere
 
 
+def as_embeddings(job: jobs.Job, params: Any) -> synthetic.SyntheticSet:
+  """Returns the set as any student of its space reads it."""
+  return synthetic.embedded(
+    job.finished.decode(params), job.setup.problem.embed
+  )
+
+
 def finish(
   job: jobs.Job,
   folder: epath.Path,
@@ -46,12 +55,16 @@ def finish(
   """
   config, setup = job.config, job.setup
   card = outputs.first_card(setup, config, job.command)
+  if config.readable:
+    card["source_rows"] = [int(row) for row in job.rows]
   if setup.teachers is not None:
     card["teachers"] = setup.teachers.names_and_ids
   first = processes.is_first()  # the process that writes
   if first:
     # Saved before it is measured, so that a kill from here on loses no set.
     outputs.write_set(folder, outcome.best, card, setup, config)
+    if config.readable:
+      outputs.write_texts(folder, texts(job, outcome.best), setup, config)
   read = set_files.as_stored(outcome.best, config.stored_as)  # as a reader does
   rows = _rows(job, read)
   summary = _summary(job, outcome, read, rows)
@@ -59,10 +72,30 @@ def finish(
   if not first:
     return
   card["results"] = rows.protocols
+  if config.readable:
+    card["texts"] = outputs.texts_of_card(folder)
+    _say_texts(analysis, texts(job, outcome.best))
   set_files.save(folder / "set", outcome.best, card, config.stored_as)
   folders.write_json(folder / "analysis.json", analysis)
   folders.write_json(folder / "summary.json", summary)
   _report(folder)
+
+
+def texts(job: jobs.Job, syn: synthetic.SyntheticSet) -> text_sets.TextSet:
+  """Returns the texts of a set that stays text."""
+  labels_MxC = np.asarray(syn.batch.class_labels)
+  weights_M = labels_MxC.sum(axis=1)
+  train = row_texts.by_part(job.config.data, job.setup.corpus)["train"]
+  return text_sets.of_rows(
+    job.rows, train, labels_MxC / weights_M[:, None], weights_M
+  )
+
+
+def _say_texts(analysis, text_set):
+  """Puts each example's text and weight into what a report shows of it."""
+  for m, example in enumerate(analysis["examples"]):
+    example["text"] = row_texts.joined(text_set.texts[m])
+    example["weight"] = float(text_set.weights[m])
 
 
 def _rows(job, read) -> Rows:

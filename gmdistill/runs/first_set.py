@@ -8,6 +8,7 @@ import numpy as np
 
 from gmdistill import errors, trees
 from gmdistill.data import batches, language_tokens
+from gmdistill.runs import start_rows
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.selection import coresets
 from gmdistill.sets import set_files, spaces, synthetic, wrappers
@@ -91,12 +92,13 @@ def first_params(
   setup: spaces.Setup,
   config: recipes.Recipe,
   parameterization: synthetic.Parameterization,
+  chosen: start_rows.Chosen | None = None,
 ) -> trees.PyTree:
   """Returns the parameters of the set before the first step: real rows.
 
   A row shorter than `sequence_length` goes on with other rows of its class.
-  Labels are the teachers', where there are any. With `config.start`, the set
-  that is there.
+  Labels are the teachers', where there are any. Of a set that stays text,
+  rows as they are. With `config.start`, the set that is there.
   """
   if config.start:
     syn = starting_set(setup, config)
@@ -106,15 +108,12 @@ def first_params(
   if not config.has_classes:
     batch = _real_start(setup, config)
     return jax.jit(parameterization.init)(batch)
-  rows = coresets.choose_long(
-    config.initialise,
-    setup.problem,
-    setup.corpus.train,
-    config.sequence_length,
-    per_class=config.data_per_class,
-    pool=config.coreset_pool,
-    seed=config.seed,
-  )
+  if chosen is None:
+    chosen = start_rows.named(setup, config)
+  rows = chosen.rows
+  if config.readable:
+    batch = start_rows.as_batch(setup, config, chosen)
+    return jax.jit(parameterization.init)(batch)
   ids_MxL = _filled(setup.corpus.train, rows, config)
   chosen = batches.take(setup.rows, rows)
   real = batches.as_batch(chosen, len(setup.corpus.label_names))

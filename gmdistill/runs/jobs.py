@@ -12,7 +12,7 @@ import numpy as np
 from gmdistill import trees
 from gmdistill.evaluation import measuring, protocols, readings
 from gmdistill.objectives import bank, contract
-from gmdistill.runs import first_set, outer, states
+from gmdistill.runs import first_set, leading_rows, outer, start_rows, states
 from gmdistill.runs.config import (
   assembly,
   checks,
@@ -45,6 +45,7 @@ class Job(NamedTuple):
   parameterization: synthetic.Parameterization
   finished: synthetic.Parameterization  # as students see the set
   params: trees.PyTree  # of the set, before the first step
+  rows: np.ndarray  # [M] that the set starts from; none of `config.start`
   draws: tuple[Callable[..., contract.Real], ...]  # one a stage
   select: Callable[[trees.PyTree], float]  # the set's parameters -> score
   reported: Mapping[str, protocols.Protocol]
@@ -83,6 +84,12 @@ def prepare(config: Any, command: str = "") -> Job:
     parameterization, config.label_smoothing
   )
   problem = bases.narrowed(setup.problem)
+  draws = tuple(
+    real_data(setup, config, stage.objective, mesh) for stage in stages
+  )
+  chosen = start_rows.Chosen(np.zeros(0, np.int64), np.zeros(0))
+  if config.has_classes and not config.start:
+    chosen = leading_rows.choose(setup, config, stages[0], mesh, draws[0])
   return Job(
     config=config,
     command=command,
@@ -93,10 +100,9 @@ def prepare(config: Any, command: str = "") -> Job:
     stages=tuple(stages),
     parameterization=parameterization,
     finished=finished,
-    params=first_set.first_params(setup, config, finished),
-    draws=tuple(
-      real_data(setup, config, stage.objective, mesh) for stage in stages
-    ),
+    params=first_set.first_params(setup, config, finished, chosen),
+    rows=chosen.rows,
+    draws=draws,
     select=_selector(setup, config, finished),
     reported=reported,
     full=full,

@@ -128,6 +128,15 @@ def factorized(rank: int) -> Parameterization:
   return Parameterization(init, decode, lambda syn: init(syn.batch))
 
 
+def embedded(
+  syn: SyntheticSet, embed: Callable[[batches.Batch], batches.Array]
+) -> SyntheticSet:
+  """Returns a set of tokens as one of embeddings; others as they are."""
+  inputs = jnp.asarray(embed(syn.batch))
+  batch = dataclasses.replace(syn.batch, inputs=inputs)
+  return dataclasses.replace(syn, batch=batch)
+
+
 def encoded(base: Parameterization, syn: SyntheticSet) -> trees.PyTree:
   """Returns the parameters of a set that is there already.
 

@@ -12,12 +12,15 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from gmdistill import errors
+from gmdistill import errors, trees
 from gmdistill.data import batches, formats, split_rows, tokenizing
 from gmdistill.data import texts as row_texts
+from gmdistill.sets import synthetic
 from gmdistill.system import json_files, paths
 
 FORMAT = "gmdistill-text-set-1"
@@ -296,3 +299,28 @@ def save(
   card = {"format": FORMAT, **card, "texts": {"rows": len(rows), **about}}
   told = json.dumps(card, indent=2) + "\n"
   paths.write_files(folder, {FILE: content, "card.json": told.encode()})
+
+
+def rows_of_text() -> synthetic.Parameterization:
+  """Stores rows of tokens [M, L] as they are: text stays text.
+
+  `init` takes a batch of *ids*. Nothing of it is learned here; see
+  `wrappers.with_soft_labels` and `wrappers.with_row_weights`.
+  """
+
+  def init(batch: batches.Batch) -> trees.PyTree:
+    # Floats, as all parameters are: exact up to a vocabulary of 16 million.
+    return {
+      "ids": jnp.asarray(batch.inputs, jnp.float32),
+      "mask": jnp.asarray(batch.mask, jnp.float32),
+      "labels": batch.labels,
+    }
+
+  def decode(params: trees.PyTree) -> synthetic.SyntheticSet:
+    fixed = jax.lax.stop_gradient(params)
+    ids = jnp.round(fixed["ids"]).astype(jnp.int32)
+    return synthetic.SyntheticSet(
+      batches.Batch(ids, fixed["mask"] > 0.5, fixed["labels"])
+    )
+
+  return synthetic.Parameterization(init, decode)

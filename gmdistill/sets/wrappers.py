@@ -88,6 +88,39 @@ def with_frozen_rows(
   return base._replace(decode=decode)
 
 
+def with_row_weights(
+  base: synthetic.Parameterization,
+) -> synthetic.Parameterization:
+  """Learns what each row counts: labels times weights whose mean is 1.
+
+  The weights w = M softmax(z) stay positive. `init` takes labels that are
+  multiplied by the weights that they start from.
+  """
+
+  def init(batch: batches.Batch) -> trees.PyTree:
+    labels = batch.class_labels
+    totals_M = labels.sum(axis=-1)
+    plain = dataclasses.replace(batch, labels=labels / totals_M[:, None])
+    return {"base": base.init(plain), "row_weights": jnp.log(totals_M)}
+
+  def decode(params: trees.PyTree) -> synthetic.SyntheticSet:
+    decoded = base.decode(params["base"])
+    raw_M = params["row_weights"]
+    weights_M = len(raw_M) * jax.nn.softmax(raw_M)
+    labels = decoded.batch.class_labels * weights_M[:, None]
+    batch = dataclasses.replace(decoded.batch, labels=labels)
+    return dataclasses.replace(decoded, batch=batch)
+
+  def encode(syn: synthetic.SyntheticSet) -> trees.PyTree:
+    labels = syn.batch.class_labels
+    totals_M = labels.sum(axis=-1)
+    plain = dataclasses.replace(syn.batch, labels=labels / totals_M[:, None])
+    base_params = synthetic.encoded(base, dataclasses.replace(syn, batch=plain))
+    return {"base": base_params, "row_weights": jnp.log(totals_M)}
+
+  return synthetic.Parameterization(init, decode, encode)
+
+
 def with_smoothed_labels(
   base: synthetic.Parameterization, smoothing: float
 ) -> synthetic.Parameterization:

@@ -10,12 +10,19 @@ import optax
 B1, B2, EPSILON = 0.9, 0.999, 1e-8  # of Adam
 
 
+MOMENTUM = 0.9  # of SGD
+
+
 class FineTuning(NamedTuple):
-  """AdamW, linear warm-up, cosine decay, clip 1: the protocol `finetune`."""
+  """AdamW, linear warm-up, cosine decay, clip 1: the protocol `finetune`.
+
+  Or SGD with momentum, under the same schedule and clip.
+  """
 
   num_steps: int = 200
-  weight_decay: float = 0.01
+  weight_decay: float = 0.01  # AdamW's
   warmup: float = 0.5  # the share of the steps in which the rate grows
+  kind: str = "adamw"  # or sgd
 
   def rate(self, highest: float | jax.Array) -> Callable[[Any], Any]:
     """Returns the learning rate as a function of the step."""
@@ -28,6 +35,11 @@ class FineTuning(NamedTuple):
     self, highest: float | jax.Array
   ) -> optax.GradientTransformation:
     """Returns the optimiser whose highest learning rate is given."""
+    if self.kind == "sgd":
+      return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.sgd(self.rate(highest), momentum=MOMENTUM),
+      )
     return optax.chain(
       optax.clip_by_global_norm(1.0),
       optax.adamw(
@@ -37,6 +49,34 @@ class FineTuning(NamedTuple):
         eps=EPSILON,
         weight_decay=self.weight_decay,
       ),
+    )
+
+  def step(
+    self,
+    params: Any,
+    grads: Any,
+    moments: "Moments",
+    rate: jax.Array,
+    stride: int,
+  ) -> tuple[Any, "Moments"]:
+    """One step at a rate, whose derivative may be a smoother one's.
+
+    Args:
+      params: The student's.
+      grads: Of its loss, before they are clipped.
+      moments: Before this step; zeros of no update at the start.
+      rate: Of the step.
+      stride: Steps that this one stands for.
+    """
+    if self.kind == "sgd":
+      return sgd_step(params, grads, moments, rate=rate, stride=stride)
+    return adamw_step(
+      params,
+      grads,
+      moments,
+      rate=rate,
+      weight_decay=self.weight_decay,
+      stride=stride,
     )
 
 
@@ -91,6 +131,24 @@ def adamw_step(
     optax.tree.bias_correction(second, keep_second, updates),
   )
   return moved, Moments(first, second, updates)
+
+
+def sgd_step(
+  params: Any, grads: Any, moments: Moments, *, rate: jax.Array, stride: int = 1
+) -> tuple[Any, Moments]:
+  """One step of clipped SGD with momentum; see `adamw_step` for its arguments.
+
+  The first moment is the velocity; there is no second.
+  """
+  kept = MOMENTUM**stride
+  shorter = 1.0 / jnp.maximum(1.0, optax.tree.norm(grads))
+  # What so many equal gradients add to the velocity.
+  gain = (1 - kept) / (1 - MOMENTUM)
+  first = jax.tree.map(
+    lambda v, g: kept * v + gain * shorter * g, moments.first, grads
+  )
+  moved = jax.tree.map(lambda p, v: p - stride * rate * v, params, first)
+  return moved, Moments(first, moments.second, moments.updates + 1)
 
 
 def _direction(m, v):

@@ -33,6 +33,7 @@ from gmdistill.objectives import (
   look_ahead,
   step_matching,
   trajectories,
+  travelling,
 )
 from gmdistill.runs.config import schedule
 from gmdistill.sets import synthetic, wrappers
@@ -108,6 +109,11 @@ LAWS = {
       finetune_ahead.Windows(window=2, skip=1),
     ),
     exact=False,  # a smoother Adam's; see test_unrolled
+  ),
+  "travelling": Law(
+    lambda: travelling.drawn(
+      [look_ahead.look_ahead(), look_ahead.look_ahead(centred=True)]
+    )
   ),
   **_expanded(
     displacements.trajectory_matching,

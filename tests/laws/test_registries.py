@@ -52,6 +52,9 @@ PARAMETERIZATIONS = {
   "with_frozen_rows": lambda: wrappers.with_frozen_rows(
     synthetic.direct(), np.array([True, False, True, False])
   ),
+  "with_row_weights": lambda: wrappers.with_row_weights(
+    wrappers.with_soft_labels(synthetic.direct(), "softmax")
+  ),
   "with_learning_rates": lambda: wrappers.with_learning_rates(
     synthetic.direct(), 3, 0.05, 0.5, np.array([0.6, 0.8])
   ),

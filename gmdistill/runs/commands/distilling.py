@@ -14,7 +14,7 @@ from gmdistill.runs import sweep as sweeps
 from gmdistill.runs.commands import shared
 from gmdistill.runs.config import assembly, checks, settings, teacher_fields
 from gmdistill.runs.config import remedies as plans
-from gmdistill.sets import set_files
+from gmdistill.sets import set_files, synthetic
 from gmdistill.system import console, paths, processes, units
 
 
@@ -46,7 +46,9 @@ def plan(flags: Any, rest: list[str], command: str) -> None:
   if folder is None:
     job = jobs.prepare(config)
     mesh, problem = job.mesh, job.problem
-    best = jax.jit(job.parameterization.decode)(job.params)
+    best = synthetic.embedded(
+      jax.jit(job.parameterization.decode)(job.params), job.setup.problem.embed
+    )
     set_bytes = set_files.num_bytes(best, config.stored_as)
     programs, costs = zip(*jobs.programs(job), strict=True)
   else:

@@ -5,7 +5,7 @@ from typing import Any
 from gmdistill import errors
 from gmdistill.evaluation import measuring
 from gmdistill.reports import finished, markdown, tables
-from gmdistill.runs.commands import shared
+from gmdistill.runs.commands import comparing, shared
 from gmdistill.runs.config import assembly, outputs
 from gmdistill.selection import coresets
 from gmdistill.sets import cards
@@ -64,6 +64,14 @@ def evaluate(flags: Any, rest: list[str], command: str) -> None:
   config, folder = shared.config_and_set(
     flags, needs_set=flags.row == cards.DISTILLED
   )
+  if flags.protocol in comparing.PROTOCOLS:
+    if flags.row != cards.DISTILLED:
+      raise errors.InputError(
+        f"--protocol={flags.protocol} measures a --set, beside baselines; "
+        "leave --row out."
+      )
+    comparing.evaluate(flags, config, folder)
+    return
   target = folders.writable(flags.workdir) if flags.workdir else None
   setup = assembly.setup(config)
   names = [flags.protocol] if flags.protocol else list(config.protocols)

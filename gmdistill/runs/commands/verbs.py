@@ -82,6 +82,11 @@ VERBS = {
     "config workdir set row protocol json",
     "gmdistill evaluate --set=runs/quickstart/set",
   ),
+  "audit": Verb(
+    "say what a set gives away of its rows, and how varied it is",
+    "config workdir set json",
+    "gmdistill audit --set=runs/quickstart/set",
+  ),
   "report": Verb(
     "write one page over one or several workdirs",
     "workdir format table json",
@@ -129,7 +134,11 @@ FLAGS = {
     "NAME",
     "distilled (the --set), random, herding or k_centers; evaluate: or full",
   ),
-  "protocol": ("NAME", "replay, finetune or scratch; evaluate: or bayes"),
+  "protocol": (
+    "NAME",
+    "replay, finetune or scratch; evaluate: or bayes, grid, ranking or "
+    "projections",
+  ),
   "method": (
     "NAME",
     "dedup: exact, minhash or semantic; select: one, several with commas "

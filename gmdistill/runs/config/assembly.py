@@ -27,6 +27,7 @@ from gmdistill.sets import (
   set_files,
   spaces,
   synthetic,
+  text_sets,
   wrappers,
 )
 from gmdistill.students import problems
@@ -172,9 +173,9 @@ def parameterization(
   config: recipes.Recipe, problem: problems.Problem
 ) -> synthetic.Parameterization:
   """Returns how the config's synthetic set is stored, for these students."""
-  base = (
-    synthetic.factorized(config.rank) if config.rank else synthetic.direct()
-  )
+  base = text_sets.rows_of_text() if config.readable else synthetic.direct()
+  if config.rank:
+    base = synthetic.factorized(config.rank)
   if config.has_classes:
     stored = errors.named(
       "labels",
@@ -183,6 +184,8 @@ def parameterization(
   else:
     soft = config.task.targets == "soft"
     stored = following_tokens.with_following_tokens(base, soft=soft)
+  if config.readable:
+    stored = wrappers.with_row_weights(stored)
   if config.attention_labels:
     stored = wrappers.with_attention_labels(
       stored, functools.partial(_attention, problem)

@@ -73,6 +73,33 @@ def require_sense(config: Any) -> None:
     )
   metrics.require_known(config.metrics)
   _require_steps(config)
+  if config.readable:
+    _require_readable(config)
+
+
+def _require_readable(config):
+  """Checks that what a set of texts is to learn can be written as text."""
+  if config.labels not in ("hard", "softmax"):
+    raise errors.InputError(
+      f"labels={config.labels}, but readable=True writes labels that are "
+      "probabilities; use softmax or hard."
+    )
+  for field, nothing in (
+    ("rank", 0),
+    ("attention_labels", False),
+    ("label_smoothing", 0.0),
+    ("start", ""),
+  ):
+    if (value := getattr(config, field)) != nothing:
+      raise errors.InputError(
+        f"{field}={value} is of embeddings, and readable=True has rows of "
+        f"text; use {nothing!r}."
+      )
+  if "token_distance" in config.objective:
+    raise errors.InputError(
+      "objective=token_distance moves embeddings to tokens, and readable=True "
+      "has rows of text; leave it out."
+    )
 
 
 def _require_steps(config):
@@ -146,6 +173,7 @@ def _require_language(config):
   unused = {
     "label_smoothing": (config.label_smoothing, 0.0),
     "attention_labels": (config.attention_labels, False),
+    "readable": (config.readable, False),
     "joined_rows": (config.joined_rows, 0.0),
     "kd.teaching": (config.kd.teaching, "none"),
     "kd.features": (config.kd.features, ""),

@@ -9,7 +9,7 @@ from gmdistill.data import templates
 from gmdistill.data import texts as row_texts
 from gmdistill.evaluation import baselines
 from gmdistill.runs.config import recipe as recipes
-from gmdistill.runs.config import row_fields, teacher_fields
+from gmdistill.runs.config import row_fields, schedule, teacher_fields
 from gmdistill.sets import cards, set_files, spaces, synthetic, text_sets
 from gmdistill.system import json_files, paths
 
@@ -66,12 +66,42 @@ def first_card(
   if encoder := config.student.pretrained:
     local = paths.path(encoder).is_dir()
     card["encoder"] = paths.path(encoder).name if local else encoder
+  else:
+    card["space"] = "../space"  # table and tokenizer, beside the set's folder
   if config.task.kind == "label_words":
     keys = setup.corpus.text_keys
     card["reader"]["head"]["template"] = templates.spelled(
       config.task.template, keys
     )
+  if rows == cards.DISTILLED:
+    card["limits"] = limits(config)
   return card
+
+
+def limits(config: recipes.Recipe) -> str:
+  """Returns for which students and steps a recipe's set is learned."""
+  names = schedule.names(config.objective)
+  if any(schedule.OBJECTIVES[name].steps for name in names):
+    way = (
+      f"its own {config.replay_steps} steps, the protocol replay; an optimiser "
+      "such as Adam may get far less out of it"
+    )
+  elif "finetune_ahead" in names:
+    way = (
+      f"the protocol finetune, {config.finetune.num_steps} steps of AdamW at "
+      f"{config.finetune.rates[0]:g}; other steps may get less out of it"
+    )
+  elif "travelling" in names:
+    way = (
+      f"{config.finetune.num_steps} steps of several optimisers, rates and "
+      "students; gmdistill evaluate --protocol=grid says under which it holds"
+    )
+  else:
+    way = "no steps in particular, by matching what real rows say of students"
+  reads = "the students that read its embedding space"
+  if config.readable:
+    reads = "any student, of any tokenizer: it is text"
+  return f"The set is for {reads}. It was learned for {way}."
 
 
 def write_set(
@@ -87,6 +117,12 @@ def write_set(
     spaces.write(
       folder / "space", setup.problem.embeddings, setup.corpus.tokenizer
     )
+
+
+def texts_of_card(folder: epath.Path) -> dict[str, Any]:
+  """Returns what the card of a set says of its `set.jsonl`."""
+  card = json_files.read(folder / "set" / "card.json", "write the set again.")
+  return dict(card["texts"])
 
 
 def write_texts(

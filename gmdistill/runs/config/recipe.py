@@ -6,7 +6,7 @@ from typing import Any
 from gmdistill import fields
 from gmdistill.data import loading
 from gmdistill.evaluation import exact_match as answering
-from gmdistill.runs.config import checks, groups
+from gmdistill.runs.config import checks, groups, set_groups
 from gmdistill.selection import deduplication, pools
 
 
@@ -31,6 +31,11 @@ class Recipe:
     label_smoothing: Of the finished set's labels: what students train on. The
       objective sees the labels as they are.
     attention_labels: Whether the attention of the first token is learned.
+    readable: Whether the set stays text: real rows of at most `sequence_length`
+      tokens, whose labels and weights alone are learned; `set/set.jsonl` holds
+      them, for any student.
+    choice: How rows are chosen by `initialise=matching_pursuit` and
+      `learned_weights`.
     rank: Of the embeddings, as codes times a shared basis; 0: full.
     stored_as: The embeddings on disk: `float32`, `bfloat16` or `int8`.
     replay_steps: Learned SGD steps T; 0: the set brings none.
@@ -42,7 +47,8 @@ class Recipe:
     normalised_steps: Whether steps go by a learned distance for each tensor,
       instead of SGD's own.
     initialise: Which rows the set starts from: `random`, `herding`,
-      `k_centers`, or of data with `data.topics_key` also `topics`.
+      `k_centers`, `matching_pursuit`, `learned_weights`, or of data with
+      `data.topics_key` also `topics`.
     coreset_pool: Real rows a class that coresets choose from.
     objective: One of `stages.OBJECTIVES`, a weighted sum `a+0.1*b`, or stages
       `a,b`.
@@ -64,6 +70,7 @@ class Recipe:
     look_ahead: Of the objective `look_ahead`.
     finetune_ahead: Of `finetune_ahead`, along the protocol `finetune`, with its
       steps and the first of its rates.
+    travelling: Of `travelling`: `finetune_ahead` under many ways to train.
     step_matching: Of `step_matching`.
     gradient_matching: Of `gradient_matching`.
     trajectory: Of `gradient_matching` without a bank: the students' way.
@@ -87,6 +94,9 @@ class Recipe:
     bayes: Chains of SGLD from students of another protocol.
     full: AdamW on all real rows: the table's last row, and `teach`.
     exact_match: Of language models: answers that are generated.
+    grid: Of `evaluate --protocol=grid`.
+    projections: Of `evaluate --protocol=projections`.
+    ranking: Of `evaluate --protocol=ranking`.
     gradient_cosine: What a run looks at last.
   """
 
@@ -105,6 +115,7 @@ class Recipe:
   labels: str = "unrestricted"
   label_smoothing: fields.Fraction = 0.0
   attention_labels: bool = False
+  readable: bool = False
   rank: fields.FromZero = 0
   stored_as: str = "float32"
   replay_steps: fields.FromZero = 4
@@ -115,6 +126,7 @@ class Recipe:
   normalised_steps: bool = False
   initialise: str = "random"
   coreset_pool: fields.Steps = 2000
+  choice: set_groups.Choice = set_groups.Choice()
   # The outer loop.
   objective: str = "look_ahead"
   stage_fractions: tuple[fields.Share, ...] = ()
@@ -133,6 +145,7 @@ class Recipe:
   rule: str = "mixed"
   look_ahead: Any = groups.LookAhead()
   finetune_ahead: Any = groups.FinetuneAhead()
+  travelling: set_groups.Travelling = set_groups.Travelling()
   step_matching: Any = groups.StepMatching()
   gradient_matching: Any = groups.GradientMatching()
   trajectory: Any = groups.Trajectory()
@@ -157,6 +170,9 @@ class Recipe:
     num_steps=1000, batch_size=32, warmup=0.1, num_students=3
   )
   exact_match: answering.Options = answering.Options()
+  grid: set_groups.Grid = set_groups.Grid()
+  projections: set_groups.Projections = set_groups.Projections()
+  ranking: set_groups.Ranking = set_groups.Ranking()
   gradient_cosine: groups.GradientCosine = groups.GradientCosine()
 
   def __post_init__(self) -> None:

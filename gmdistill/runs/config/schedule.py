@@ -18,8 +18,10 @@ from gmdistill.objectives import (
   look_ahead,
   step_matching,
   trajectories,
+  travelling,
 )
 from gmdistill.runs.config import recipe as recipes
+from gmdistill.students import families
 from gmdistill.training import mixed_mode, optimizers
 
 
@@ -99,18 +101,70 @@ def _gradient_matching(config, fields):
 
 
 def _finetune_ahead(config, fields):
+  return _ahead(config, fields, config.finetune.rates[0], "adamw")
+
+
+def _ahead(config, fields, rate, kind):
+  """Returns `finetune_ahead` at a rate of an optimiser."""
   protocol = config.finetune
   windows = {name: fields[name] for name in finetune_ahead.Windows._fields}
   return finetune_ahead.finetune_ahead(
     optimizers.FineTuning(
-      protocol.num_steps, protocol.weight_decay, protocol.warmup
+      protocol.num_steps, protocol.weight_decay, protocol.warmup, kind
     ),
-    protocol.rates[0],
+    rate,
     finetune_ahead.Windows(**windows),
     batch_size=protocol.batch_size,
     centred=fields["centred"],
     rule=config.rule,
   )
+
+
+def _travelling(config, fields):
+  windows = dataclasses.asdict(config.finetune_ahead)
+  rate = config.finetune.rates[0]
+  rates = fields["rates"] or (rate, rate / 3, 3 * rate)
+  ways = [("adamw", x) for x in rates]
+  ways += [("sgd", x) for x in fields["sgd_rates"]]
+  parts = [
+    (student, _ahead(config, windows, x, kind))
+    for kind, x in ways
+    for student in fields["students"]
+  ]
+  opening = round(fields["opening"] * config.num_steps)
+  return travelling.drawn(
+    [
+      part
+      if named == "own"
+      else travelling.of_student(part, _other(config, named))
+      for named, part in parts
+    ],
+    opening,
+  )
+
+
+def _other(config, named):
+  """Returns a builder of another student, by its kind and layers."""
+  kind, _, layers = named.partition(":")
+  family = families.named(kind)
+  if layers and not layers.isdigit():
+    raise errors.InputError(
+      f"travelling.students: {named!r} is no kind and layers; write own, "
+      "transformer:3 or textcnn."
+    )
+  fields = dataclasses.asdict(config.student)
+  if layers:
+    fields["num_layers"] = int(layers)
+  return lambda problem: _module(family, fields, problem)
+
+
+def _module(family, fields, problem):
+  """Returns the module of a student beside a problem's own."""
+  own = problem.student
+  if family.module is type(own):
+    return own.clone(num_layers=fields["num_layers"])
+  known = family.takes({**fields, "max_positions": own.max_positions})
+  return family.module(problem.groups, **known)
 
 
 def _trajectory_matching(config, fields):
@@ -140,6 +194,7 @@ OBJECTIVES: dict[str, Entry] = {
     steps=True,
   ),
   "finetune_ahead": Entry("finetune_ahead", _finetune_ahead),
+  "travelling": Entry("travelling", _travelling),
   "step_matching": Entry(
     "step_matching",
     lambda config, fields: step_matching.step_matching(
@@ -223,6 +278,7 @@ def _optimizer(outer, schedule):
     optax.adam(schedule),
     _scaled(
       labels=outer.label_scale,
+      row_weights=outer.label_scale,
       attention=outer.label_scale,
       step_sizes=outer.step_size_scale,
       head_step_sizes=outer.step_size_scale,

@@ -99,7 +99,10 @@ def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   )
   config.data_per_class = min(config.data_per_class, 2)
   config.examples_per_step = min(config.examples_per_step, 1)
-  config.sequence_length = min(config.sequence_length, 8)
+  # Rows that stay text are whole.
+  short = 16 if config.readable else 8
+  config.sequence_length = min(config.sequence_length, short)
+  config.choice.update(pool=6, states=2, sketch=64, rounds=2, num_steps=2)
   config.replay_steps = min(config.replay_steps, 3)
   config.coreset_pool = 50
   config.num_steps = 4
@@ -120,6 +123,9 @@ def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config.selection.update(num_students=2, rows=50, min_tokens=0)
   config.students_at_once = 2
   config.replay.update(num_students=2)
+  config.grid.update(steps=(4,), num_students=2)
+  config.projections.update(rounds=2, num_steps=2)
+  config.ranking.update(layers=(1,), rate_factors=(1.0,), num_students=2)
   config.bayes.update(samples=2, burn_in=2, thin=2, num_students=2)
   for protocol in (config.finetune, config.scratch, config.full):
     protocol.update(num_steps=4, num_students=2)

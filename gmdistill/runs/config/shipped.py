@@ -28,6 +28,10 @@ RENAMED = {
 }
 
 
+# Folders whose configs are named with them: another folder has these names.
+BY_FOLDER = ("pipeline", "readable", "travelling")
+
+
 def folder() -> pathlib.Path:
   """Returns where this package's config files are: installed, or a checkout."""
   package = pathlib.Path(__file__).parents[2]
@@ -36,11 +40,11 @@ def folder() -> pathlib.Path:
 
 
 def names() -> dict[str, pathlib.Path]:
-  """Returns this package's config files by name; pipelines by their folder's
-  too, being of a run that may have the same one."""
+  """Returns this package's config files by name; those of some folders by
+  these too, as others have the same names."""
   return {
-    f"pipeline/{path.stem}"
-    if path.parent.name == "pipeline"
+    f"{path.parent.name}/{path.stem}"
+    if path.parent.name in BY_FOLDER
     else path.stem: path
     for path in sorted(folder().rglob("*.py"))
   }

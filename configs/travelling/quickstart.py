@@ -1,0 +1,42 @@
+"""The quickstart's data, for students that train by AdamW from random weights.
+
+gmdistill distill --config=travelling/quickstart --workdir=runs/travelling
+gmdistill evaluate --set=runs/travelling/set --protocol=grid
+
+The set is learned along 100 steps of AdamW at three rates, 1e-3, 3e-3 and 9e-3, one of
+them drawn every outer step. Not measured yet.
+`travelling/quickstart:own` holds the set's own six steps as well.
+`:tiny` ends in seconds.
+"""
+
+from gmdistill.runs.config import shipped
+
+
+def scratch():
+  config = shipped.config_for("quickstart")
+  config.replay_steps = 0
+  config.objective = "travelling"
+  config.finetune.update(num_steps=100, rates=(3e-3,), num_students=10)
+  config.scratch.update(num_steps=100, rates=(3e-3,), num_students=10)
+  config.finetune_ahead.update(
+    window=25, skip=0, stride=4, until=100, centred=True
+  )
+  config.travelling.opening = 0.3
+  config.num_steps = 900
+  config.steps_per_dispatch = 10
+  config.selection.protocol = "scratch"
+  config.protocols = ("scratch",)
+  config.grid.update(steps=(100,))
+  return config
+
+
+def own():
+  """The same, and the set's own steps: a sum of both objectives."""
+  config = scratch()
+  config.replay_steps = 6
+  config.objective = "travelling+look_ahead"
+  config.protocols = ("scratch", "replay")
+  return config
+
+
+MODES = {"": scratch, "own": own}

@@ -1,0 +1,275 @@
+"""Rows that a set starts from, chosen by where training on them leads."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from gmdistill import errors, trees
+from gmdistill.objectives import bank, contract
+from gmdistill.runs import outer, start_rows, states
+from gmdistill.runs.config import assembly, schedule
+from gmdistill.runs.config import recipe as recipes
+from gmdistill.selection import coresets, pursuit
+from gmdistill.sets import spaces
+from gmdistill.system import cache, devices, logs, processes
+
+METHODS = (*coresets.ALL, "matching_pursuit", "learned_weights")
+
+Draw = Callable[
+  [int, int], contract.Real
+]  # what an objective reads of the data
+
+
+class _Run(NamedTuple):
+  """What rows are scored by."""
+
+  setup: spaces.Setup
+  config: recipes.Recipe
+  stage: schedule.Stage  # whose objective says where training leads
+  mesh: jax.sharding.Mesh
+  draw: Draw
+
+
+def choose(
+  setup: spaces.Setup,
+  config: recipes.Recipe,
+  stage: schedule.Stage,
+  mesh: jax.sharding.Mesh,
+  draw: Draw,
+) -> start_rows.Chosen:
+  """Returns the rows that a run starts from.
+
+  What asks an objective is slow, and kept in the cache folder.
+
+  Raises:
+    InputError: an unknown method, or too few rows.
+  """
+  method = errors.choice("initialise", config.initialise, METHODS)
+  if method in coresets.ALL and not config.choice.exchanges:
+    return start_rows.named(setup, config)
+  if not config.readable:
+    raise errors.InputError(
+      f"initialise={method} with choice.exchanges={config.choice.exchanges} "
+      "chooses rows that stay text; use readable=True, or one of "
+      f"{', '.join(coresets.ALL)} without exchanges."
+    )
+  run = _Run(setup, config, stage, mesh, draw)
+  entry = cache.entry(
+    "chosen",
+    [
+      setup.corpus.fingerprint,
+      setup.space_id,
+      setup.problem.weights_id,
+      setup.labels,
+      {**config.to_dict(), "num_steps": 0},
+    ],
+  )
+  kept = cache.read_arrays(entry)
+  if processes.of_first(kept is not None) and kept is not None:
+    return start_rows.Chosen(kept["rows"], kept["weights"])
+  chosen = _choose(run, method)
+  if processes.is_first():
+    cache.write_arrays(entry, chosen._asdict())
+  return chosen
+
+
+def _choose(run: _Run, method: str) -> start_rows.Chosen:
+  if method == "matching_pursuit":
+    chosen = _pursued(run)
+  elif method == "learned_weights":
+    chosen = _weighted(run)
+  else:
+    chosen = start_rows.named(run.setup, run.config)
+  return _exchanged(run, chosen) if run.config.choice.exchanges else chosen
+
+
+def _candidates(run: _Run) -> np.ndarray:
+  """Returns rows [P] in class order, at most `choice.pool` of a class."""
+  labels = run.setup.corpus.train.labels
+  rows = start_rows.short_rows(run.setup, run.config)
+  counts = np.bincount(labels[rows])
+  most = min(
+    max(run.config.choice.pool, run.config.data_per_class), min(counts)
+  )
+  return rows[coresets.random(labels[rows], int(most), run.config.seed)]
+
+
+# -- matching pursuit --------------------------------------------------------
+
+
+def _pursued(run: _Run) -> start_rows.Chosen:
+  setup, options = run.setup, run.config.choice
+  rows = _candidates(run)
+  logs.say(
+    f"matching pursuit: gradients of {len(rows)} rows at {options.states} "
+    "students"
+  )
+  batch = start_rows.as_batch(
+    setup, run.config, start_rows.Chosen(rows, np.ones(len(rows)))
+  )
+  sketched = errors.named(
+    "choice.matched",
+    lambda: pursuit.sketches(
+      setup.problem,
+      _states(run),
+      batch,
+      matched=options.matched,
+      size=options.sketch,
+      seed=run.config.seed,
+    ),
+  )
+  labels = setup.corpus.train.labels[rows]
+  picked, weights = pursuit.pursue(sketched, labels, run.config.data_per_class)
+  return start_rows.Chosen(rows[picked], weights)
+
+
+def _states(run: _Run) -> list[trees.Params]:
+  """Returns students along real training: a bank's, or trained here."""
+  config, count = run.config, run.config.choice.states
+  if not config.bank.dir:
+    return pursuit.states(
+      run.setup.problem,
+      run.setup.rows,
+      count=count,
+      rate=config.full.rates[0],
+      seed=config.seed,
+    )
+  opened = bank.Bank(config.bank.dir, run.setup)
+  there = len(opened.options.ages) * opened.options.num_trajectories
+  if there < count:
+    raise errors.InputError(
+      f"the bank in {config.bank.dir} has {there} states, fewer than "
+      f"choice.states={count}; use at most that, or a bank of more."
+    )
+  sample = opened.sampler(("params",), seed=config.seed)
+  found = [sample(i).params for i in range(count)]
+  return [jax.tree.map(jnp.float32, params) for params in found]
+
+
+# -- learned weights ---------------------------------------------------------
+
+
+def _weighted(run: _Run) -> start_rows.Chosen:
+  """Learns weights and labels of candidates; leaves out the lightest, in
+  rounds."""
+  config, options = run.config, run.config.choice
+  chosen = start_rows.Chosen(rows := _candidates(run), np.ones(len(rows)))
+  groups = run.setup.problem.groups
+  start, budget = len(chosen.rows) // groups, config.data_per_class
+  for number in range(1, options.rounds + 1):
+    left = round(start * (budget / start) ** (number / options.rounds))
+    weights = _learned_weights(run, chosen)
+    by_class = weights.reshape(groups, -1)
+    best = np.sort(np.argsort(-by_class, axis=1, kind="stable")[:, :left])
+    picked = (best + by_class.shape[1] * np.arange(groups)[:, None]).ravel()
+    kept = weights[picked]
+    chosen = start_rows.Chosen(chosen.rows[picked], kept / kept.mean())
+    logs.say(
+      f"learned weights, round {number} of {options.rounds}: {left} rows of "
+      "each class are left, with "
+      f"{kept.sum() / weights.sum():.0%} of the weight"
+    )
+  return chosen
+
+
+def _learned_weights(run: _Run, chosen: start_rows.Chosen) -> np.ndarray:
+  """Returns the weight of each row after a round of outer steps, [P]."""
+  config, options = run.config, run.config.choice
+  many = recipes.changed(
+    config,
+    data_per_class=len(chosen.rows) // run.setup.problem.groups,
+    examples_per_step=0,
+  )
+  stored = assembly.parameterization(many, run.setup.problem)
+  stage = dataclasses.replace(
+    run.stage,
+    optimizer=optax.chain(
+      optax.clip_by_global_norm(config.outer.clip or 1.0),
+      optax.adam(options.learning_rate),
+    ),
+  )
+  problem = devices.put(run.mesh, run.setup.problem)
+  key = devices.put(run.mesh, jax.random.key(config.seed))
+  batch = start_rows.as_batch(run.setup, config, chosen)
+  state = states.first_state(
+    jax.jit(stored.init)(batch),
+    stage,
+    problem,
+    key,
+    config.num_students,
+    run.mesh,
+  )
+  steps = outer.outer_steps(
+    stage, stored, config.outer.ema, run.mesh, config.outer.students_at_once
+  )
+  for step in range(options.num_steps):
+    state, seen = steps(problem, state, run.draw(step, 1), key)
+    logs.check_finite(
+      step + 1,
+      np.asarray(seen["outer/loss"]),
+      {"weights": state.params},
+      "Try a smaller choice.learning_rate.",
+    )
+  decoded = jax.jit(stored.decode)(jax.device_get(state.ema))
+  return np.asarray(decoded.batch.class_labels.sum(axis=-1))
+
+
+# -- exchange ----------------------------------------------------------------
+
+
+def _exchanged(run: _Run, chosen: start_rows.Chosen) -> start_rows.Chosen:
+  """Exchanges rows by others of their class where the objective is less."""
+  moves = run.config.choice.exchanges
+  score = _score(run)
+  rng = np.random.default_rng([run.config.seed, 13])
+  labels = run.setup.corpus.train.labels
+  others = _candidates(run)
+  best, taken = score(chosen), 0
+  first = best
+  for _ in range(moves):
+    at = int(rng.integers(len(chosen.rows)))
+    free = np.setdiff1d(
+      others[labels[others] == labels[chosen.rows[at]]], chosen.rows
+    )
+    if not len(free):
+      continue
+    rows = chosen.rows.copy()
+    rows[at] = rng.choice(free)
+    tried = chosen._replace(rows=rows)
+    if (value := score(tried)) < best:
+      chosen, best, taken = tried, value, taken + 1
+  logs.say(
+    f"{moves} exchanges tried, {taken} made: the objective went from "
+    f"{first:.4f} to {best:.4f}"
+  )
+  return chosen
+
+
+def _score(run: _Run) -> Callable[[start_rows.Chosen], float]:
+  """Returns the objective of rows, at the same students and real rows."""
+  config, stage = run.config, run.stage
+  stored = assembly.parameterization(config, run.setup.problem)
+  real = jax.tree.map(lambda x: x[0], run.draw(0, 1))  # leaves [S, ...]
+  keys = jax.random.split(jax.random.key(config.seed), config.num_students)
+
+  @jax.jit
+  def value(problem, batch):
+    syn = stored.decode(stored.init(batch))
+
+    def one(key_real):
+      key, own = key_real
+      student = stage.objective.init(problem, key, jnp.float32(0))
+      return stage.objective.loss(problem, syn, student, own, key)[0]
+
+    return jax.lax.map(one, (keys, real)).mean()
+
+  def score(chosen: start_rows.Chosen) -> float:
+    batch: Any = start_rows.as_batch(run.setup, config, chosen)
+    return float(value(run.setup.problem, batch))
+
+  return score

@@ -1,0 +1,100 @@
+"""Embeddings into text: nearest tokens, likely ones, and nearest real rows.
+
+What each loses of a set is measured by `evaluate --protocol=projections`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gmdistill.data import batches
+from gmdistill.sets import nearest_text, synthetic
+
+# (ids [M, L], place) -> hidden states [M, D] that say the token at that place
+Before = Callable[[jax.Array, int], jax.Array]
+
+
+def with_ids(
+  syn: synthetic.SyntheticSet, ids_MxL: Any, mask_MxL: Any = None
+) -> synthetic.SyntheticSet:
+  """Returns a set that has tokens in the place of its embeddings."""
+  mask = syn.batch.mask if mask_MxL is None else jnp.asarray(mask_MxL)
+  batch = dataclasses.replace(
+    syn.batch, inputs=jnp.asarray(ids_MxL, jnp.int32), mask=mask
+  )
+  return dataclasses.replace(syn, batch=batch, basis=None)
+
+
+def nearest(syn: synthetic.SyntheticSet, table_VxD: jax.Array) -> np.ndarray:
+  """Returns the token [M, L] nearest to each embedding, by cosine."""
+  ids_MxLx1, _ = nearest_text.nearest_tokens(syn.batch.inputs, table_VxD, k=1)
+  return ids_MxLx1[..., 0]
+
+
+def likely(
+  syn: synthetic.SyntheticSet,
+  table_VxD: jax.Array,
+  before: Before,
+  *,
+  k: int = 10,
+  weight: float = 0.1,
+) -> np.ndarray:
+  """Returns tokens [M, L] near each embedding that a language model expects.
+
+  From left to right: of the k nearest tokens, that of the largest
+  cosine + weight * log p(token | those before it among the k).
+
+  Args:
+    syn: The set, in the language model's own table.
+    table_VxD: That table; only k of its rows are read a place.
+    before: The language model.
+    k: Candidates a place.
+    weight: Of the language model; 0: the nearest token.
+  """
+  ids_MxLxK, cosines_MxLxK = nearest_text.nearest_tokens(
+    syn.batch.inputs, table_VxD, k=k
+  )
+  chosen_MxL = jnp.asarray(ids_MxLxK[..., 0])
+  for place in range(1, chosen_MxL.shape[1]):
+    hidden_MxD = before(chosen_MxL, place)
+    candidates_MxK = jnp.asarray(ids_MxLxK[:, place])
+    logits_MxK = jnp.einsum("md,mkd->mk", hidden_MxD, table_VxD[candidates_MxK])
+    score_MxK = cosines_MxLxK[:, place] + weight * jax.nn.log_softmax(
+      logits_MxK
+    )
+    best_Mx1 = score_MxK.argmax(axis=1)[:, None]
+    token_M = jnp.take_along_axis(candidates_MxK, best_Mx1, axis=1)[:, 0]
+    chosen_MxL = chosen_MxL.at[:, place].set(token_M)
+  return np.asarray(chosen_MxL)
+
+
+def nearest_rows(
+  syn: synthetic.SyntheticSet, examples: batches.Examples, table: Any
+) -> np.ndarray:
+  """Returns the real row [M] most like each example, place by place.
+
+  Likeness is the mean cosine of embeddings over the row's own places, within
+  the example's class: that of its largest label.
+  """
+  own_MxLxD = _unit(np.asarray(syn.batch.inputs))
+  own_MxLxD *= np.asarray(syn.batch.mask)[..., None]
+  unit_VxD = _unit(np.asarray(table))
+  classes_M = np.asarray(syn.batch.class_labels).argmax(axis=1)
+  length = min(own_MxLxD.shape[1], examples.mask.shape[1])
+  scores_MxN = np.full((len(own_MxLxD), len(examples.labels)), -np.inf)
+  for n, (ids_L, mask_L) in enumerate(
+    zip(examples.token_ids, examples.mask, strict=True)
+  ):
+    rows_M = np.flatnonzero(classes_M == examples.labels[n])
+    row_LxD = unit_VxD[ids_L[:length]] * mask_L[:length, None]
+    cosines = np.einsum("mld,ld->m", own_MxLxD[rows_M, :length], row_LxD)
+    scores_MxN[rows_M, n] = cosines / max(mask_L[:length].sum(), 1)
+  return scores_MxN.argmax(axis=1)
+
+
+def _unit(x):
+  return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)

@@ -1,0 +1,118 @@
+"""What a set gives away of its rows is told."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import tiny_config
+
+from gmdistill import main
+from gmdistill.data import texts as row_texts
+from gmdistill.evaluation import common_runs, membership
+from gmdistill.runs.commands import auditing
+from gmdistill.runs.config import assembly, settings
+from gmdistill.sets import text_sets
+from gmdistill.system import paths
+
+CONFIG = f"--config={pathlib.Path(__file__).parents[1] / 'tiny_config.py'}"
+
+
+@pytest.fixture(scope="module")
+def tiny():
+  config = settings.recipe(tiny_config.get_config())
+  return config, assembly.setup(config)
+
+
+@pytest.fixture(scope="module")
+def texts(tiny):
+  config, setup = tiny
+  return row_texts.by_part(config.data, setup.corpus)
+
+
+def audited(tiny, folder, rows):
+  """Returns the audit of a file of these rows."""
+  config, setup = tiny
+  path = paths.path(folder / "set.jsonl")
+  path.write_text("\n".join(map(json.dumps, rows)))
+  return auditing.of_set(setup, config, path)
+
+
+def test_a_set_of_chosen_rows_is_told_to_be_copies(tiny, texts, tmp_path):
+  _, setup = tiny
+  rows = [
+    int(np.flatnonzero(setup.corpus.train.labels == c)[7]) for c in range(4)
+  ]
+  labels = np.eye(4)[setup.corpus.train.labels[rows]]
+  chosen = text_sets.of_rows(rows, texts["train"], labels)
+  names = setup.corpus.label_names
+  told = text_sets.lines(chosen, names, list(texts["train"]))
+  found = audited(tiny, tmp_path, told)
+  assert found["copies"]["rows"] == found["rows"] == 4
+  assert found["copies"]["longest_run"]["share_of_row"] == 1
+  assert found["membership"]["start_rows"] == 4
+  assert found["membership"]["start_against_other_rows"] > 0.99
+  assert found["distance"]["set"] < 0.1 * found["distance"]["held_out"]
+  assert [x["rows"] for x in found["labels"].values()] == [1] * 4
+  said = auditing.as_text(found)
+  assert "4 of 4 rows are copies of training rows" in said
+  assert "gives away which rows it started from" in said
+
+
+def test_planted_rows_are_caught_whatever_the_file_says(tiny, texts, tmp_path):
+  def longest(part):
+    return max(range(len(texts[part])), key=lambda i: len(texts[part][i]))
+
+  stolen, leaked = longest("train"), longest("reported")
+  found = audited(
+    tiny,
+    tmp_path,
+    [
+      {"text": texts["train"][stolen], "label": 0, "source": "written"},
+      {"text": texts["reported"][leaked], "label": 1, "source": "written"},
+      {"text": "Quite another sentence of nobody's.", "label": 2},
+    ],
+  )
+  assert found["copies"]["of"][0] == stolen
+  assert leaked in found["leakage"]["of"]
+  assert found["membership"]["start_against_other_rows"] is None
+  said = " ".join(auditing.verdicts(found))
+  assert "copies of training rows" in said and "copies of reported rows" in said
+
+
+def test_texts_of_nobody_are_not_accused(tiny, tmp_path):
+  rows = [
+    {"text": f"Sheep number {i} jumps over fence {i * i}", "label": i % 4}
+    for i in range(8)
+  ]
+  found = audited(tiny, tmp_path, rows)
+  assert not found["copies"]["rows"] and not found["leakage"]["rows"]
+  assert found["copies"]["eight_words"]["set"] == 0
+  assert auditing.verdicts(found) == [
+    "No row is a copy, and none of the attacks here succeeds."
+  ]
+
+
+def test_a_runs_set_is_audited_into_its_card(finished_run, tmp_path, capsys):
+  given = f"--set={finished_run[0] / 'set'}"
+  to = f"--workdir={tmp_path / 'audit'}"
+  assert not main.main(["gmdistill", "audit", given, to, "--json"])
+  found = json.loads(capsys.readouterr().out)
+  assert found == json.loads((tmp_path / "audit" / "audit.json").read_text())
+  card = json.loads((finished_run[0] / "set" / "card.json").read_text())
+  assert card["audit"] == found
+  # After a few steps it is its start rows still.
+  assert found["membership"]["start_rows"] == 8
+  assert found["membership"]["start_against_other_rows"] > 0.9
+
+
+def test_runs_of_tokens_are_the_longest_in_common():
+  found = common_runs.longest_runs(
+    [[1, 2, 3, 4], [9, 9], [7]], [[0, 2, 3, 5], [7, 8]]
+  )
+  assert found.tolist() == [2, 0, 1]
+
+
+def test_the_area_under_the_curve_is_the_share_of_pairs_in_order():
+  positive, negative = np.array([3.0, 1.0]), np.array([0.0, 1.0])
+  assert membership.auc(positive, negative) == pytest.approx(3.5 / 4)

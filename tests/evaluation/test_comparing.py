@@ -1,0 +1,139 @@
+"""A set under many ways of training, and the order it puts students in."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from conftest import make_examples, make_problem, make_synthetic
+
+from gmdistill import main
+from gmdistill.data import batches
+from gmdistill.evaluation import grids, rankings
+from gmdistill.sets import synthetic
+
+CONFIG = f"--config={pathlib.Path(__file__).parents[1] / 'tiny_config.py'}"
+
+
+def command(verb, *rest):
+  return main.main(["gmdistill", verb, *map(str, rest)])
+
+
+def cell(ours, theirs, **fields):
+  rows = {
+    name: {"mean": mean, "std": 0.03, "n": 9}
+    for name, mean in (("distilled", ours), ("k_centers", theirs))
+  }
+  return {"student": "own", "way": "sgd", "full": 0.8, "rows": rows} | fields
+
+
+def test_a_grid_says_where_a_set_does_not_hold():
+  held = cell(0.78, 0.6)
+  near = cell(0.58, 0.6, way="adamw")  # within two standard errors
+  found = grids.summary([held, near])
+  assert not found["below"] and "all 2 ways" in found["sentence"]
+  assert found["recovery"]["distilled"]["worst"] == pytest.approx(0.58 / 0.8)
+  below = cell(0.3, 0.6, student="textcnn")
+  found = grids.summary([held, near, below])
+  assert found["below"] == ["textcnn, sgd"]
+  assert "2 of 3" in found["sentence"] and "textcnn, sgd" in found["sentence"]
+  mean = (0.78 + 0.58 + 0.3) / 3 / 0.8
+  assert found["recovery"]["distilled"]["mean"] == pytest.approx(mean)
+
+
+def test_sgd_descends():
+  problem = make_problem()
+  syn = synthetic.SyntheticSet(make_synthetic())
+  way = grids.descending(
+    num_steps=30, batch_size=8, rate=0.1, num_students=1, fresh=False
+  )
+  key = jax.random.key(0)
+  after = jax.jit(way.train)(problem, syn, key, 0.1)
+  before = jax.jit(way.train)(problem, syn, key, 0.0)
+  assert problem.loss(after, syn.batch) < problem.loss(before, syn.batch) - 0.1
+
+
+def test_equal_orders_have_tau_one_and_no_regret():
+  full = [0.6, 0.7, 0.9, 0.8]
+  found = rankings.ranked(
+    {"same": [0.1, 0.2, 0.4, 0.3], "other": [0.4, 0.3, 0.1, 0.2]}, full
+  )
+  assert found["same"] == {"tau": pytest.approx(1), "regret": 0.0}
+  assert found["other"]["tau"] == pytest.approx(-1)
+  assert found["other"]["regret"] == pytest.approx(0.3)
+  assert rankings.ranked({"flat": [0.5] * 4}, full)["flat"]["tau"] == 0
+
+
+def test_robust_scores_are_between_their_ends():
+  assert grids.robust_score(-1.0) == pytest.approx(0)
+  assert grids.robust_score(1.0) == pytest.approx(1)
+  # As good as all rows by hard labels, and 20 points above random.
+  alpha = 0.5 * 0.2
+  expected = (np.exp(alpha) - np.exp(-1)) / (np.exp(1) - np.exp(-1))
+  assert grids.label_robust(0.8, 0.8, 0.6, 0.8) == pytest.approx(expected)
+  # Soft labels alone help a set little: what they hide counts against it.
+  assert grids.label_robust(0.8, 0.5, 0.6, 0.8) < expected
+  plain = grids.augmentation_robust(0.8, 0.6, 0.8, 0.6)
+  assert grids.augmentation_robust(0.8, 0.6, 0.6, 0.6) < plain
+
+
+def test_an_augmented_set_has_copies_without_some_tokens():
+  batch = batches.as_batch(make_examples(rows=10), 2)
+  more = grids.dropped(batch, 0.3, 3, seed=0)
+  assert len(more) == 30 and len(more.class_labels) == 30
+  kept = np.asarray(more.mask).sum() / (3 * batch.mask.sum())
+  assert 0.6 < kept < 0.95
+  assert np.asarray(more.mask)[:, 0].all()
+
+
+@pytest.fixture
+def given(finished_run, tmp_path):
+  """Arguments that measure a run's set by few students."""
+  fields = {
+    "grid.students": "('own','textcnn')",
+    "grid.rates": "(1e-3,)",
+    "grid.sgd_rates": "()",
+    "grid.steps": "(3,)",
+    "grid.num_students": 2,
+    "ranking.layers": "(1,)",
+    "ranking.rate_factors": "(1.0,)",
+    "ranking.num_students": 2,
+  }
+  flags = [f"--config.{name}={value}" for name, value in fields.items()]
+  source = f"--set={finished_run[0] / 'set'}"
+  return [CONFIG, *flags, source, f"--workdir={tmp_path}", "--json"]
+
+
+def test_evaluate_measures_a_grid(given, tmp_path, capsys):
+  assert not command("evaluate", *given, "--protocol=grid")
+  found = json.loads(capsys.readouterr().out)
+  ways = {(x["student"], x["optimizer"]) for x in found["cells"]}
+  assert ways >= {("own", "own"), ("own", "adamw"), ("textcnn", "adamw")}
+  assert set(found["recovery"]) == {"distilled", "random", "k_centers"}
+  assert found["sentence"] in found["table"]
+  assert json.loads((tmp_path / "grid.json").read_text()) == found
+
+
+def test_evaluate_measures_a_ranking(given, tmp_path, capsys):
+  assert not command("evaluate", *given, "--protocol=ranking")
+  found = json.loads(capsys.readouterr().out)
+  assert len(found["students"]) == 2
+  assert {*found["rows"]} == {"distilled", "k_centers"}
+  assert all(0 <= x <= 1 for x in found["scores"].values())
+  assert (tmp_path / "ranking.json").is_file()
+
+
+def test_a_grid_measures_sets_alone(given, capsys):
+  assert command("evaluate", *given, "--protocol=grid", "--row=full") == 2
+  assert "leave --row out" in capsys.readouterr().err
+
+
+def test_evaluate_measures_text_made_of_a_set(given, tmp_path, capsys):
+  few = ["--config.projections.rounds=2", "--config.projections.num_steps=1"]
+  assert not command("evaluate", *given, *few, "--protocol=projections")
+  found = json.loads(capsys.readouterr().out)
+  kinds = {"soft", "nearest tokens", "ADMM", "nearest real rows"}
+  assert {*found["rows"]} == kinds
+  assert all(len(row["texts"]) == 8 for row in found["rows"].values())
+  assert (tmp_path / "projections.json").is_file()

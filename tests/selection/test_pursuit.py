@@ -1,0 +1,69 @@
+"""Matching pursuit: sketches keep products, and the rows make up the mean."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import make_examples, make_problem
+
+from gmdistill.data import batches
+from gmdistill.selection import pursuit
+
+
+def test_a_sketch_keeps_inner_products_within_its_bound():
+  rng = np.random.default_rng(0)
+  x, y = rng.normal(size=(2, 3000))
+  y = y + x  # so that there is a product to keep
+  size, found = 256, []
+  for seed in range(40):
+    sketch = pursuit.count_sketch([(1000,), (40, 50)], size, seed)
+    parts = [[v[:1000], v[1000:].reshape(40, 50)] for v in (x, y)]
+    one, two = (
+      sketch.of([jnp.asarray(p, jnp.float32) for p in v]) for v in parts
+    )
+    found.append(float(one @ two))
+  bound = np.sqrt(2 * (x @ x) * (y @ y) / size)  # of one sketch's error
+  errors = np.array(found) - x @ y
+  assert errors.std() < bound
+  assert abs(errors.mean()) < 3 * bound / np.sqrt(40)
+
+
+def test_rows_that_make_up_the_mean_are_chosen_with_their_weights():
+  # Of class 0: 3 of the mean's 4 parts point one way, the rest another.
+  one, two, none = [4.0, 0, 0], [0, 4.0, 0], [0.1, 0.1, -4.0]
+  own = np.array([one, none, one, two, one, none, none], float)
+  own[[1, 5, 6]] *= 0.01
+  labels = np.zeros(7, int)
+  rows, weights = pursuit.pursue(own, labels, 2)
+  assert set(rows) & {0, 2, 4} and 3 in rows
+  heavy = weights[[own[r][0] == 4 for r in rows]]
+  light = weights[[own[r][1] == 4 for r in rows]]
+  assert heavy[0] / light[0] == pytest.approx(3, rel=0.05)
+  assert weights.mean() == pytest.approx(1)
+
+
+def test_rows_come_class_by_class_and_once_each():
+  sketches = np.random.default_rng(1).normal(size=(20, 6)) + 1
+  labels = np.arange(20) % 2
+  rows, weights = pursuit.pursue(sketches, labels, 4)
+  assert labels[rows].tolist() == [0] * 4 + [1] * 4
+  assert len(set(rows)) == 8 and (weights > 0).all()
+
+
+def test_a_rows_sketch_is_that_of_its_own_gradient():
+  problem, examples = make_problem(), make_examples(rows=6)
+  batch = batches.as_batch(examples, 2)
+  params = problem.init(jax.random.key(1))
+  found = pursuit.sketches(
+    problem, [params], batch, matched="head", size=64, seed=5
+  )
+  grads = jax.grad(problem.loss)(
+    params, batches.take_rows(batch, np.array([4]))
+  )
+  tensors = [x.array for x in problem.roles.select(grads, "head")]
+  sketch = pursuit.count_sketch([x.shape for x in tensors], 64, 5)
+  np.testing.assert_allclose(found[4], sketch.of(tensors), rtol=1e-4, atol=1e-6)
+  # Linear: the mean row's sketch is the sketch of the mean gradient.
+  mean = jax.grad(problem.loss)(params, batch)
+  whole = sketch.of([x.array for x in problem.roles.select(mean, "head")])
+  np.testing.assert_allclose(found.mean(axis=0), whole, rtol=1e-3, atol=1e-6)
