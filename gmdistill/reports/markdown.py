@@ -202,10 +202,10 @@ def published(runs: Sequence[finished.Run]) -> str:
 KINDS: dict[str, Callable[[Sequence[finished.Run]], str]] = {
   "results": results,
   "rows": rows,
-  "groups": groups,
   "costs": costs,
   "provenance": provenance,
   "published": published,
+  "groups": groups,
 }
 
 

@@ -13,7 +13,8 @@ from gmdistill.reports import finished, markdown, tables
 from gmdistill.runs.config import assembly, outputs, settings
 
 TRUE = np.array([0, 0, 0, 0, 1, 1, 2, 2])
-of_each = pytest.mark.parametrize("name", metrics.METRICS)
+OF_CLASSES = [x for x in metrics.METRICS if x not in metrics.OF_LOGITS]
+of_each = pytest.mark.parametrize("name", OF_CLASSES)
 
 
 @of_each
@@ -32,6 +33,13 @@ def test_a_metric_is_one_where_all_rows_are_right_and_less_elsewhere(name):
 def test_a_metric_is_a_number_where_one_class_is_all_there_is(name):
   of, zeros = metrics.METRICS[name], np.zeros(8, int)
   assert np.isfinite([of(TRUE, zeros), of(zeros, zeros), of(zeros, TRUE)]).all()
+
+
+@pytest.mark.parametrize("name", metrics.OF_LOGITS)
+def test_a_metric_of_logits_is_least_where_the_true_class_is_sure(name):
+  of, sure = metrics.METRICS[name], 9.0 * np.eye(3)
+  assert 0 <= of(TRUE, sure[TRUE]) < of(TRUE, np.zeros((8, 3)))
+  assert of(TRUE, np.zeros((8, 3))) < of(TRUE, sure[TRUE[::-1]])
 
 
 def test_macro_f1_counts_a_rare_class_as_a_common_one():
