@@ -1,5 +1,8 @@
 """Language models with teachers, and answers beside nats: config to set."""
 
+import json
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -7,7 +10,11 @@ import tiny_language
 
 from gmdistill import errors
 from gmdistill.data import batches
+from gmdistill.reports import finished, tables
+from gmdistill.runs import distill
+from gmdistill.runs.commands import teaching, using
 from gmdistill.runs.config import assembly, settings, teacher_fields
+from gmdistill.sets import set_files
 from gmdistill.students import adapters, peft_files, problems
 
 
@@ -52,6 +59,30 @@ def made(tmp_path_factory):
   return folder, config
 
 
+@pytest.fixture(scope="module")
+def run(made):
+  folder, config = made
+  distill.run(config, str(folder / "run"), "the command")
+  return folder / "run", config
+
+
+def test_every_row_is_answered_and_the_set_names_its_teacher(run):
+  summary = json.loads((run[0] / "summary.json").read_text())
+  rows = dict(summary["protocols"]["replay"])
+  assert rows.pop("unit") == "nats"
+  assert {"zero_shot", "random", "distilled", "full"} <= set(rows)
+  for row in rows.values():
+    told = row["exact_match"]
+    assert told["n"] == 6 and 0 <= told["strict"] <= told["flexible"] <= 1
+    assert told["strict_error"] >= 0 and told["nats"] > 0
+  shown = tables.as_text(tables.results_table(finished.load_run(run[0])))
+  assert "exact match, strict ± s.e." in shown
+  page = (run[0] / "report.html").read_text()
+  assert "one student generates the row&#39;s own answer" in page
+  _, card = set_files.load(run[0] / "set")
+  assert [x["name"] for x in card["teachers"]] == ["teacher"]
+
+
 def test_rows_carry_what_their_teacher_says_and_lose_to_it(made):
   recipe = settings.recipe(made[1])
   setup = teacher_fields.with_teachers(assembly.setup(recipe), recipe)
@@ -77,6 +108,77 @@ def test_rows_carry_what_their_teacher_says_and_lose_to_it(made):
   mean = ((whole * weights).sum(1) / weights.sum(1)).mean()
   # Of few outcomes, less than of all.
   assert 0.05 * mean < kl < mean
+
+
+def flags(config, **values):
+  return types.SimpleNamespace(
+    **(dict(config=config, row="distilled", protocol="", json=False) | values)
+  )
+
+
+def test_students_of_a_labelled_set_lose_to_its_teacher(run, tmp_path):
+  folder, config = run
+  labelled = tmp_path / "labelled"
+  teaching.relabel(
+    flags(
+      config,
+      set=str(folder / "set"),
+      teacher=list(config.teachers.dirs),
+      workdir=str(labelled),
+    ),
+    [],
+    "the command",
+  )
+  before, after = (
+    set_files.load(place / "set")[0] for place in (folder, labelled)
+  )
+  assert before.batch.tokens.teacher_ids is None
+  tokens = after.batch.tokens
+  assert tokens.teacher_ids.shape == (2, 60, 1, 5)
+  assert tokens.teacher_ids.dtype == np.int32
+  total = np.exp(np.asarray(tokens.teacher_logs)).sum(-1)
+  np.testing.assert_allclose(total[np.asarray(after.batch.mask)], 1, atol=1e-4)
+  # The set is the same beside, and students with no such loss hear nothing.
+  recipe = settings.recipe(config)
+  problem = assembly.setup(recipe).problem
+  deaf = problem.replace(criterion=None)
+  params = problem.init(jax.random.key(1))
+  loss = jax.jit(lambda problem, batch: problem.loss(params, batch))
+  np.testing.assert_allclose(
+    loss(problem, before.batch), loss(deaf, after.batch), rtol=1e-6
+  )
+  assert abs(loss(problem, after.batch) - loss(deaf, after.batch)) > 1e-3
+
+
+def test_a_baselines_rows_are_told_what_follows_too(made, tmp_path, capsys):
+  config = made[1]
+  teaching.relabel(
+    flags(
+      config,
+      set="",
+      row="k_centers",
+      teacher=list(config.teachers.dirs),
+      workdir=str(tmp_path / "labelled"),
+    ),
+    [],
+    "the command",
+  )
+  assert "have what follows each of their tokens" in capsys.readouterr().out
+  config = config.copy_and_resolve_references()
+  config.exact_match.num_rows = 0
+  using.evaluate(
+    flags(
+      config,
+      set=str(tmp_path / "labelled" / "set"),
+      protocol="replay",
+      workdir=str(tmp_path / "evaluated"),
+    ),
+    [],
+    "the command",
+  )
+  found = json.loads((tmp_path / "evaluated/evaluation.json").read_text())
+  assert found["replay"]["unit"] == "nats" and found["replay"]["mean"] > 0
+  assert "exact_match" not in found["replay"]
 
 
 REFUSED = {
