@@ -7,7 +7,7 @@ The first command trains a decoder on the embedded prose (4.22 nats a token); th
 second distils, for LoRA over it, text of a kind that it has not seen: two sequences
 of eight embeddings, and two steps. Two busy CPU cores: two to four minutes each.
 Expected, protocol replay, 5 students: zero-shot 6.13 nats, random 4.65 ± 0.14,
-K-centers 3.74 ± 0.39, distilled 2.00 ± 0.06.
+K-centers 3.74 ± 0.39, distilled 2.00 ± 0.06 (85 % of the gain), full 1.29.
 `:tiny` runs the second on a made-up decoder, in seconds.
 """
 
@@ -66,6 +66,7 @@ def quickstart():
   config.full.update(
     num_steps=300, batch_size=32, warmup=0.1, rates=(3e-3,), num_students=2
   )
+  config.gradient_cosine.num_students = 1
   return config
 
 
