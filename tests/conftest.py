@@ -1,8 +1,10 @@
 """Fixture-size problems, and the folders that a run of the suite shares."""
 
+import fcntl
 import functools
 import gc
 import os
+import pathlib
 from importlib import metadata
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -57,14 +59,20 @@ def pytest_collection_modifyitems(items):
 VOCABULARY, WIDTH, LENGTH, CLASSES = 20, 8, 6, 2
 
 
-@pytest.fixture(scope="session", autouse=True)
-def cache_of_the_session(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("cache")
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory):
+  """A folder that the processes of one run of the suite share."""
   base = tmp_path_factory.getbasetemp()
-  if "PYTEST_XDIST_WORKER" in os.environ:
-    base = base.parent  # which the processes of one run share
+  return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_session(shared_folder):
+  folder = shared_folder / "cache"
   # JAX's own setting goes before: several runs of the suite may share it.
-  programs = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(base / "programs"))
+  programs = os.environ.get(
+    "JAX_COMPILATION_CACHE_DIR", str(shared_folder / "programs")
+  )
   jax.config.update("jax_compilation_cache_dir", programs)
   os.environ["JAX_COMPILATION_CACHE_DIR"] = programs
   before = os.environ.get("GMDISTILL_CACHE")
@@ -76,22 +84,33 @@ def cache_of_the_session(tmp_path_factory):
     os.environ["GMDISTILL_CACHE"] = before
 
 
+MOST_MAPS = 20_000  # of the 65,530 that Linux allows a process
+
+
 @pytest.fixture(scope="module", autouse=True)
-def programs_of_the_module():
-  """Frees each module's compiled programs: thousands of them pass Linux's
-  limit on memory maps of one process, and XLA then crashes."""
+def programs_of_the_modules():
+  """Frees compiled programs where they have become many: thousands of them
+  pass Linux's limit on memory maps of one process, and XLA then crashes."""
   yield
-  jax.clear_caches()
+  maps = pathlib.Path("/proc/self/maps")
+  if not maps.exists() or maps.read_bytes().count(b"\n") > MOST_MAPS:
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
-def finished_run(tmp_path_factory):
-  """An uninterrupted run of both objectives: its workdir and last state."""
-  workdir = tmp_path_factory.mktemp("runs") / "whole"
-  config = tiny_config.get_config()
-  config.log_to = ("tensorboard",)
-  state = distill.run(config, str(workdir), "the command")
-  return workdir, state
+def finished_run(shared_folder):
+  """An uninterrupted run of both objectives: its workdir and last step.
+
+  One for all processes of the suite, to be read: copy it before a change.
+  """
+  workdir = shared_folder / "whole"
+  with (shared_folder / "whole.lock").open("w") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    if not (workdir / "report.html").exists():  # which comes last
+      config = tiny_config.get_config()
+      config.log_to = ("tensorboard",)
+      distill.run(config, str(workdir), "the command")
+  return workdir, max(int(x.name) for x in (workdir / "checkpoints").iterdir())
 
 
 def make_problem(kind="transformer", classes=CLASSES, **fields):
