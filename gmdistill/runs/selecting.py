@@ -152,7 +152,7 @@ class _Chooser:
         self._setup, options.matched, "subset.matched"
       ),
     )
-    methods.require(self._pool, name)
+    methods.require(self._pool, name, options)
     needed, room = methods.memory(self._pool, name, options), devices.room()
     if needed > room:
       raise errors.InputError(

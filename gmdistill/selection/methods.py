@@ -34,12 +34,18 @@ OF_LANGUAGE = ("ifd",)  # whose students are language models
 OF_CLASSES = ("el2n",)  # whose students tell classes
 
 
-def require(pool: pools.Pool, name: str) -> None:
-  """Checks that a method can read such rows.
+def require(pool: pools.Pool, name: str, options: pools.Options) -> None:
+  """Checks that a method can read such rows, and finds tensors to look at.
 
   Raises:
     InputError: it is of students of another kind.
   """
+  matched = options.matched
+  if name in OF_GRADIENTS and not row_gradients.size(pool.problem, matched):
+    raise errors.InputError(
+      f"subset.matched={matched} are no tensors of this student, whose "
+      f"gradients --method={name} looks at; use subset.matched=all."
+    )
   if name in OF_LANGUAGE:
     scores.require_language(pool)
   if name in OF_CLASSES and batches.is_language(pool.rows):

@@ -284,6 +284,15 @@ def test_rows_whose_question_misleads_are_dropped():
   assert found[row] == pytest.approx(loss(asked) / loss(alone), rel=1e-4)
 
 
+def test_a_language_model_has_no_head_and_no_classes():
+  pool = language_pool()
+  with pytest.raises(errors.InputError, match="subset.matched=all"):
+    methods.require(pool, "less", OPTIONS)
+  methods.require(pool, "less", dataclasses.replace(OPTIONS, matched="all"))
+  with pytest.raises(errors.InputError, match="el2n.*such as ifd"):
+    methods.require(pool, "el2n", OPTIONS)
+
+
 def test_a_student_of_classes_has_no_answers():
   with pytest.raises(errors.InputError, match="ifd.*language model"):
     scored("ifd", make_pool())
