@@ -1,0 +1,105 @@
+"""Runs whose set stays text: rows, labels and weights."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import tiny_config
+
+from gmdistill import errors, main
+from gmdistill.runs import jobs, leading_rows
+from gmdistill.runs.config import recipe, settings
+from gmdistill.sets import set_files, synthetic
+
+CONFIG = f"--config={pathlib.Path(__file__).parents[1] / 'tiny_config.py'}"
+FIELDS = dict(
+  readable=True,
+  labels="softmax",
+  objective="look_ahead",
+  sequence_length=12,
+  num_steps=4,
+  eval_every=2,
+  protocols=("scratch",),
+)
+
+
+def changed(**fields):
+  config = settings.recipe(tiny_config.get_config())
+  return recipe.changed(config, **(FIELDS | fields))
+
+
+def command(verb, *rest):
+  return main.main(["gmdistill", verb, *map(str, rest)])
+
+
+def test_a_readable_run_leaves_rows_that_train_as_its_embeddings_do(
+  tmp_path, capsys
+):
+  workdir = tmp_path / "run"
+  flags = [f"--config.{name}={value}" for name, value in FIELDS.items()]
+  flags += ["--config.initialise=learned_weights", "--config.choice.pool=4"]
+  flags += ["--config.choice.rounds=1", "--config.choice.num_steps=2"]
+  assert not command("distill", CONFIG, *flags, f"--workdir={workdir}")
+  lines = (workdir / "set" / "set.jsonl").read_text().splitlines()
+  rows = [json.loads(line) for line in lines]
+  assert len(rows) == 8
+  assert all(row["overlap"] == 1 for row in rows)  # every one a training row
+  assert len({round(row["weight"], 3) for row in rows}) > 1  # they are learned
+  card = json.loads((workdir / "set" / "card.json").read_text())
+  assert card["source_rows"] == [row["source"] for row in rows]
+  assert card["texts"]["rows"] == 8
+  page = (workdir / "report.html").read_text()
+  assert rows[0]["text"][:20] in page
+  capsys.readouterr()
+  found = []
+  for given in (workdir / "set", workdir / "set" / "set.jsonl"):
+    assert not command(
+      "evaluate", f"--set={given}", "--protocol=scratch", "--json"
+    )
+    found.append(json.loads(capsys.readouterr().out)["scratch"]["mean"])
+  assert found[0] == pytest.approx(found[1], abs=0.02)
+
+
+def test_only_labels_and_weights_are_learned():
+  job = jobs.prepare(changed())
+  syn = job.parameterization.decode(job.params)
+  train = job.setup.corpus.train
+  np.testing.assert_array_equal(syn.batch.inputs, train.token_ids[job.rows])
+  np.testing.assert_allclose(syn.batch.labels.sum(axis=1), 1, rtol=1e-5)
+  assert isinstance(syn, synthetic.SyntheticSet)
+  embedded = synthetic.embedded(syn, job.setup.problem.embed)
+  assert set_files.num_bytes(embedded) > 0
+
+
+@pytest.mark.parametrize("fields", [
+  {"initialise": "matching_pursuit", "choice__states": 2,
+   "choice__sketch": 64, "choice__pool": 6},
+  {"initialise": "herding", "choice__exchanges": 3, "choice__pool": 6},
+])  # fmt: skip
+def test_rows_are_chosen_class_by_class_and_kept(fields):
+  config = changed(choice__matched="head", **fields)
+  job = jobs.prepare(config)
+  labels = job.setup.corpus.train.labels[job.rows]
+  assert labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+  assert len(set(job.rows.tolist())) == 8
+  again = leading_rows.choose(
+    job.setup, config, job.stages[0], job.mesh, job.draws[0]
+  )
+  np.testing.assert_array_equal(again.rows, job.rows)
+
+
+@pytest.mark.parametrize("fields, words", [
+  ({"labels": "unrestricted"}, "use softmax or hard"),
+  ({"rank": 2}, "rank=2 is of embeddings"),
+  ({"label_smoothing": 0.1}, "label_smoothing=0.1"),
+  ({"objective": "look_ahead+0.1*token_distance"}, "leave it out"),
+])  # fmt: skip
+def test_what_cannot_be_written_as_text_is_refused(fields, words):
+  with pytest.raises(errors.InputError, match=words):
+    changed(**fields)
+
+
+def test_too_few_short_rows_are_refused():
+  with pytest.raises(errors.InputError, match="use a larger sequence_length"):
+    jobs.prepare(changed(sequence_length=3))
