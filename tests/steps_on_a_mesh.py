@@ -22,8 +22,7 @@ NUM_STUDENTS, NUM_STEPS = 8, 20
 def steps_on(students, data, mode):
   config = tiny_config.get_config(mode)
   config.num_students = NUM_STUDENTS
-  if mode:
-    config.student.kind = "textcnn"  # which is compiled soonest
+  config.student.kind = "textcnn"  # which is compiled soonest
   devices = jax.devices()[: students * data]
   mesh = device_mesh.build(NUM_STUDENTS, students, data, devices)
   setup = assembly.setup(settings.recipe(config))
