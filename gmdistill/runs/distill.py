@@ -103,14 +103,9 @@ def _run(job, programs, folder, before):
     # A signal may have come during the last save.
     resuming.stop_if_asked(job, int(state.step), signals)
     signals.obey_at_once(resuming.saved(job, int(state.step)))
-    chosen = {
-      "step": int(state.best_step),
-      job.unit: float(job.problem.task.shown(state.best_accuracy)),
-      "protocol": config.selection.protocol,
-    }
     outcome = finish.Outcome(
       best=finish.as_embeddings(job, jax.device_get(state.best)),
-      chosen=chosen,
+      chosen=_told_of_choice(job, state),
       seconds=seconds,
       peak_bytes=peak if whole else finish.known_peak(folder),
     )
@@ -124,6 +119,17 @@ def _writer(config, folder, step):
     followers.opened, config.log_to, folder, config.to_dict()
   )
   return logs.Writer(folder / "metrics.jsonl", step, follow)
+
+
+def _told_of_choice(job, state):
+  """Returns what the summary says of the step chosen, and of the start."""
+  shown = job.problem.task.shown
+  return {
+    "step": int(state.best_step),
+    job.unit: float(shown(state.best_accuracy)),
+    "protocol": job.config.selection.protocol,
+    f"start_{job.unit}": float(shown(job.select(job.params))),
+  }
 
 
 class _Outputs(NamedTuple):

@@ -68,6 +68,9 @@ def test_a_run_leaves_everything_it_promises(finished_run):
       "protocols cost gradient_cosine"
     ).split()
   )
+  chosen = summary["selection"]
+  assert set(chosen) == {"step", "accuracy", "protocol", "start_accuracy"}
+  assert 0 <= chosen["start_accuracy"] <= 1
   assert set(summary["protocols"]) == {"scratch", "replay"}
   for protocol in summary["protocols"].values():
     rows = {name: x for name, x in protocol.items() if name != "unit"}
