@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -94,12 +95,16 @@ def test_texts_of_nobody_are_not_accused(tiny, tmp_path):
 
 
 def test_a_runs_set_is_audited_into_its_card(finished_run, tmp_path, capsys):
-  given = f"--set={finished_run[0] / 'set'}"
+  workdir = tmp_path / "run"  # whose card is written: a copy
+  shutil.copytree(
+    finished_run[0], workdir, ignore=shutil.ignore_patterns("checkpoints")
+  )
+  given = f"--set={workdir / 'set'}"
   to = f"--workdir={tmp_path / 'audit'}"
   assert not main.main(["gmdistill", "audit", given, to, "--json"])
   found = json.loads(capsys.readouterr().out)
   assert found == json.loads((tmp_path / "audit" / "audit.json").read_text())
-  card = json.loads((finished_run[0] / "set" / "card.json").read_text())
+  card = json.loads((workdir / "set" / "card.json").read_text())
   assert card["audit"] == found
   # After a few steps it is its start rows still.
   assert found["membership"]["start_rows"] == 8
