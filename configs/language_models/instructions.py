@@ -52,4 +52,7 @@ def get_config():
 def tiny(config):
   """The same recipe on chains with their rationales, and a made-up decoder."""
   config.data.text_keys = ("text", "rationale")
-  return settings.tiny_language(config, name="chains")
+  config = settings.tiny_language(config, name="chains")
+  config.data.max_length = 160  # its tokens are letters, nearly
+  config.sequence_length = 96
+  return config
