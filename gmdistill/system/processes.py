@@ -160,6 +160,12 @@ def abandon(status: int, stopped: bool = False) -> NoReturn:
   time.sleep(0 if stopped else 1)
   if stopped:
     _tell(_STOPPED)
+  else:
+    # Heard before JAX hears that its coordinator is gone, which is an abort.
+    for connection in _connections:
+      with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+    time.sleep(0.5 if _connections else 0)
   console.flush()
   os._exit(status)
 

@@ -359,7 +359,8 @@ def test_every_student_can_be_matched(kind):
   problem = make_problem(kind)
   objective = LAWS["gradient_matching-neuron_cosine-all"].make()
   student = objective.init(problem, jax.random.key(1), jnp.float32(0.0))
-  real, batch = real_of(problem, objective), make_synthetic()
+  real = contract.Real(make_real(objective.num_batches))
+  batch = make_synthetic()
 
   def loss(inputs):
     syn = synthetic.SyntheticSet(batch.replace(inputs=inputs))
