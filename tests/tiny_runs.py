@@ -43,7 +43,9 @@ def run(source: str) -> tuple[int, float]:
       print("gmdistill", *arguments, flush=True)
       status = status or command_line.main(["gmdistill", *arguments])
   jax.clear_caches()  # a process has room for so many programs
-  return status, time.monotonic() - start
+  seconds = time.monotonic() - start
+  print(f"{source}: {seconds:.1f} s, status {status}", flush=True)
+  return status, seconds
 
 
 def is_of_one_run(source: str) -> bool:
