@@ -16,7 +16,7 @@ from etils import epath
 from gmdistill.data import loading, sources
 from gmdistill.reports import tables
 from gmdistill.runs import deduplicating, distill, selecting
-from gmdistill.runs.commands import teaching, using
+from gmdistill.runs.commands import auditing, teaching, using
 from gmdistill.runs.config import checks, pipelines
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.system import console, folders, json_files, logs, units
@@ -117,6 +117,12 @@ def _train(plan, state, folder, command):
   using.evaluate(flags, [], command)
 
 
+def _audit(plan, state, folder, command):
+  del plan
+  flags = _flags(config=state.recipe, set=state.set, workdir=str(folder))
+  auditing.audit(flags, [], command)
+
+
 def _flags(**given):
   return types.SimpleNamespace(json=False, **given)
 
@@ -158,6 +164,7 @@ STAGES: dict[str, Stage] = {
     _with_set,
   ),
   "train": Stage(_of_set, _train, lambda state, folder: state),
+  "audit": Stage(_of_set, _audit, lambda state, folder: state),
 }
 
 
@@ -185,7 +192,7 @@ def run(
     config: As `pipelines.pipeline` returns.
     workdir: Where the stages' folders go.
     command: How to start the same again.
-    ablate: Whether each stage but the last is left out in turn.
+    ablate: Whether each stage that makes the set is left out in turn.
 
   Raises:
     InputError: something the user can mend.
@@ -199,8 +206,11 @@ def run(
   ways = {"whole": plan.stages}
   if ablate:
     ways |= {
-      f"without {name}": tuple(x for x in plan.stages if x != name)
-      for name in plan.stages[:-1]
+      f"without {name}": tuple(
+        x for x in plan.stages if x not in (name, "audit")
+      )
+      for name in plan.stages
+      if name not in ("train", "audit")
     }
   folder.mkdir(parents=True, exist_ok=True)
   with folders.held(folder):
@@ -236,7 +246,8 @@ def _way(plan, stages, root, identity, command):
     seconds += json_files.read(mark, "remove it, and start again.")["seconds"]
     made[name] = folder.name
     state = stage.after(state, folder)
-  measured = json_files.read(folder / "evaluation.json", "remove its folder.")
+  trained = root / made["train"]
+  measured = json_files.read(trained / "evaluation.json", "remove its folder.")
   rows = {name: _rows_of(root / made[name], name) for name in made}
   return {
     "stages": made,

@@ -29,7 +29,9 @@ def made(workdir):
 def test_the_stages_are_those_of_the_registry_and_in_order():
   assert set(pipelines.STAGES) <= set(pipeline.STAGES)
   whole = pipeline._names(pipelines.STAGES)
-  assert whole == ["dedup", "select", "distill", "teach", "relabel", "train"]
+  assert whole == [
+    *("dedup", "select", "distill", "teach", "relabel", "train", "audit")
+  ]
   bare = pipeline._names(("train",))
   assert bare == ["rows", "train"]
 
@@ -60,6 +62,8 @@ def test_raw_rows_become_a_student_and_what_is_done_is_not_done_again(
   )
   card = json.loads((folders["relabel"] / "set/card.json").read_text())
   assert card["teachers"][0]["name"] == folders["teach"].name
+  audited = json.loads((folders["audit"] / "audit.json").read_text())
+  assert card["audit"] == audited
   assert 0 < way["protocols"]["scratch"]["mean"] < 1
   assert "whole" in capsys.readouterr().out
 
@@ -87,7 +91,7 @@ def test_each_stage_is_left_out_in_turn(tmp_path, capsys):
   "fields, said",
   [
     (dict(stages=("select", "dedup", "train")), "in the order"),
-    (dict(stages=("dedup",)), "must end with train"),
+    (dict(stages=("dedup",)), "must have train"),
     (dict(stages=("dedup", "cook", "train")), "cook.*none of"),
     (dict(dedup_method="near"), "dedup_method=near"),
     (dict(select_method="best"), "select_method=best"),

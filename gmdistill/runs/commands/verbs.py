@@ -41,7 +41,7 @@ VERBS = {
     "--workdir=rows/chosen",
   ),
   "pipeline": Verb(
-    "dedup, select, distill, relabel, train: a folder each, one command",
+    "dedup to audit in one command, a folder for each stage",
     "config workdir ablate",
     "gmdistill pipeline --config=pipeline/quickstart --workdir=runs/pipeline",
   ),

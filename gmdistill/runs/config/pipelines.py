@@ -14,8 +14,9 @@ from gmdistill.runs.config import recipe as recipes
 from gmdistill.runs.config import settings
 from gmdistill.selection import deduplication, methods
 
-# In their order. The last trains and measures students, and is never left out.
-STAGES = ("dedup", "select", "distill", "relabel", "train")
+# In their order. `train` trains and measures students, and is never left out;
+# `audit` changes nothing.
+STAGES = ("dedup", "select", "distill", "relabel", "train", "audit")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +84,7 @@ def read(config: Any) -> Pipeline:
     )
   if "train" not in found.stages:
     raise errors.InputError(
-      "stages must end with train, which measures what the others made."
+      "stages must have train, which measures what the others made."
     )
   errors.choice("dedup_method", found.dedup_method, deduplication.METHODS)
   errors.choice("select_method", found.select_method, methods.METHODS)
