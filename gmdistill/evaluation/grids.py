@@ -1,5 +1,6 @@
 """How a set holds under ways of training that it was not learned for."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -48,7 +49,8 @@ def descending(
   schedule = optimizers.FineTuning(num_steps, kind="sgd")
 
   def train(problem: problems.Problem, syn: Any, key: Any, rate: Any) -> Any:
-    problem = problem.replace(initial=None) if fresh else problem
+    if fresh:
+      problem = dataclasses.replace(problem, initial=None)
     return fitting.fit(
       problem,
       syn.batch,
@@ -98,7 +100,7 @@ def _is_below(rows: Mapping[str, Any]) -> bool:
   if not {"distilled", "k_centers"} <= set(rows):
     return False
   ours, theirs = rows["distilled"], rows["k_centers"]
-  error = np.hypot(*(_error(row) for row in (ours, theirs)))
+  error = np.hypot(_error(ours), _error(theirs))
   return bool(ours["mean"] < theirs["mean"] - 2 * error)
 
 

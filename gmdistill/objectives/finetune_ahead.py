@@ -142,7 +142,9 @@ def _stepper(protocol, rate, stride, batch_size):
       rate_at(middle),
       stride,
     )
-    return FineTuned(params, *moments, state.age + stride), None
+    first, second, updates = moments
+    after = FineTuned(params, first, second, updates, state.age + stride)
+    return after, None
 
   return step
 

@@ -4,6 +4,7 @@ Every outer step draws one of several objectives: another learning rate or
 optimiser, another depth or kind of student over the same table.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ def drawn(
 
   def loss(problem, syn: synthetic.SyntheticSet, student, real, key):
     taken, states = student
-    among = count
+    among: Any = count
     if opening:
       among = jnp.minimum(1 + taken * (count - 1) // opening, count)
     draw_key, own_key = jax.random.split(key)
@@ -86,7 +87,7 @@ def of_student(
         lambda path, x: x[:layers] if roles.is_stacked(path) else x,
         problem.initial,
       )
-    return problem.replace(student=student, initial=initial)
+    return dataclasses.replace(problem, student=student, initial=initial)
 
   def init(problem, key, phase):
     return objective.init(view(problem), key, phase)

@@ -115,8 +115,8 @@ def first_params(
     batch = start_rows.as_batch(setup, config, chosen)
     return jax.jit(parameterization.init)(batch)
   ids_MxL = _filled(setup.corpus.train, rows, config)
-  chosen = batches.take(setup.rows, rows)
-  real = batches.as_batch(chosen, len(setup.corpus.label_names))
+  taken = batches.take(setup.rows, rows)
+  real = batches.as_batch(taken, len(setup.corpus.label_names))
   batch = dataclasses.replace(
     jax.tree.map(jnp.asarray, real),
     inputs=setup.problem.embeddings[ids_MxL],

@@ -141,7 +141,8 @@ def pursue(
 def _pursue_one(own_nxK, count):
   target_K = own_nxK.mean(axis=0)
   lengths_n = np.linalg.norm(own_nxK, axis=1) + 1e-12
-  left_K, picked = target_K, []
+  picked: list[int] = []
+  left_K = target_K
   shares = np.zeros(0)
   for _ in range(count):
     gain_n = own_nxK @ left_K / lengths_n

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gmdistill.data import batches
+
 
 @jax.jit
 def _similarities(rows_NxD, table_VxD):
@@ -19,7 +21,7 @@ def _unit(x_NxD):
 
 
 def nearest_tokens(
-  embeddings: jax.Array, table: jax.Array, k: int = 3
+  embeddings: batches.Array, table: jax.Array, k: int = 3
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns the ids and cosines [M, L, k] of the k nearest tokens.
 

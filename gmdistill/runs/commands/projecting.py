@@ -48,8 +48,8 @@ def projections(config: recipes.Recipe, source: epath.Path) -> dict[str, Any]:
   gain = rows["soft"]["mean"] - random
   for row in rows.values():
     row["gain_left"] = (row["mean"] - random) / gain if gain > 0 else None
-  found = {"protocol": name, "random": random, "rows": rows}
-  return {**found, "table": _table(found)}
+  told = {"protocol": name, "random": random, "rows": rows}
+  return {**told, "table": _table(told)}
 
 
 def _made(config, setup, syn) -> dict[str, synthetic.SyntheticSet]:
