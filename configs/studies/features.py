@@ -6,7 +6,10 @@ gmdistill sweep --config=features --workdir=runs/features --config.only='bank-*'
 
 The embedded corpus, 150 outer steps a run; two CPU cores: about two minutes a run.
 `set-` runs change how the set is stored, learned or fed; `bank-` runs read the
-expert bank. Numbers: not measured.
+expert bank. Distilled, reported rows, 20 students (JAX 0.12; K-centers 61.9, full
+85.5): base 78.6 ± 2.4 %, bfloat16 78.6 (83 kB instead of 165), int8 78.6 (44 kB),
+low_rank 77.4 (23 kB), near_tokens 77.6, slow_labels 76.4, representatives 75.9,
+distributions 72.5, together 53.9, last_steps 46.8. Those of a bank: not measured.
 `:tiny` runs one that has most of them at once, and those of other objectives, in
 seconds each; without `--config.each.bank.dir` give `--config.only='set-*'`.
 """
