@@ -6,48 +6,15 @@ One learned example a class, each taken in all three normalised steps by a fresh
 adapter. `:tiny` runs on a made-up decoder, in seconds.
 """
 
-from gmdistill.runs.config import settings
+from gmdistill.runs.config import settings, shipped
 
 
 def get_config():
-  config = settings.defaults()
-  config.task.kind = "label_words"
+  config = shipped.config_for("sst2_words")
   config.task.template = "{title}\n{description}\nTopic:"
   config.task.words = (" world", " sports", " business", " science")
-  config.data.name = "ag_news_subset"
-  config.data.max_length = 96
-  config.student.pretrained = "HuggingFaceTB/SmolLM2-135M-Instruct"
-  config.student.num_layers = 0
-  config.student.adapter = "lora"
-  config.student.rank = 8
-  config.student.compute = "bfloat16"
-  config.student.remat = "layers"
-  config.data_per_class = 1
-  config.sequence_length = 32
-  config.replay_steps = 3
-  config.normalised_steps = True
-  config.initial_step_size = 1.0
-  config.objective = "look_ahead"
-  config.look_ahead.centred = True
-  config.outer.update(learning_rate=1e-2, step_size_scale=5.0, ema=0.9)
-  config.num_steps = 120
+  config.data.update(name="ag_news_subset", max_length=96)
   config.rows_per_class = 4
-  config.steps_per_dispatch = 5
-  config.eval_every = 20
-  config.checkpoint_every = 20
-  config.selection.update(num_students=1, rows=200)
-  config.protocols = ("replay",)
-  config.metrics = ("nats",)
-  config.replay.update(rates=(0.3, 1.0, 2.0), num_students=3)
-  config.full.update(
-    num_steps=80,
-    batch_size=16,
-    weight_decay=0.0,
-    warmup=0.1,
-    rates=(2e-4, 5e-4),
-    num_students=1,
-  )
-  config.gradient_cosine.num_students = 0
   return config
 
 
