@@ -18,7 +18,7 @@ from gmdistill.data import batches
 from gmdistill.sets import spaces, synthetic
 from gmdistill.students import generation, next_token
 from gmdistill.system import cache, waits
-from gmdistill.teachers import language_teachers
+from gmdistill.teachers import language_teachers, trained
 
 ROWS, LENGTHS = 16, 16  # of a batch; its length is a multiple
 
@@ -146,7 +146,7 @@ def label(
         "cannot read what was learned in the student's; use an adapter of the "
         "student's base, or a model whose table is the same."
       )
-    _require_length(teacher, syn.batch.mask.shape[1], "the set's length")
+    trained.require_length(teacher, syn.batch.mask.shape[1], "the set's length")
     answer = said_of(teacher, syn.batch, asks)
     _require_finite(teacher, np.asarray(answer[1]))
     ids.append(answer[0])
@@ -194,7 +194,7 @@ def of_rows(
     InputError: rows too long for the teacher, or what it says is not finite.
   """
   total, full = rows.token_ids.shape
-  _require_length(teacher, full, "config.data.max_length")
+  trained.require_length(teacher, full, "config.data.max_length")
   ids = np.zeros((total, full, asks.top), np.int32)
   said = np.zeros((total, full, asks.top + asks.others), np.float32)
   lengths = rows.mask.sum(axis=1)
@@ -214,15 +214,6 @@ def of_rows(
       whole[chosen, :cut] = read[: len(chosen)]
   _require_finite(teacher, said)
   return ids, said
-
-
-def _require_length(teacher, length, field):
-  positions = teacher.problem.student.max_positions
-  if length > positions:
-    raise errors.InputError(
-      f"{field}={length}, but the teacher {teacher.name} has {positions} "
-      "positions; use at most that."
-    )
 
 
 def _require_finite(teacher, said):

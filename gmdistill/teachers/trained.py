@@ -222,8 +222,8 @@ def require_reads(
   require_length(teacher, longest, "config.data.max_length and its slots")
 
 
-def require_length(teacher: Teacher, length: int, field: str) -> None:
-  """Checks that a teacher has positions for so many tokens.
+def require_length(teacher: Any, length: int, field: str) -> None:
+  """Checks that a teacher, of classes or of tokens, has positions for a row.
 
   Raises:
     InputError: it has fewer.
