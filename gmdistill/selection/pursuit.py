@@ -1,54 +1,20 @@
 """Rows whose gradients, weighted, make up their class's mean gradient."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from scipy import optimize
 
 from gmdistill import trees
 from gmdistill.data import batches, samplers
+from gmdistill.selection import row_gradients
 from gmdistill.students import problems
 from gmdistill.training import fitting
 
 _LEAST_WEIGHT = 0.05  # of a chosen row, before the mean is made 1
 _AT_ONCE = 8  # rows whose gradients are held at once
-
-
-class Sketch(NamedTuple):
-  """A count sketch of the tensors of a gradient (Charikar et al. 2002).
-
-  Each number goes, with a sign, into one of `size` sums. Inner products are
-  kept in the mean, with a variance of at most 2 |x|^2 |y|^2 / size.
-  """
-
-  places: list[jax.Array]  # of every number of each tensor
-  signs: list[jax.Array]
-  size: int
-
-  def of(self, tensors: Sequence[jax.Array]) -> jax.Array:
-    """Returns the sketch [size] of tensors."""
-    total = jnp.zeros(self.size)
-    for x, place, sign in zip(tensors, self.places, self.signs, strict=True):
-      total = total.at[place].add(sign * x.reshape(-1))
-    return total
-
-
-def count_sketch(
-  shapes: Sequence[tuple[int, ...]], size: int, seed: int
-) -> Sketch:
-  """Returns a sketch, drawn by `seed`, of tensors of these shapes."""
-  places, signs = [], []
-  for i, shape in enumerate(shapes):
-    key = jax.random.fold_in(jax.random.key(seed), i)
-    place_key, sign_key = jax.random.split(key)
-    count = int(np.prod(shape))
-    places.append(jax.random.randint(place_key, (count,), 0, size))
-    signs.append(jax.random.rademacher(sign_key, (count,), jnp.float32))
-  return Sketch(places, signs, size)
 
 
 def states(
@@ -92,26 +58,13 @@ def sketches(
 ) -> np.ndarray:
   """Returns each row's gradients [N, S * size], sketched, at S students."""
 
-  def tensors(params):
-    return [x.array for x in problem.roles.select(params, matched)]
+  def of_row(problem, params, row):
+    grads = row_gradients.gradient(problem, params, row, matched)
+    return row_gradients.sketch(grads, size, seed)
 
-  shapes = [x.shape for x in jax.eval_shape(tensors, along[0])]
-  sketch = count_sketch(shapes, size, seed)
-
-  @jax.jit
-  def at(problem, params, batch, places, signs):
-    def one(row):
-      single = jax.tree.map(lambda x: x[None], row)
-      grads = jax.grad(problem.loss)(params, single)
-      selected = [x.array for x in problem.roles.select(grads, matched)]
-      return Sketch(places, signs, size).of(selected)
-
-    return jax.lax.map(one, batch, batch_size=_AT_ONCE)
-
-  whole = jax.tree.map(jnp.asarray, batch)
   return np.concatenate(
     [
-      np.asarray(at(problem, params, whole, sketch.places, sketch.signs))
+      row_gradients.each(problem, params, batch, of_row, _AT_ONCE)
       for params in along
     ],
     axis=1,
