@@ -85,6 +85,12 @@ def test_a_wheel_has_every_room_and_every_config():
   assert set(listed["setuptools"]["packages"]) == here
 
 
+def test_no_two_files_of_tests_share_a_name():
+  # pytest collects files of folders without __init__ by name alone.
+  names = [p.name for p in (PACKAGE.parent / "tests").rglob("*.py")]
+  assert sorted(names) == sorted(set(names))
+
+
 def test_every_room_is_in_the_order_and_has_a_duty():
   rooms = {p.name for p in PACKAGE.iterdir() if (p / "__init__.py").is_file()}
   assert rooms == set(ORDER) == set(REACH)
