@@ -1,4 +1,5 @@
-"""Greedy generation says what whole passes, again and again, would say."""
+"""Generation says what whole passes, again and again, would say; what is drawn
+is as likely as its probabilities say."""
 
 import functools
 
@@ -178,3 +179,51 @@ def test_what_cannot_be_answered_is_refused(tmp_path):
     problem, problem.initial, [], stops=[], num_tokens=NEW
   )
   assert none == []
+
+
+def sampling(rows=3, seed=0, temperature=1.0, top_p=1.0, known=10**6):
+  keys = jax.random.split(jax.random.key(seed), rows)
+  return generation.Sampling(keys, temperature, top_p, known)
+
+
+def test_tokens_are_drawn_as_often_as_their_probabilities_say():
+  logits = jnp.log(jnp.array([0.05, 0.4, 0.25, 0.3, 0.0]) + 1e-9)
+  rows = 4000
+  whole = jnp.broadcast_to(logits, (rows, 5))
+  for temperature, top_p, known, expected in (
+    (1.0, 1.0, 5, [0.05, 0.4, 0.25, 0.3, 0]),
+    (0.5, 1.0, 5, np.square([0.05, 0.4, 0.25, 0.3, 0]) / 0.315),
+    (1.0, 0.6, 5, [0, 4 / 7, 0, 3 / 7, 0]),  # 0.4 alone is not enough
+    (1.0, 0.3, 5, [0, 1, 0, 0, 0]),
+    (1.0, 1.0, 2, [1 / 9, 8 / 9, 0, 0, 0]),
+  ):
+    how = sampling(rows, 1, temperature, top_p, known)
+    counts = np.bincount(generation.draw(how, whole, 3), minlength=5)
+    expected = np.array(expected)
+    bound = 4 * np.sqrt(expected * (1 - expected) / rows) + 1e-6
+    assert (np.abs(counts / rows - expected) <= bound).all()
+
+
+def test_a_rows_draws_depend_on_its_key_alone_and_repeat(tmp_path):
+  folder = tiny_lms.write_directory(tmp_path, "llama")
+  problem = problem_of(decoder_weights.load(folder))
+  of = functools.partial(generation.sampled, num_tokens=NEW)
+  none = np.array([-1])
+
+  def drawn(how, prompts):
+    return said(of(problem, problem.initial, prompts, none, how))
+
+  whole = drawn(sampling(), padded("left"))
+  assert whole == drawn(sampling(), padded("left"))
+  assert whole != drawn(sampling(seed=1), padded("left"))
+  # The rows in another order, with their keys.
+  order = np.array([2, 0, 1])
+  prompts = jax.tree.map(lambda x: x[order], padded("left"))
+  how = sampling()
+  other = drawn(how._replace(keys=how.keys[order]), prompts)
+  assert other == [whole[row] for row in order]
+  # The smallest nucleus is the likeliest token.
+  greedy = generation.greedy(
+    problem, problem.initial, padded("left"), none, num_tokens=NEW
+  )
+  assert drawn(sampling(top_p=1e-6), padded("left")) == said(greedy)
