@@ -59,6 +59,9 @@ class Batch:
   # on it; None: outside of training.
   progress: Array | None = None
   tokens: Tokens | None = None  # targets token by token; None: none
+  # [B], what each row counts in what is lost beside its labels, which are
+  # multiplied by it; their mean over a set is 1. None: all the same
+  weights: Array | None = None
 
   def __len__(self) -> int:
     """Returns the number of rows."""
@@ -231,6 +234,34 @@ def counted(batch: Batch) -> Array:
     return batch.labels.sum(axis=-1) > 0
   assert batch.tokens is not None and batch.tokens.weights is not None
   return batch.tokens.weights.sum(axis=-1) > 0
+
+
+def row_mean(values: jax.Array, batch: Batch) -> jax.Array:
+  """Returns the mean of values [B, ...], each row times its weight."""
+  if batch.weights is None:
+    return values.mean()
+  weights = batch.weights.reshape(-1, *[1] * (values.ndim - 1))
+  return (weights * values).mean()
+
+
+def unweighed(batch: Batch) -> Batch:
+  """Returns the batch with labels that are no longer multiplied by weights.
+
+  A row that counts nothing keeps labels of zeros.
+  """
+  if batch.weights is None:
+    return batch
+  weights_Bx1 = batch.weights[:, None]
+  safe_Bx1 = weights_Bx1 + (weights_Bx1 == 0)
+  return dataclasses.replace(batch, labels=batch.class_labels / safe_Bx1)
+
+
+def weighed(batch: Batch) -> Batch:
+  """Undoes `unweighed`."""
+  if batch.weights is None:
+    return batch
+  labels_BxC = batch.class_labels * batch.weights[:, None]
+  return dataclasses.replace(batch, labels=labels_BxC)
 
 
 def without_count(batch: Batch, rows: np.ndarray) -> Batch:

@@ -276,6 +276,9 @@ def _truth_and_teacher(batch):
   # Unrestricted labels may be negative: no distribution, and no bound below.
   said_MxC = jnp.maximum(labels_MxC, 0.0)
   said_MxC /= jnp.maximum(said_MxC.sum(axis=-1, keepdims=True), 1e-9)
+  if batch.weights is not None:
+    classes_MxC *= batch.weights[:, None]
+    said_MxC *= batch.weights[:, None]
   return batches.Batch(batch.inputs, batch.mask, classes_MxC), said_MxC
 
 

@@ -69,9 +69,11 @@ def as_stored(
 
 
 def num_bytes(syn: synthetic.SyntheticSet, precision: str = "float32") -> int:
-  """Returns the bytes of what a student needs: all arrays but the mask."""
+  """Returns the bytes of what a student needs: all arrays but the mask, and
+  the weights that the labels are multiplied by."""
   arrays = _tensors(syn, precision)
-  return sum(x.nbytes for name, x in arrays.items() if name != "mask")
+  left_out = ("mask", "weights")
+  return sum(x.nbytes for name, x in arrays.items() if name not in left_out)
 
 
 def save(
@@ -163,6 +165,7 @@ _AXES = {
   "embeddings": ("fVi", "ML*"),
   "mask": ("b", "ML"),
   "labels": ("f", "MC"),
+  "weights": ("f", "M"),
   "target_weights": ("f", "ML"),
   "embeddings_scale": ("f", "ML"),
   "basis": ("f", "RD"),

@@ -234,7 +234,7 @@ def as_batch(
     slots: For rationales; see `formats.with_slots`.
 
   Returns:
-    Token ids [M, L], mask and `targets` [M, C] (numpy arrays).
+    Token ids [M, L], mask, `targets` [M, C], weights [M] (numpy arrays).
   """
   classes_M = text_set.labels.argmax(axis=1).astype(np.int32)
   texts: Any = list(text_set.texts)  # all single, or all pairs
@@ -243,7 +243,9 @@ def as_batch(
   if slots:
     mask_id = tokenizer.special_id("mask")
     read_rows = formats.with_slots(read_rows, slots, mask_id)
-  return batches.Batch(read_rows.token_ids, read_rows.mask, text_set.targets)
+  ids_MxL, mask_MxL = read_rows.token_ids, read_rows.mask
+  weights_M = text_set.weights
+  return batches.Batch(ids_MxL, mask_MxL, text_set.targets, weights=weights_M)
 
 
 def lines(

@@ -108,7 +108,7 @@ def with_row_weights(
     raw_M = params["row_weights"]
     weights_M = len(raw_M) * jax.nn.softmax(raw_M)
     labels = decoded.batch.class_labels * weights_M[:, None]
-    batch = dataclasses.replace(decoded.batch, labels=labels)
+    batch = dataclasses.replace(decoded.batch, labels=labels, weights=weights_M)
     return dataclasses.replace(decoded, batch=batch)
 
   def encode(syn: synthetic.SyntheticSet) -> trees.PyTree:

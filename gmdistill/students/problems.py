@@ -167,16 +167,18 @@ class Problem:
       shift = 0.01 * jnp.square(mean_1xC - mean_1xC.mean()).sum()
     value = task.loss(outputs.logits, batch, self.embeddings).mean()
     if batch.attention is not None:
-      value += _attention_gap(batch.attention, outputs.attention)
+      gaps = _attention_gaps(batch.attention, outputs.attention)
+      value += batches.row_mean(gaps, batch)
     if self.criterion is not None:
       told = outputs
       if outputs.unembedding is None:
         told = outputs._replace(unembedding=self.embeddings)
       value = self.criterion.loss(value, params, told, batch)
     if batch.tokens is not None and outputs.queries is not None:
-      beside = tasks.token_loss(
+      lost_B = tasks.token_loss(
         outputs.queries, batch.tokens, self.embeddings, task.token_logits
-      ).mean()
+      )
+      beside = batches.row_mean(lost_B, batch)
       value = task.label_share * value + (1 - task.label_share) * beside
     return value + shift, whole.logits
 
@@ -238,13 +240,11 @@ def unembedding(problem: Problem) -> jax.Array:
   return problem.embeddings
 
 
-def _attention_gap(labels: batches.Array, attention: Any) -> jax.Array:
-  """Returns KL(labels || attention), the mean over rows, layers and heads.
+def _attention_gaps(labels: batches.Array, attention: Any) -> jax.Array:
+  """Returns KL(labels || attention) of rows, layers and heads [B, N, H].
 
-  Weight 1 in the loss, as in Maekawa et al. 2023.
+  Their mean has weight 1 in the loss, as in Maekawa et al. 2023.
   """
   # Masked positions have weight and label 0: no log of zero, no gradient.
   logs = jnp.log(jnp.maximum(attention, 1e-9))
-  return (
-    (jax.scipy.special.xlogy(labels, labels) - labels * logs).sum(-1).mean()
-  )
+  return (jax.scipy.special.xlogy(labels, labels) - labels * logs).sum(-1)

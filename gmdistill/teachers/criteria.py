@@ -128,7 +128,7 @@ def to_teachers(
     share, tau = weight(t), temperature(t)
     gate_loss = 0.0
     if batch.tokens is not None and batch.tokens.teacher_ids is not None:
-      lost = _to_tokens(how, outputs, batch.tokens, t, tau)
+      lost = _to_tokens(how, outputs, batch, tau)
     elif _teachers(batch).logits is not None:
       lost, gate_loss = _to_classes(how, params, outputs, batch, tau)
     else:
@@ -153,31 +153,34 @@ def _to_classes(how, params, outputs, batch, tau):
   that weighs them."""
   t = _progress(batch)
   said_KxBxC = jnp.moveaxis(jnp.asarray(_teachers(batch).logits), 1, 0)
-  labels_B, counted_B = batch.labels.argmax(-1), jnp.ones(len(batch))
+  labels_B = batch.labels.argmax(-1)
   gate_loss = 0.0
   if how.weights == "gate":
     own_KxB, gate_loss = _gate(params["gate"], outputs, said_KxBxC, batch)
   else:
     own_KxB = ensembles.weights(how.weights, said_KxBxC, batch.labels)
   student_BxC, said_KxBxC = outputs.logits / tau, said_KxBxC / tau
-  if how.join == "losses":
-    lost = ensembles.mean_of_losses(
-      lambda s, p, mask, labels: how.divergence(s, p, Row(mask, labels, t)),
-      student_BxC,
-      said_KxBxC,
-      counted_B,
-      own_KxB,
-      labels_B,
-    )
-  else:
+
+  def mean(counted_B):
+    if how.join == "losses":
+      return ensembles.mean_of_losses(
+        lambda s, p, mask, labels: how.divergence(s, p, Row(mask, labels, t)),
+        student_BxC,
+        said_KxBxC,
+        counted_B,
+        own_KxB,
+        labels_B,
+      )
     joined_BxC = ensembles.JOINS[how.join](said_KxBxC, own_KxB)
     row = Row(counted_B, labels_B, t)
-    lost = how.divergence(student_BxC, joined_BxC, row)
-  return lost, gate_loss
+    return how.divergence(student_BxC, joined_BxC, row)
+
+  return divergences.over_rows(mean, len(batch), batch.weights), gate_loss
 
 
-def _to_tokens(how, outputs, tokens, t, tau):
+def _to_tokens(how, outputs, batch, tau):
   """Returns what is lost to what the teachers say of tokens."""
+  tokens, t = batch.tokens, _progress(batch)
   if how.weights not in ensembles.WEIGHTS:
     raise ValueError(
       f"weights={how.weights} looks at classes, and these rows have tokens; "
@@ -188,13 +191,14 @@ def _to_tokens(how, outputs, tokens, t, tau):
       f"join={how.join} is of teachers that tell the same outcomes, and each "
       "tells its own likeliest tokens; use join=losses."
     )
-  return token_criteria.lost(
+  lost_B = token_criteria.lost(
     outputs,
     tokens,
     lambda s, p, mask, labels: how.divergence(s, p, Row(mask, labels, t)),
     temperature=tau,
     weights=how.weights,
   )
+  return batches.row_mean(lost_B, batch)
 
 
 def _gate(gate, outputs, said_KxBxC, batch):
@@ -238,14 +242,18 @@ def to_features(kind: str, *, weight: float) -> tasks.Criterion:
     theirs = np.array(
       divergences.layer_map(ours_BxNxF.shape[1], features_BxMxF.shape[1])
     )
-    counted_B = jnp.ones(len(ours_BxNxF))
-    gaps_N = jax.vmap(gap, in_axes=(1, 1, None, 0))(
-      ours_BxNxF,
-      jnp.asarray(features_BxMxF)[:, theirs],
-      counted_B,
-      params["projections"],
-    )
-    return lost_before + weight * gaps_N.mean()
+
+    def mean(counted_B):
+      gaps_N = jax.vmap(gap, in_axes=(1, 1, None, 0))(
+        ours_BxNxF,
+        jnp.asarray(features_BxMxF)[:, theirs],
+        counted_B,
+        params["projections"],
+      )
+      return gaps_N.mean()
+
+    gaps = divergences.over_rows(mean, len(batch), batch.weights)
+    return lost_before + weight * gaps
 
   return tasks.Criterion(init, value)
 
@@ -259,7 +267,6 @@ def to_deepest(*, weight: float) -> tasks.Criterion:
   """
 
   def value(lost_before, params, outputs, batch):
-    del batch
     readout = roles.readout(params)
     layers_BxNxF = _layers(outputs)
     if layers_BxNxF.shape[1] == 1:
@@ -270,10 +277,15 @@ def to_deepest(*, weight: float) -> tasks.Criterion:
     logits_NxBxC = logits_NxBxC + bias[None, None]
     # Of the last layer too: a loss may have centred the outputs' own logits.
     deepest_BxC = logits_NxBxC[-1]
-    gaps_N = jax.vmap(divergences.forward_kl, in_axes=(0, None, None))(
-      logits_NxBxC[:-1], deepest_BxC, jnp.ones(len(layers_BxNxF))
-    )
-    return lost_before + weight * gaps_N.mean()
+
+    def mean(counted_B):
+      gaps_N = jax.vmap(divergences.forward_kl, in_axes=(0, None, None))(
+        logits_NxBxC[:-1], deepest_BxC, counted_B
+      )
+      return gaps_N.mean()
+
+    gaps = divergences.over_rows(mean, len(batch), batch.weights)
+    return lost_before + weight * gaps
 
   return tasks.Criterion(_no_params, value)
 

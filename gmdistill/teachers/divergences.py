@@ -310,5 +310,16 @@ def masked_mean(value_N: jax.Array, mask_N: Array) -> jax.Array:
   return (value_N * weight_N).sum() / jnp.maximum(weight_N.sum(), 1.0)
 
 
+def over_rows(
+  mean: Callable[[Array], jax.Array], count: int, weights_N: Array | None
+) -> jax.Array:
+  """Returns `mean(mask)` of N rows, each times its weight, as the
+  cross-entropy counts them: a row of weight 2 is two rows."""
+  if weights_N is None:
+    return mean(jnp.ones(count))
+  # A `masked_mean` divides by what its mask sums to, or by 1.
+  return mean(weights_N) * jnp.maximum(weights_N.sum(), 1.0) / count
+
+
 def _projected(features, projection):
   return wide(features) @ projection["kernel"]

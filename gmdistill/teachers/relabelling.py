@@ -19,7 +19,9 @@ from gmdistill.teachers import ensembles, trained
 class Rows(NamedTuple):
   """Examples that a student and teachers can read, and their own labels."""
 
-  syn: synthetic.SyntheticSet  # embeddings, as the student reads them
+  # Embeddings, as the student reads them. What teachers say is mixed with
+  # labels, and only then counts so much: they are not times the weights yet.
+  syn: synthetic.SyntheticSet
   read: Callable[[trained.Teacher], batches.Batch]  # as a teacher does
   texts: text_sets.TextSet | None = None  # where people can read them too
 
@@ -40,7 +42,8 @@ def of_set(setup: spaces.Setup, syn: synthetic.SyntheticSet) -> Rows:
     trained.require_length(teacher, length, "the set's sequence_length")
     return syn.batch
 
-  return Rows(syn, read)
+  plain = batches.unweighed(syn.batch)
+  return Rows(dataclasses.replace(syn, batch=plain), read)
 
 
 def _size(problem):
@@ -90,17 +93,18 @@ def of_texts(
     return batch_of(tokenizer, teacher.slots)
 
   batch = _embedded(setup, batch_of(setup.corpus.tokenizer, options.slots))
-  # What teachers say is mixed with labels, and only then counts so much.
   batch = dataclasses.replace(batch, labels=jnp.asarray(text_set.labels))
   return Rows(synthetic.SyntheticSet(batch), read, text_set)
 
 
 def _embedded(setup, batch):
   """Returns a batch of ids as one of embeddings."""
+  weights = batch.weights
   return batches.Batch(
     setup.problem.embed(batch),
     jnp.asarray(batch.mask),
     jnp.asarray(batch.labels),
+    weights=None if weights is None else jnp.asarray(weights),
   )
 
 
@@ -121,8 +125,8 @@ def label(
       one.
 
   Returns:
-    The set, with mixed `labels` and the teachers' logits [M, K, C], and where
-    asked their features [M, layers, F].
+    The set, with mixed `labels` that are not times the weights yet, and the
+    teachers' logits [M, K, C], and where asked their features [M, layers, F].
 
   Raises:
     InputError: a teacher that cannot read the rows; features of several.

@@ -29,7 +29,7 @@ def lost(
   temperature: Any,
   weights: str,
 ) -> jax.Array:
-  """Returns the mean over rows of what each loses a token, by their weights.
+  """Returns what each row [B] loses a token, by the tokens' weights.
 
   Args:
     outputs: Hidden states and the unembedding of a student.
@@ -69,7 +69,7 @@ def lost(
   )
   total_B = weights_BxR.sum(axis=1)
   safe_B = jnp.where(total_B > 0, total_B, 1.0)
-  return (lost_BxK.sum(axis=1) / safe_B).mean()
+  return lost_BxK.sum(axis=1) / safe_B
 
 
 def _labels(targets, ids_BxRxKxk):

@@ -22,6 +22,7 @@ SHAPES = {  # of a row; of `tokens`, two places
   "inputs": (LENGTH, WIDTH),
   "mask": (LENGTH,),
   "labels": (CLASSES,),
+  "weights": (),
   "attention": (2, 2, LENGTH),
   "teachers/logits": (3, CLASSES),
   "teachers/features": (2, WIDTH),

@@ -5,7 +5,6 @@ import shlex
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from gmdistill import errors
@@ -84,10 +83,8 @@ def relabel(flags: Any, rest: list[str], command: str) -> None:
   folder.mkdir(parents=True, exist_ok=True)
   if text_set is not None:
     text_set = text_set._replace(labels=np.asarray(labelled.batch.labels))
-    batch = dataclasses.replace(
-      labelled.batch, labels=jnp.asarray(text_set.targets)
-    )
-    labelled = dataclasses.replace(labelled, batch=batch)
+  batch = batches.weighed(labelled.batch)
+  labelled = dataclasses.replace(labelled, batch=batch)
   outputs.write_set(folder, labelled, card, setup, config)
   if text_set is not None:
     outputs.write_texts(folder, text_set, setup, config)
