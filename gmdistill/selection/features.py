@@ -6,6 +6,7 @@ import numpy as np
 from gmdistill import trees
 from gmdistill.data import batches
 from gmdistill.students import problems
+from gmdistill.system import devices
 
 
 def features(
@@ -23,7 +24,8 @@ def features(
     # The last chunk is padded to the one compiled shape.
     ids = np.pad(ids, ((0, missing), (0, 0)))
     mask = np.pad(mask, ((0, missing), (0, 0)))
-    chunk_features = np.asarray(_chunk(problem, params, ids, mask))
+    # A base that processes hold together leaves its features on all of them.
+    chunk_features = devices.host(_chunk(problem, params, ids, mask))
     parts.append(chunk_features[: rows - missing])
   return np.concatenate(parts)
 
@@ -60,7 +62,7 @@ def mean_vectors(
   problem: problems.Problem, examples: batches.Examples, rows: int = 4096
 ) -> np.ndarray:
   """Returns the mean of the table's vectors of each row's tokens, [N, D]."""
-  table_VxD = np.asarray(problem.embeddings)
+  table_VxD = devices.host(problem.embeddings)
   parts = []
   for start in range(0, len(examples.labels), rows):
     mask = examples.mask[start : start + rows]

@@ -21,7 +21,7 @@ REACH = {
   "data": "system",
   "students": "system data",
   "training": "students data",
-  "selection": "training students data",
+  "selection": "training students data system",
   "sets": "training students data system",
   "teachers": "sets training students data system",
   "objectives": "sets selection training students data system",

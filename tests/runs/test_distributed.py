@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 import safetensors.numpy
+import tiny_language
 
 HERE = pathlib.Path(__file__).parents[1]
 FIELDS = [
@@ -33,7 +34,12 @@ FIELDS = [
 ]
 
 
-def start(workdir, *extra, devices=2, code=None):
+def in_flags(fields):
+  return [f"--config.{field}" for field in fields]
+
+
+def start(workdir, *extra, devices=2, code=None, run=None):
+  run = run or [f"--config={HERE}/tiny_config.py", *in_flags(FIELDS)]
   flags = [
     *(x for x in os.environ["XLA_FLAGS"].split() if "device_count" not in x),
     f"--xla_force_host_platform_device_count={devices}",
@@ -42,8 +48,7 @@ def start(workdir, *extra, devices=2, code=None):
     [
       *(sys.executable, *(("-c", code) if code else ("-m", "gmdistill"))),
       "distill",
-      *(f"--config={HERE}/tiny_config.py", f"--workdir={workdir}"),
-      *(f"--config.{field}" for field in FIELDS),
+      *(*run, f"--workdir={workdir}"),
       *extra,
     ],
     env={**os.environ, "XLA_FLAGS": " ".join(flags)},
@@ -53,13 +58,17 @@ def start(workdir, *extra, devices=2, code=None):
   )
 
 
-def pair(workdir, *extra, second=(), codes=(None, None), second_in=None):
+def pair(
+  workdir, *extra, second=(), codes=(None, None), second_in=None, **options
+):
   with socket.create_server(("", 0)) as free:
     port = free.getsockname()[1]
   own = ["--distributed", f"--coordinator=localhost:{port}", *extra]
   return [
     start(
-      place, *own, "--num_processes=2", f"--process_id={i}", *others, code=c
+      *(place, *own, "--num_processes=2", f"--process_id={i}", *others),
+      code=c,
+      **options,
     )
     for i, (others, place, c) in enumerate(
       [((), workdir, codes[0]), (second, second_in or workdir, codes[1])]
@@ -110,6 +119,31 @@ def test_two_processes_give_the_set_of_one(whole, tmp_path):
   for name, tensor in ours.items():
     np.testing.assert_allclose(tensor, theirs[name], atol=1e-5, err_msg=name)
   assert (whole / "report.html").is_file()
+
+
+def test_two_processes_hold_a_base_together_and_give_the_set_of_one(tmp_path):
+  rows = tiny_language.write_rows(tmp_path / "rows")
+  fields = [
+    f"data.name={rows}",
+    "initialise=k_centers",  # whose features are of both processes' parts
+    "student.remat=layers",
+    "outer.learning_rate=1e-3",
+    "num_students=2",
+    "num_steps=4",
+    "rows_per_class=4",
+  ]
+  run = ["--config=shakespeare:tiny", *in_flags(fields)]
+  alone = start(tmp_path / "one", devices=1, code=THE_SET_ALONE, run=run)
+  codes, said = ended([alone])
+  assert codes == [0], said
+  run.append("--config.mesh.base=sharded")
+  options = dict(devices=1, codes=[THE_SET_ALONE] * 2, run=run)
+  codes, said = ended(pair(tmp_path / "both", **options))
+  assert codes == [0, 0], said
+  assert "base: a part of every tensor on each of 2 devices" in said[0]
+  both, one = the_set(tmp_path / "both"), the_set(tmp_path / "one")
+  for name, tensor in one.items():
+    np.testing.assert_allclose(both[name], tensor, atol=1e-5, err_msg=name)
 
 
 # What is asked here is the set; measuring it takes the longest.
