@@ -137,6 +137,8 @@ def series(run: Run, key: str) -> tuple[np.ndarray, np.ndarray]:
 
 def size(run: Run) -> str:
   """How many examples a set has, in words."""
+  if "num_texts" in run.summary:
+    return f"{run.summary['num_texts']} texts"
   if "num_sequences" in run.summary:
     return f"{run.summary['num_sequences']} sequences"
   return f"{run.summary.get('data_per_class')} examples a class"

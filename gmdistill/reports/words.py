@@ -159,6 +159,8 @@ def definitions(rows: Sequence[tables.Row]) -> dict[str, str]:
 def use(run: finished.Run) -> dict[str, Any]:
   """Returns commands and code that use a run's set, and what to mind."""
   folder = str(run.workdir)
+  if "num_texts" in run.summary:
+    return _use_of_texts(folder)
   said = "targets" if "targets" in run.tensors else "labels"
   mind = ""
   if "learning_rates" in run.tensors:
@@ -183,6 +185,18 @@ def use(run: finished.Run) -> dict[str, Any]:
       ]
     ),
     "mind": mind,
+  }
+
+
+def _use_of_texts(file: str) -> dict[str, Any]:
+  """Returns the same of a file of texts, which any student reads."""
+  return {
+    "commands": [
+      f"gmdistill {verb} --set={file} --config=NAME --protocol=finetune{rest}"
+      for verb, rest in (("train", " --workdir=student"), ("evaluate", ""))
+    ],
+    "python": f'pandas.read_json("{file}", lines=True)',
+    "mind": "",
   }
 
 

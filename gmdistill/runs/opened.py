@@ -15,7 +15,7 @@ from gmdistill.data import batches, formats, tokenizing
 from gmdistill.reports import opened as opened_runs
 from gmdistill.runs.commands import shared
 from gmdistill.runs.config import assembly, recipe
-from gmdistill.sets import hub, set_files, spaces, synthetic
+from gmdistill.sets import hub, set_files, spaces, synthetic, text_sets
 from gmdistill.students import problems
 from gmdistill.system import units
 from gmdistill.teachers import trained
@@ -123,6 +123,70 @@ class DistilledSet:
   @property
   def _pooling(self) -> str:
     return self.card.get("pooling", "unknown")
+
+
+class TextSet(DistilledSet):
+  """A set of texts on disk, and the student that reads them.
+
+  `examples` are token ids, as the config's student reads the texts.
+  """
+
+  def __init__(self, path: epath.Path, config: Any = None):
+    """Reads the card beside a file; its texts come when they are asked for.
+
+    Args:
+      path: A file of JSON lines.
+      config: Which student reads the texts, and on which data it is measured;
+        None: that of the run that made them.
+    """
+    if not path.is_file():
+      raise errors.InputError(f"there is no file {path}.")
+    self.folder, self._config = path, config
+    self.card = text_sets.read_card(path)
+
+  @functools.cached_property
+  def config(self) -> recipe.Recipe:
+    """The recipe of who reads the texts."""
+    flags = types.SimpleNamespace(set=str(self.folder), config=self._config)
+    return shared.config_and_set(flags)[0]
+
+  @property
+  def label_names(self) -> tuple[str, ...]:
+    """The classes, in the order of the labels."""
+    return tuple(self.card.get("label_names") or self.setup.corpus.label_names)
+
+  @functools.cached_property
+  def texts(self) -> text_sets.TextSet:
+    """The texts, their labels and their weights."""
+    return text_sets.read(self.folder, self.label_names)
+
+  @functools.cached_property
+  def examples(self) -> synthetic.SyntheticSet:  # type: ignore[override]
+    """The texts as the student's tokenizer reads them."""
+    return shared.fitting_set(self.setup, self.folder, self.config)[0]
+
+  def batches(self) -> Iterator[dict[str, np.ndarray]]:
+    """Yields what a student reads in each training step, once: `input_ids`
+    [M, L], `attention_mask` [M, L] and `labels` [M, C], times the weights."""
+    (whole,) = super().batches()
+    yield {"input_ids": whole.pop("inputs_embeds"), **whole}
+
+  def __repr__(self) -> str:
+    """How many there are."""
+    return f"{len(self.texts.texts)} texts of {', '.join(self.label_names)}"
+
+
+def set_of(source: epath.PathLike, config: Any = None) -> DistilledSet:
+  """Opens a set, of embeddings or of texts; see `gmdistill.load_set`."""
+  file = hub.text_file(source)
+  if file is not None:
+    return TextSet(file, config)
+  if config is not None:
+    raise errors.InputError(
+      f"the set in {source} knows the config of its run; give a config with a "
+      "file of texts."
+    )
+  return DistilledSet(source)
 
 
 class Student:

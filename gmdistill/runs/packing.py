@@ -11,12 +11,9 @@ from etils import epath
 
 from gmdistill import errors
 from gmdistill.data import tokenizing
-from gmdistill.reports import tables
-from gmdistill.runs.config import settings
-from gmdistill.sets import hub, nearest_text, set_files, spaces
-from gmdistill.system import folders, json_files, paths, units
-
-_ABSENT = "give the set/ folder of a run, with its config.json beside it."
+from gmdistill.runs import packed_parts, packing_texts
+from gmdistill.sets import hub, nearest_text, set_files, spaces, text_sets
+from gmdistill.system import folders, paths, units
 
 
 def pack(source: epath.PathLike, target: str, where: str = ".") -> epath.Path:
@@ -25,7 +22,7 @@ def pack(source: epath.PathLike, target: str, where: str = ".") -> epath.Path:
   Folders of this machine that the config names are left out of it.
 
   Args:
-    source: The set: its folder, its run's, or hf:ORG/NAME.
+    source: The set: its folder, its run's, hf:ORG/NAME, or a FILE.jsonl.
     target: A folder, or a file that ends in .zip.
     where: As what its readers give it to --set.
 
@@ -55,13 +52,16 @@ def contents(source: epath.PathLike, where: str = ".") -> dict[str, bytes]:
   """Returns the files of a packed set, by their names in it.
 
   Raises:
-    InputError: the set is damaged, or lacks its config or its table.
+    InputError: the set is damaged, or one of embeddings lacks its config or its
+      table.
   """
+  file = hub.text_file(source)
+  if file is not None:
+    return packing_texts.contents(file, where)
   folder = hub.set_folder(source)
   syn, card = set_files.load(folder)
   root = paths.absolute(folder).parent
-  values = json_files.read(root / "config.json", _ABSENT)
-  config = _of_nobody(settings.earlier(values, "config.json").to_dict())
+  config = packed_parts.config_beside(root)
   card = {**card, "task": config["data"]["name"]}
   space = {
     f"space/{name}": (root / "space" / name).read_bytes()
@@ -74,30 +74,15 @@ def contents(source: epath.PathLike, where: str = ".") -> dict[str, bytes]:
       "restore it from a copy."
     )
   rows = _examples(syn, card, root / "space" if space else None)
+  texts = folder / text_sets.FILE
   return {
     "README.md": readme(card, config, rows, where).encode(),
-    "config.json": _as_json(config),
+    "config.json": packed_parts.as_json(config),
     "examples.jsonl": "".join(f"{json.dumps(x)}\n" for x in rows).encode(),
     "set/set.safetensors": (folder / "set.safetensors").read_bytes(),
-    "set/card.json": _as_json(card),
+    "set/card.json": packed_parts.as_json(card),
+    **({"set/set.jsonl": texts.read_bytes()} if texts.is_file() else {}),
     **space,
-  }
-
-
-def _of_nobody(config: dict[str, Any]) -> dict[str, Any]:
-  """Returns a config without the folders of the machine that it ran on."""
-  data, student = dict(config["data"]), dict(config["student"])
-  if os.path.exists(paths.path(data["name"])):
-    data["name"] = os.path.basename(data["name"].rstrip("/"))
-  if student["pretrained"] and paths.path(student["pretrained"]).is_dir():
-    student["pretrained"] = os.path.basename(student["pretrained"].rstrip("/"))
-  return {
-    **config,
-    "data": {**data, "dir": ""},
-    "student": {**student, "space": ""},
-    "teachers": {**config["teachers"], "dirs": ()},
-    "bank": {**config["bank"], "dir": "", "along": ""},
-    "start": "",
   }
 
 
@@ -126,7 +111,7 @@ def _examples(syn, card, space) -> list[dict[str, Any]]:
 
 _README = """\
 ---
-{about}
+{head}
 ---
 # {title}
 
@@ -183,52 +168,31 @@ def readme(
   where: str = ".",
 ) -> str:
   """Returns the README.md of a packed set, whose head the hub reads."""
-  import huggingface_hub  # slow to import, and needed here alone
-
   task, count = card["task"], len(rows)
   kind = "classification" if card.get("label_names") else "generation"
   title = f"{task}, distilled to {count} examples"
-  about = huggingface_hub.DatasetCardData(
-    pretty_name=title,
-    task_categories=[f"text-{kind}"],
-    size_categories=["n<1K" if count < 1000 else "1K<n<10K"],
-    tags=["dataset-distillation", "gmdistill", "embeddings"],
-    configs=[{"config_name": "default", "data_files": "examples.jsonl"}],
-  )
-  table = "".join(
-    f"| {name} | {row} | {tables.with_unit(unit | x)} | {x['n']} |\n"
-    for name, of_rows in (card.get("results") or {}).items()
-    for unit in [{"std": None, "unit": of_rows.get("unit", "accuracy")}]
-    for row, x in of_rows.items()
-    if isinstance(x, dict) and x.get("mean") is not None
-  )
-  head = "| protocol | trained on | on the reported split | students |\n"
-  head += "| --- | --- | --- | --- |\n"
+  head = packed_parts.head(title, count, kind=kind, file="examples.jsonl")
   classes = card.get("label_names", [])
   student = card.get("encoder") or f"a fresh {config['student']['kind']}"
   ways = ", ".join(config["protocols"])
   use = card.get("use")
   shape = f"{count} learned sequences."
   if classes:
-    named = ", ".join(classes[:20]) + ", ..." * (len(classes) > 20)
+    named = packed_parts.named(classes)
     shape = f"{count} learned examples of {len(classes)} classes ({named})."
   return _README.format(
-    about=about.to_yaml(),
+    head=head,
     title=title,
     shape=shape,
     task=task,
     length=card.get("sequence_length"),
-    results=head + table if table else "Nothing was measured on it yet.\n",
+    results=packed_parts.results(card),
     where=where,
     alone=_ALONE.format(use=use) if use else "",
     student=f"{student}, trained by `{ways}`",
     size=units.size(card["bytes"]),
     or_encoder="" if not card.get("encoder") else "; here those of the encoder",
   )
-
-
-def _as_json(content: Any) -> bytes:
-  return (json.dumps(content, indent=2) + "\n").encode()
 
 
 def _zipped(files: dict[str, bytes]) -> bytes:

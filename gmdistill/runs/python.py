@@ -70,16 +70,20 @@ def load_problem(config: Any, **fields: Any) -> spaces.Setup:
   return assembly.setup(settings.recipe(chosen))
 
 
-def load_set(folder: epath.PathLike) -> opened.DistilledSet:
-  """Opens a distilled set.
+def load_set(folder: epath.PathLike, config: Any = None) -> opened.DistilledSet:
+  """Opens a distilled set, or a file of texts.
 
   Args:
-    folder: The `set/` folder of a run, the workdir around it, or hf:ORG/NAME.
+    folder: The `set/` folder of a run, the workdir around it, hf:ORG/NAME, or a
+      file of texts, FILE.jsonl.
+    config: Of a file of texts: whose student reads them and on which data, as
+      `load_config` takes it; left out, that of the run that made them.
 
   Raises:
     InputError: missing or damaged files.
   """
-  return opened.DistilledSet(folder)
+  chosen = None if config is None else shipped.load_config(config)
+  return opened.set_of(folder, chosen)
 
 
 def distill(
@@ -117,7 +121,7 @@ def train(
   """Trains one student on a set.
 
   Args:
-    examples: A set, or its folder.
+    examples: A set, or its folder or file.
     protocol: `replay`, `finetune` or `scratch`; empty: the first that its run
       reports.
     seed: Decides the student.
@@ -157,7 +161,7 @@ def evaluate(
   """Measures a set by new students, or one student, on the reported split.
 
   Args:
-    what: A set or its folder; or a student.
+    what: A set, or its folder or file; or a student.
     data: Of a student: what to read; left out, what it was made for.
     protocol: Of a set: `replay`, `finetune`, `scratch` or `bayes`; empty: the
       first that its run reports.

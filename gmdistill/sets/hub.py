@@ -12,6 +12,8 @@ from gmdistill.system import paths
 
 HERE = "hf:"  # begins the name of a set there: hf:ORG/NAME or hf:ORG/NAME@TAG
 
+_LINES = ".jsonl"
+
 _FILES = ("set/*", "space/*", "config.json", "README.md")
 
 
@@ -30,6 +32,20 @@ def set_folder(source: epath.PathLike) -> epath.Path:
     root = paths.path(source)
   inside = root / "set"
   return inside if (inside / "card.json").is_file() else root
+
+
+def text_file(source: epath.PathLike) -> epath.Path | None:
+  """Returns the file of a set that is text alone; None: it is another set.
+
+  Args:
+    source: A FILE.jsonl, which may be absent; or as of `set_folder`.
+  """
+  if os.fspath(source).endswith(_LINES):
+    return paths.path(source)
+  folder = set_folder(source)
+  alone = not (folder / "set.safetensors").is_file()
+  file = folder / f"set{_LINES}"
+  return file if alone and file.is_file() else None
 
 
 def _fetched(name: str) -> epath.Path:

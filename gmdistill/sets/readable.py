@@ -1,4 +1,5 @@
-"""Embeddings into text: nearest tokens, likely ones, and nearest real rows.
+"""Sets that are text, and embeddings into text: nearest tokens, likely ones,
+nearest real rows.
 
 What each loses of a set is measured by `evaluate --protocol=projections`.
 """
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gmdistill import trees
 from gmdistill.data import batches
 from gmdistill.sets import nearest_text, synthetic
 
@@ -98,3 +100,28 @@ def nearest_rows(
 
 def _unit(x):
   return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
+def rows_of_text() -> synthetic.Parameterization:
+  """Stores rows of tokens [M, L] as they are: text stays text.
+
+  `init` takes a batch of *ids*. Nothing of it is learned here; see
+  `wrappers.with_soft_labels` and `wrappers.with_row_weights`.
+  """
+
+  def init(batch: batches.Batch) -> trees.PyTree:
+    # Floats, as all parameters are: exact up to a vocabulary of 16 million.
+    return {
+      "ids": jnp.asarray(batch.inputs, jnp.float32),
+      "mask": jnp.asarray(batch.mask, jnp.float32),
+      "labels": batch.labels,
+    }
+
+  def decode(params: trees.PyTree) -> synthetic.SyntheticSet:
+    fixed = jax.lax.stop_gradient(params)
+    ids = jnp.round(fixed["ids"]).astype(jnp.int32)
+    return synthetic.SyntheticSet(
+      batches.Batch(ids, fixed["mask"] > 0.5, fixed["labels"])
+    )
+
+  return synthetic.Parameterization(init, decode)

@@ -107,3 +107,34 @@ def use(card: Mapping[str, Any], tensors: Collection[str]) -> str:
     step=_STEP,
     head_rate='data["head_learning_rates"][t]' if own_head else "rate",
   )
+
+
+_TEXTS = """\
+import json, torch, transformers
+card = json.load(open("set/card.json"))
+names = card["label_names"]
+rows = [json.loads(x) for x in open("set/set.jsonl", encoding="utf-8")]
+name = "distilbert-base-uncased"  # any encoder, by any tokenizer
+tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+model = transformers.AutoModelForSequenceClassification.from_pretrained(
+  name, num_labels=len(names))
+texts = [x.get("text") or x["texts"] for x in rows]
+inputs = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+labels = torch.tensor([
+  x.get("labels") or [float(x["label"] in (i, n)) for i, n in enumerate(names)]
+  for x in rows])
+weights = torch.tensor([x.get("weight", 1.0) for x in rows])
+weights = weights / weights.mean()
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+for _ in range(200):
+  logits = model(**inputs).logits
+  loss = (weights * -(labels * logits.log_softmax(-1)).sum(-1)).mean()
+  optimizer.zero_grad()
+  loss.backward()
+  optimizer.step()
+"""
+
+
+def use_of_texts() -> str:
+  """Returns a script that trains an encoder of transformers on `set.jsonl`."""
+  return _TEXTS

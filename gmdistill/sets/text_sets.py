@@ -12,15 +12,12 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from gmdistill import errors, trees
+from gmdistill import errors
 from gmdistill.data import batches, formats, split_rows, tokenizing
 from gmdistill.data import texts as row_texts
-from gmdistill.sets import synthetic
 from gmdistill.system import json_files, paths
 
 FORMAT = "gmdistill-text-set-1"
@@ -200,23 +197,49 @@ def _is_number(x):
   return isinstance(x, int | float) and not isinstance(x, bool)
 
 
-def read_card(path: epath.Path, label_names: Sequence[str]) -> dict[str, Any]:
+def read_card(
+  path: epath.Path, label_names: Sequence[str] = ()
+) -> dict[str, Any]:
   """Returns the card beside a text set; of a file that has none, what is sure.
 
   Raises:
-    InputError: a damaged card, or one of other classes.
+    InputError: a damaged card, or one of other classes than these.
   """
   place = path.parent / "card.json"
   if not place.is_file():
     return {"rows": TEXTS}
   card = json_files.read(place, "restore it from a copy, or take it away.")
   theirs, ours = card.get("label_names", list(label_names)), list(label_names)
-  if theirs != ours:
+  if ours and theirs != ours:
     raise errors.InputError(
       f"the texts in {path} have the classes {theirs}, the data {ours}; give "
       "the --config of their data."
     )
   return card
+
+
+def label_names(path: epath.Path) -> list[str]:
+  """Returns the classes of a text set without a card, by their names.
+
+  Raises:
+    InputError: a line that says no label.
+  """
+  found = set()
+  for number, line in enumerate(_lines(path), start=1):
+    if not line.strip():
+      continue
+    where = f"{path}, line {number}"
+    try:
+      label = json_files.parse(line)["label"]
+    except (ValueError, KeyError, TypeError) as error:
+      raise errors.InputError(f"{where} is no {_SHAPE} in JSON.") from error
+    if not isinstance(label, str):
+      raise errors.InputError(
+        f"{where}: without a card beside it, the file must name its classes, "
+        f"not number them as {label!r}."
+      )
+    found.add(label)
+  return sorted(found)
 
 
 def as_batch(
@@ -301,28 +324,3 @@ def save(
   card = {"format": FORMAT, **card, "texts": {"rows": len(rows), **about}}
   told = json.dumps(card, indent=2) + "\n"
   paths.write_files(folder, {FILE: content, "card.json": told.encode()})
-
-
-def rows_of_text() -> synthetic.Parameterization:
-  """Stores rows of tokens [M, L] as they are: text stays text.
-
-  `init` takes a batch of *ids*. Nothing of it is learned here; see
-  `wrappers.with_soft_labels` and `wrappers.with_row_weights`.
-  """
-
-  def init(batch: batches.Batch) -> trees.PyTree:
-    # Floats, as all parameters are: exact up to a vocabulary of 16 million.
-    return {
-      "ids": jnp.asarray(batch.inputs, jnp.float32),
-      "mask": jnp.asarray(batch.mask, jnp.float32),
-      "labels": batch.labels,
-    }
-
-  def decode(params: trees.PyTree) -> synthetic.SyntheticSet:
-    fixed = jax.lax.stop_gradient(params)
-    ids = jnp.round(fixed["ids"]).astype(jnp.int32)
-    return synthetic.SyntheticSet(
-      batches.Batch(ids, fixed["mask"] > 0.5, fixed["labels"])
-    )
-
-  return synthetic.Parameterization(init, decode)

@@ -40,7 +40,7 @@ ONLY_HERE = {
   "tensorflow_datasets": {"data"},
   "tokenizers": {"data"},
   "pyarrow": {"data"},
-  "huggingface_hub": {"students", "sets.hub", "runs.packing"},
+  "huggingface_hub": {"students", "sets.hub", "runs.packed_parts"},
   "datasets": {"data.table_hub"},
   "sklearn": {"selection", "sets", "evaluation"},  # k-means; factors; F1
   "datasketch": {"selection"},

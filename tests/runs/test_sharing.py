@@ -209,3 +209,90 @@ def test_the_script_of_a_card_trains_a_student(packed, monkeypatch):
   assert logits.shape == data["labels"].shape
   before = np.log(len(names["card"]["label_names"]))
   assert 0 < float(names["loss"]) < before + 0.1
+
+
+TEXTS = [
+  {"text": "a fine film", "label": "good", "weight": 2},
+  {"text": "dull <and> slow", "label": "bad", "labels": [0.75, 0.25]},
+]
+
+
+@pytest.fixture
+def texts(tmp_path):
+  file = tmp_path / "texts.jsonl"
+  file.write_text("".join(f"{json.dumps(x)}\n" for x in TEXTS))
+  return file
+
+
+def test_a_text_set_is_packed_without_a_table(texts, tmp_path):
+  pack = tmp_path / "pack"
+  assert main.main(["x", "pack", f"--set={texts}", f"--to={pack}"]) == 0
+  files = {str(x.relative_to(pack)) for x in pack.rglob("*") if x.is_file()}
+  assert files == {"README.md", "set/set.jsonl", "set/card.json"}
+  assert (pack / "set" / "set.jsonl").read_bytes() == texts.read_bytes()
+  card = huggingface_hub.DatasetCard.load(pack / "README.md")
+  assert card.data.configs[0]["data_files"] == "set/set.jsonl"
+  # What a pack of a pack says is the same, but where it is.
+  assert packing.contents(pack) == packing.contents(pack / "set")
+  again = gd.load_set(pack)
+  assert again.label_names == ("bad", "good")
+  np.testing.assert_allclose(again.texts.weights, [4 / 3, 2 / 3], rtol=1e-6)
+
+
+def test_the_script_of_a_packed_text_set_trains(texts, tmp_path, monkeypatch):
+  script = snippets.use_of_texts()
+  compile(script, "use", "exec")
+  if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
+    pytest.skip("needs torch and transformers")
+  import transformers
+
+  for name, content in packing.contents(texts).items():
+    (tmp_path / "pack" / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "pack" / name).write_bytes(content)
+  config = transformers.BertConfig(
+    vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+    intermediate_size=8, num_labels=2,
+  )  # fmt: skip
+  model = transformers.BertForSequenceClassification(config)
+  tokens = {"input_ids": transformers.torch.tensor([[1, 2], [3, 4]])}
+  for name, value in (
+    ("AutoTokenizer", lambda *_, **__: tokens),
+    ("AutoModelForSequenceClassification", model),
+  ):
+    monkeypatch.setattr(
+      getattr(transformers, name),
+      "from_pretrained",
+      lambda *_, x=value, **__: x,
+    )
+  monkeypatch.chdir(tmp_path / "pack")
+  names: dict = {}
+  exec(script.replace("range(200)", "range(20)"), names)  # noqa: S102
+  assert float(names["loss"]) < np.log(2)
+
+
+def test_a_report_of_a_text_set_shows_its_rows_and_what_was_measured(
+  texts, tmp_path, capsys
+):
+  line = refused(capsys, "report", texts)
+  assert "needs --workdir" in line
+  folder = tmp_path / "page"
+  folder.mkdir()
+  row = {"mean": 0.625, "std": 0.01, "n": 3, "row": "texts", "unit": "accuracy"}
+  (folder / "evaluation.json").write_text(json.dumps({"scratch": row}))
+  assert main.main(["x", "report", str(texts), f"--workdir={folder}"]) == 0
+  page = (folder / "report.html").read_text()
+  assert "dull &lt;and&gt; slow" in page and "62.5" in page
+  assert "Labelled good: 1" in page and f"--set={texts}" in page
+  capsys.readouterr()
+  assert main.main(["x", "report", str(texts), "--json"]) == 0
+  told = json.loads(capsys.readouterr().out)
+  assert told[0]["workdir"] == str(texts)
+
+
+def test_what_names_no_class_is_refused(tmp_path, capsys):
+  file = tmp_path / "texts.jsonl"
+  file.write_text('{"text": "a", "label": 0}\n')
+  line = refused(capsys, "pack", f"--set={file}", "--to=x")
+  assert "line 1" in line and "must name its classes" in line
+  line = refused(capsys, "pack", f"--set={tmp_path / 'no.jsonl'}", "--to=x")
+  assert "there is no file" in line

@@ -9,6 +9,7 @@ import pytest
 import tiny_config
 from conftest import make_examples, make_problem
 
+import gmdistill as gd
 from gmdistill import errors, main
 from gmdistill.data import batches
 from gmdistill.data import texts as row_texts
@@ -128,6 +129,18 @@ def test_a_baselines_texts_measure_as_the_baseline_does(herding, capsys):
     found.append(json.loads(capsys.readouterr().out)["scratch"])
   assert found[1]["row"] == "herding"  # by the card beside it
   assert found[1]["mean"] == pytest.approx(found[0]["mean"])
+
+
+def test_a_file_of_texts_is_opened_from_python(herding):
+  examples = gd.load_set(herding, config=tiny_config.get_config())
+  assert len(examples) == len(examples.texts.texts) == 8
+  (batch,) = examples.batches()
+  assert batch["input_ids"].dtype == np.int32
+  np.testing.assert_allclose(batch["labels"].sum(axis=1), 1)
+  with pytest.raises(errors.InputError, match="give the --config"):
+    gd.load_set(herding).config  # noqa: B018
+  with pytest.raises(errors.InputError, match="with a file of texts"):
+    gd.load_set(herding.parents[1] / "absent", config="quickstart")
 
 
 def test_students_of_another_tokenizer_train_on_the_same_texts(

@@ -246,8 +246,9 @@ def config_and_set(
   """Returns the config and the set's folder; a set knows its run's config."""
   if needs_set and not flags.set:
     raise errors.InputError("this verb needs --set=DIR, a run's set/ folder.")
-  texts = is_text_set(flags.set)
-  folder = paths.path(flags.set) if texts else hub.set_folder(flags.set)
+  source = hub.text_file(flags.set) if flags.set else None
+  texts = source is not None
+  folder = hub.set_folder(flags.set) if source is None else source
   if texts and not folder.is_file():
     raise errors.InputError(f"there is no file {folder}.")
   if needs_set and not texts:

@@ -21,8 +21,15 @@ from gmdistill.runs.config import (
   teacher_fields,
 )
 from gmdistill.selection import coresets
-from gmdistill.sets import cards, set_files, spaces, synthetic, text_sets
-from gmdistill.system import console, folders, paths, units
+from gmdistill.sets import (
+  cards,
+  hub,
+  set_files,
+  spaces,
+  synthetic,
+  text_sets,
+)
+from gmdistill.system import console, folders, units
 from gmdistill.teachers import relabelling, token_labels, trained
 
 TEXTS = text_sets.TEXTS
@@ -156,8 +163,9 @@ def _whose(flags: Any) -> str:
     raise errors.InputError(
       "relabel needs --teacher=DIR (one or several) and --workdir=DIR."
     )
-  texts = flags.set.endswith(".jsonl")
-  if texts and not paths.path(flags.set).is_file():
+  source = hub.text_file(flags.set) if flags.set else None
+  texts = source is not None
+  if source is not None and not source.is_file():
     raise errors.InputError(f"there is no file {flags.set}.")
   if texts and flags.row != cards.DISTILLED:
     raise errors.InputError(

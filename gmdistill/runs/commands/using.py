@@ -5,11 +5,12 @@ from typing import Any
 from gmdistill import errors
 from gmdistill.evaluation import measuring
 from gmdistill.reports import finished, markdown, tables
+from gmdistill.runs import text_reports
 from gmdistill.runs.commands import comparing, shared
 from gmdistill.runs.config import assembly, outputs
 from gmdistill.selection import coresets
 from gmdistill.sets import cards
-from gmdistill.system import console, folders, logs, units
+from gmdistill.system import console, folders, logs, paths, units
 
 FORMATS = ("html", "markdown")
 
@@ -152,7 +153,7 @@ def report(flags: Any, rest: list[str], command: str) -> None:
     raise errors.InputError("report needs workdirs: gmdistill report DIR ...")
   errors.choice("--format", flags.format, FORMATS)
   if flags.json:
-    console.data([_as_data(run) for run in map(finished.load_run, runs)])
+    console.data([_as_data(_run(name, flags.workdir)) for name in runs])
     return
   if flags.format == "markdown":
     console.show(markdown.table(flags.table, runs).rstrip("\n"))
@@ -164,12 +165,25 @@ def report(flags: Any, rest: list[str], command: str) -> None:
       "report over several workdirs needs --workdir=DIR, where its page goes: "
       "each has a report.html of its own."
     )
+  if not flags.workdir and shared.is_text_set(runs[0]):
+    raise errors.InputError(
+      "report of a file of texts needs --workdir=DIR, where its page goes, and "
+      "where gmdistill evaluate left what it measured on them, if it did."
+    )
   target = folders.writable(flags.workdir or rest[0])
+  loaded = [_run(name, flags.workdir) for name in runs]
   from gmdistill.reports import page  # matplotlib is slow to import
 
-  path = page.write(runs, target / "report.html")
-  _say_other_steps(runs)
+  path = page.write(loaded, target / "report.html")
+  _say_other_steps(loaded)
   logs.say(f"report: {path}")
+
+
+def _run(name: str, workdir: str) -> finished.Run:
+  """Reads a workdir; or a file of texts, and what was measured on it."""
+  if shared.is_text_set(name):
+    return text_reports.load(paths.path(name), paths.path(workdir or "."))
+  return finished.load_run(name)
 
 
 def _as_data(run: finished.Run) -> dict[str, Any]:
@@ -181,7 +195,7 @@ def _as_data(run: finished.Run) -> dict[str, Any]:
 
 def _say_other_steps(runs):
   """Says which of the rows are of sets that were learned for other steps."""
-  for run in map(finished.load_run, runs):
+  for run in runs:
     other = [x for x in run.summary.get("protocols", {}) if x != "replay"]
     if other and "learning_rates" in run.tensors:
       logs.say(

@@ -91,7 +91,7 @@ VERBS = {
     "write one page over one or several workdirs",
     "workdir format table json",
     "gmdistill report runs/a runs/b --workdir=runs/both",
-    "DIR...",
+    "DIR...|FILE.jsonl",
   ),
   "pack": Verb(
     "put a set, its table and a card into one folder or zip",

@@ -24,10 +24,10 @@ from gmdistill.selection import coresets
 from gmdistill.sets import (
   following_tokens,
   language_spaces,
+  readable,
   set_files,
   spaces,
   synthetic,
-  text_sets,
   wrappers,
 )
 from gmdistill.students import problems
@@ -173,7 +173,7 @@ def parameterization(
   config: recipes.Recipe, problem: problems.Problem
 ) -> synthetic.Parameterization:
   """Returns how the config's synthetic set is stored, for these students."""
-  base = text_sets.rows_of_text() if config.readable else synthetic.direct()
+  base = readable.rows_of_text() if config.readable else synthetic.direct()
   if config.rank:
     base = synthetic.factorized(config.rank)
   if config.has_classes:
