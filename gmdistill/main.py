@@ -114,6 +114,7 @@ def _run(verb: str, flags: Any, rest: list[str], command: str) -> None:
     "sweep": distilling.sweep,
     "dedup": choosing.dedup,
     "select": choosing.select,
+    "write": choosing.write,
     "pipeline": choosing.pipeline,
     "append": distilling.append,
     "bank": distilling.bank,

@@ -6,7 +6,12 @@ gmdistill evaluate --set=runs/readable_sst2/set/set.jsonl --config=sst2:finetune
 Candidates' weights and soft labels are learned along the protocol `finetune`, the
 lightest are left out in three rounds, and the labels and weights of those that stay
 are learned on. What it leaves is `set/set.jsonl`. Not measured yet.
-`:tiny` runs the same recipe on the embedded corpus, in seconds on a CPU.
+`:written` is the same with a language model that writes rows beside the real ones:
+
+gmdistill write --config=readable/sst2:written --workdir=sets/written_sst2
+gmdistill distill --config=readable/sst2:written --workdir=runs/written_sst2 --config.choice.written=sets/written_sst2/written.jsonl
+
+Not measured yet. `:tiny` after either runs the same recipe on the embedded corpus, in seconds on a CPU.
 """
 
 from gmdistill.runs.config import settings
@@ -45,3 +50,22 @@ def get_config():
   config.finetune.num_students = 5
   config.full.num_students = 1
   return config
+
+
+def written():
+  """The same, of rows that SmolLM2 has written too."""
+  config = get_config()
+  config.writer.update(
+    model="HuggingFaceTB/SmolLM2-135M",
+    num_candidates=200,
+    shots=8,
+    template="A {label} phrase of a movie review: {text}",
+    max_tokens=48,
+    confidence=0.7,
+  )
+  # The students that doubt are pretrained.
+  config.subset.update(num_steps=200, learning_rate=1e-4)
+  return config
+
+
+MODES = {"": get_config, "written": written}

@@ -308,19 +308,22 @@ def _rounded(labels_C):
 
 
 def save(
-  folder: epath.Path, rows: Sequence[dict[str, Any]], card: dict[str, Any]
+  folder: epath.Path,
+  rows: Sequence[dict[str, Any]],
+  card: dict[str, Any],
+  name: str = FILE,
 ) -> None:
-  """Writes `set.jsonl` and `card.json`, whole or not at all.
+  """Writes rows and `card.json`, whole or not at all.
 
   Args:
-    folder: Made where it is absent.
+    folder: Made if absent.
     rows: Of `lines`.
     card: What is said of them; where it is a distilled set's, it stays one.
+    name: Of the file.
   """
-  content = "".join(
-    json.dumps(row, ensure_ascii=False) + "\n" for row in rows
-  ).encode()
-  about = {"file": FILE, "sha256": hashlib.sha256(content).hexdigest()}
-  card = {"format": FORMAT, **card, "texts": {"rows": len(rows), **about}}
-  told = json.dumps(card, indent=2) + "\n"
-  paths.write_files(folder, {FILE: content, "card.json": told.encode()})
+  said = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+  content = "".join(said).encode()
+  digest = hashlib.sha256(content).hexdigest()
+  about = {"rows": len(rows), "file": name, "sha256": digest}
+  told = json.dumps({"format": FORMAT, **card, "texts": about}, indent=2) + "\n"
+  paths.write_files(folder, {name: content, "card.json": told.encode()})

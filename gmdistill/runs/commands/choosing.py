@@ -1,9 +1,9 @@
-"""The verbs of the command line that choose real rows."""
+"""The verbs of the command line that choose rows, real or written ones."""
 
 from typing import Any
 
 from gmdistill import errors
-from gmdistill.runs import deduplicating, selecting
+from gmdistill.runs import deduplicating, selecting, writing
 from gmdistill.runs import pipeline as pipelines
 from gmdistill.runs.commands import shared
 from gmdistill.runs.config import settings
@@ -30,6 +30,14 @@ def select(flags: Any, rest: list[str], command: str) -> None:
       f"--method={flags.method} must name methods, each once."
     )
   selecting.run(config, names, flags.workdir, command)
+
+
+def write(flags: Any, rest: list[str], command: str) -> None:
+  """Has a language model write rows of every class; keeps the good ones."""
+  shared.nothing_else(rest)
+  if flags.config is None or not flags.workdir:
+    raise errors.InputError("write needs --config=NAME and --workdir=DIR.")
+  writing.run(settings.recipe(flags.config), flags.workdir, command)
 
 
 def pipeline(flags: Any, rest: list[str], command: str) -> None:

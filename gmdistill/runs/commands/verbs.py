@@ -40,6 +40,11 @@ VERBS = {
     "gmdistill select --config=quickstart --method=el2n,less "
     "--workdir=rows/chosen",
   ),
+  "write": Verb(
+    "have a language model write rows of every class; filter them",
+    "config workdir",
+    "gmdistill write --config=readable/sst2:written --workdir=sets/written",
+  ),
   "pipeline": Verb(
     "dedup to audit in one command, a folder for each stage",
     "config workdir ablate",

@@ -48,6 +48,26 @@ def require_classes(config: Any, verb: str) -> None:
     )
 
 
+def require_writing(config: Any) -> None:
+  """Checks that a config names who writes, of classes that students tell.
+
+  Raises:
+    InputError: names the field.
+  """
+  if not config.writer.model:
+    raise errors.InputError(
+      "write needs the decoder that writes; give --config.writer.model=DIR, or "
+      "a hub id such as HuggingFaceTB/SmolLM2-135M."
+    )
+  require_classes(config, "write")
+  if config.writer.confidence and config.task.kind != "classes":
+    raise errors.InputError(
+      f"writer.confidence={config.writer.confidence} asks students that tell "
+      f"classes, and task.kind={config.task.kind} says words; use 0, or a "
+      "config of classes."
+    )
+
+
 def require_sense(config: Any) -> None:
   """Checks the fields of a recipe that depend on one another.
 

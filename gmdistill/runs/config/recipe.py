@@ -8,6 +8,7 @@ from gmdistill.data import loading
 from gmdistill.evaluation import exact_match as answering
 from gmdistill.runs.config import checks, groups, set_groups
 from gmdistill.selection import deduplication, pools
+from gmdistill.teachers import writers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +19,8 @@ class Recipe:
     seed: Of students, rows and the first set.
     data: Which data set is read, and how.
     subset: How `gmdistill select` chooses rows.
-    dedup: What `gmdistill dedup` takes for a copy.
+    dedup: What `gmdistill dedup` takes for a copy, and `write` for a near one.
+    writer: What `gmdistill write` asks a language model for.
     rationales: Of rationales, where `data.rationale_key` names some.
     student: Which student.
     table: How an embedding table is learned where none is given.
@@ -104,6 +106,7 @@ class Recipe:
   data: loading.Options = loading.Options()
   subset: pools.Options = pools.Options()
   dedup: deduplication.Options = deduplication.Options()
+  writer: writers.Options = writers.Options()
   rationales: groups.Rationales = groups.Rationales()
   student: Any = groups.Student()
   table: Any = groups.Table()

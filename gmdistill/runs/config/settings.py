@@ -110,6 +110,13 @@ def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config.rows_per_class = 4
   config.joined_rows = 0.0  # which ask for a teacher
   config.min_tokens = 0
+  if config.writer.model:
+    config.writer.update(
+      model=str(_made_up()), num_candidates=6, shots=1, max_tokens=8
+    )
+    # What it writes means nothing.
+    config.writer.update(length_quantile=0.0, confidence=0.01)
+    config.subset.update(num_students=1, num_steps=4, checkpoints=1)
   config.bank.update(
     num_trajectories=2, ages=(0, 2), rows_per_class=8, batch_rows_per_class=4
   )
@@ -149,10 +156,14 @@ def tiny_language(
   config.selection.num_students = 1
   config.student.kind = kind
   if pretrained:
-    folder = made_up.write(paths.cache_folder() / "made_up" / "llama-1")
-    config.student.pretrained = str(folder)
+    config.student.pretrained = str(_made_up())
     config.student.update(num_layers=0, rank=2, compute="float32")
   return config
+
+
+def _made_up():
+  """Returns the folder of a made-up decoder."""
+  return made_up.write(paths.cache_folder() / "made_up" / "llama-1")
 
 
 def require_one_run(config: Any) -> None:
