@@ -1,6 +1,7 @@
 """Look-ahead along AdamW on the set, a window of steps at a time."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -50,6 +51,24 @@ class Windows(NamedTuple):
         "0 for all of them."
       )
 
+  def whole(self, num_steps: int, counts: Sequence[int]) -> "Windows":
+    """Returns the windows of students that go on to the last of their steps.
+
+    A window that is the whole way becomes that of the longest of `counts`.
+
+    Raises:
+      ValueError: these end before the protocol's `num_steps`.
+    """
+    if self.until not in (0, num_steps):
+      raise ValueError(
+        f"finetune_ahead.until={self.until} ends students before their last "
+        "step, and steps gives each a number of them; use until=0."
+      )
+    window = self.window
+    if window * self.stride >= num_steps:
+      window = -(-max(counts) // self.stride)
+    return self._replace(window=window, until=0)
+
 
 class FineTuned(NamedTuple):
   """A student on its way through AdamW on the set."""
@@ -90,6 +109,25 @@ def finetune_ahead(
     ValueError: windows that the protocol does not have.
   """
   windows.check(protocol.num_steps)
+  return along(
+    protocol, rate, windows, batch_size=batch_size, centred=centred, rule=rule
+  )
+
+
+def along(
+  protocol: optimizers.FineTuning,
+  rate: float,
+  windows: Windows,
+  *,
+  batch_size: int,
+  centred: bool,
+  rule: str,
+) -> contract.Objective:
+  """As `finetune_ahead`, of a protocol whose number of steps may be traced.
+
+  A window goes no further than the protocol: after its last step the rate is
+  0, and the student stays.
+  """
   stride, last = windows.stride, windows.until or protocol.num_steps
   step = _stepper(protocol, rate, stride, batch_size)
 

@@ -41,11 +41,8 @@ def drawn(
 
   def loss(problem, syn: synthetic.SyntheticSet, student, real, key):
     taken, states = student
-    among: Any = count
-    if opening:
-      among = jnp.minimum(1 + taken * (count - 1) // opening, count)
     draw_key, own_key = jax.random.split(key)
-    index = jax.random.randint(draw_key, (), 0, among)
+    index = _draw(draw_key, count, taken, opening)
 
     def one(i):
       def branch(syn):
@@ -61,6 +58,52 @@ def drawn(
       index, [one(i) for i in range(count)], syn
     )
     seen = {**seen, "travelling/way": index.astype(jnp.float32)}
+    return value, ((taken + 1, states), seen)
+
+  return contract.Objective(init, loss, 1)
+
+
+def _draw(key, count, taken, opening):
+  """Returns one of `count`, of those that have come in by now."""
+  among: Any = count
+  if opening:
+    among = jnp.minimum(1 + taken * (count - 1) // opening, count)
+  return jax.random.randint(key, (), 0, among)
+
+
+def drawn_steps(
+  make: Callable[[Any], contract.Objective],
+  counts: Sequence[int],
+  opening: int = 0,
+) -> contract.Objective:
+  """One objective along one of several numbers of steps, drawn every time.
+
+  Each number has students of its own, which wait while others are drawn. All
+  are one program, however many they are.
+
+  Args:
+    make: Returns the objective of a number of steps, which is traced.
+    counts: The numbers, the one to begin with first.
+    opening: Times over which the others come in, as in `drawn`.
+  """
+
+  def init(problem, key, phase):
+    keys = jax.random.split(key, len(counts))
+    states = [
+      make(count).init(problem, keys[i], phase)
+      for i, count in enumerate(counts)
+    ]
+    return jnp.int32(0), jax.tree.map(lambda *x: jnp.stack(x), *states)
+
+  def loss(problem, syn: synthetic.SyntheticSet, student, real, key):
+    taken, states = student
+    draw_key, own_key = jax.random.split(key)
+    index = _draw(draw_key, len(counts), taken, opening)
+    steps = jnp.asarray(counts, jnp.int32)[index]
+    state = jax.tree.map(lambda x: x[index], states)
+    value, (state, seen) = make(steps).loss(problem, syn, state, real, own_key)
+    states = jax.tree.map(lambda x, new: x.at[index].set(new), states, state)
+    seen = {**seen, "travelling/steps": steps.astype(jnp.float32)}
     return value, ((taken + 1, states), seen)
 
   return contract.Objective(init, loss, 1)

@@ -1,5 +1,6 @@
 """The optimisers that students train with."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,13 +20,16 @@ class FineTuning(NamedTuple):
   Or SGD with momentum, under the same schedule and clip.
   """
 
-  num_steps: int = 200
+  num_steps: Any = 200  # where `rate` alone is asked, traced ones too
   weight_decay: float = 0.01  # AdamW's
   warmup: float = 0.5  # the share of the steps in which the rate grows
   kind: str = "adamw"  # or sgd
 
   def rate(self, highest: float | jax.Array) -> Callable[[Any], Any]:
     """Returns the learning rate as a function of the step."""
+    if isinstance(self.num_steps, jax.Array):  # optax asks whether it is > 0
+      shape = functools.partial(_warmup_cosine, self.warmup, self.num_steps)
+      return lambda step: highest * shape(step)
     schedule = optax.warmup_cosine_decay_schedule(
       0.0, 1.0, max(1, int(self.warmup * self.num_steps)), self.num_steps
     )
@@ -78,6 +82,15 @@ class FineTuning(NamedTuple):
       weight_decay=self.weight_decay,
       stride=stride,
     )
+
+
+def _warmup_cosine(warmup, num_steps, step):
+  """Returns `optax.warmup_cosine_decay_schedule` from 0 to 1 and back to 0."""
+  rising = jnp.maximum(1, jnp.floor(warmup * num_steps))
+  falling = jnp.maximum(1, num_steps - rising)
+  share = jnp.clip((step - rising) / falling, 0.0, 1.0)
+  decayed = 0.5 * (1 + jnp.cos(jnp.pi * share))
+  return jnp.where(step < rising, step / rising, decayed)
 
 
 class Moments(NamedTuple):

@@ -1,13 +1,17 @@
 """Objectives that draw a way to train every outer step."""
 
+import conftest
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tiny_config
 from conftest import make_problem, make_real, make_synthetic
 
+from gmdistill import errors
 from gmdistill.objectives import contract, finetune_ahead, travelling
+from gmdistill.runs.config import recipe, schedule, settings
 from gmdistill.sets import synthetic
 from gmdistill.students import small
 from gmdistill.training import fitting, optimizers
@@ -54,6 +58,78 @@ def test_ways_come_in_one_after_the_other():
   assert (values[:20] == 0).all()
   assert values[20:40].max() == 1
   assert values[40:].max() == 2
+
+
+def test_numbers_of_steps_are_drawn_and_come_in_one_after_the_other():
+  def make(steps):
+    return told(0)._replace(
+      loss=lambda problem, syn, student, real, key: (
+        jnp.float32(steps),
+        (student + 1, {}),
+      )
+    )
+
+  (count, states), values = drawn_after(
+    travelling.drawn_steps(make, [8, 2, 4], opening=40), 80
+  )
+  assert int(count) == 80
+  assert (values[:20] == 8).all() and set(values[20:40]) == {8, 2}
+  assert set(values[40:]) == {8, 2, 4}
+  assert [int(x) for x in states] == [(values == n).sum() for n in (8, 2, 4)]
+
+
+@pytest.mark.parametrize("num_steps", [2, 7, 50])
+@pytest.mark.parametrize("warmup", [0.0, 0.3, 0.9])
+def test_rates_of_drawn_steps_are_those_of_that_number(num_steps, warmup):
+  known = optimizers.FineTuning(num_steps, warmup=warmup)
+  drawn = known._replace(num_steps=jnp.int32(num_steps))
+  steps = jnp.arange(num_steps + 3) + 0.5
+  expected = np.asarray(known.rate(0.1)(steps))
+  np.testing.assert_allclose(drawn.rate(0.1)(steps), expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_ways_of_several_lengths_are_one_program_and_each_its_own(kind):
+  problem, counts = conftest.make_small_problem(), (2, 5)
+  real = contract.Real(make_real(1))
+  made = []
+
+  def make(steps, window=5):
+    made.append(steps)
+    return finetune_ahead.along(
+      optimizers.FineTuning(steps, kind=kind),
+      0.1,
+      finetune_ahead.Windows(window=window, skip=0),
+      batch_size=64,
+      centred=False,
+      rule="mixed",
+    )
+
+  def slope(objective):
+    def loss(inputs, state, key):
+      syn = synthetic.SyntheticSet(make_synthetic().replace(inputs=inputs))
+      return objective.loss(problem, syn, state, real, key)
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+  objective = travelling.drawn_steps(make, counts)
+  start = objective.init(problem, jax.random.key(0), jnp.float32(0))
+  made.clear()
+  program, seen = slope(objective), {}
+  for seed in range(8):
+    key = jax.random.key(seed)
+    (value, (_, metrics)), grads = program(make_synthetic().inputs, start, key)
+    seen[int(metrics["travelling/steps"])] = (value, grads, key)
+  assert set(seen) == set(counts)
+  assert program._cache_size() == 1 and len(made) == 1
+  for i, steps in enumerate(counts):
+    value, grads, key = seen[steps]
+    state = jax.tree.map(lambda x, i=i: x[i], start[1])
+    alone = slope(make(steps, window=steps))
+    own_key = jax.random.split(key)[1]
+    (expected, _), theirs = alone(make_synthetic().inputs, state, own_key)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(grads, theirs, rtol=1e-3, atol=1e-7)
 
 
 def test_another_student_is_looked_ahead_at():
@@ -118,3 +194,32 @@ def test_fewer_layers_keep_the_first_pretrained_ones():
     for x, y in zip(ours, whole, strict=True):
       np.testing.assert_array_equal(x, y[:1])
   assert seen[0].student.num_layers == 1
+
+
+def test_a_window_that_is_the_whole_way_becomes_the_longest():
+  windows = finetune_ahead.Windows(window=25, skip=0, stride=4, until=100)
+  assert windows.whole(100, (50, 201)).window == 51
+  short = windows._replace(window=2, until=0).whole(100, (50, 201))
+  assert (short.window, short.until) == (2, 0)
+  with pytest.raises(ValueError, match="use until=0"):
+    windows.whole(200, (50,))
+
+
+def test_a_config_draws_numbers_of_steps_and_refuses_other_ends():
+  config = recipe.changed(
+    settings.recipe(tiny_config.get_config()),
+    objective="travelling",
+    finetune__num_steps=4,
+    finetune_ahead__window=2,
+    finetune_ahead__stride=2,
+    travelling__steps=(2, 4, 9),
+    travelling__sgd_rates=(0.1,),
+  )
+  (stage,) = schedule.stages(config)
+  problem = conftest.make_small_problem()
+  _, ways = stage.objective.init(problem, jax.random.key(0), jnp.float32(0))
+  assert len(ways) == 4  # three rates of AdamW, one of SGD
+  leaves = jax.tree.leaves([students for _, students in ways])
+  assert all(x.shape[0] == 3 for x in leaves)
+  with pytest.raises(errors.InputError, match="use until=0"):
+    schedule.stages(recipe.changed(config, finetune_ahead__until=2))

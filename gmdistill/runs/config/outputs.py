@@ -92,8 +92,10 @@ def limits(config: recipes.Recipe) -> str:
       f"{config.finetune.rates[0]:g}; other steps may get less out of it"
     )
   elif "travelling" in names:
+    counts = config.travelling.steps or (config.finetune.num_steps,)
+    steps = " or ".join(map(str, counts))
     way = (
-      f"{config.finetune.num_steps} steps of several optimisers, rates and "
+      f"{steps} steps of several optimisers, rates and "
       "students; gmdistill evaluate --protocol=grid says under which it holds"
     )
   else:

@@ -106,32 +106,56 @@ def _finetune_ahead(config, fields):
 
 def _ahead(config, fields, rate, kind):
   """Returns `finetune_ahead` at a rate of an optimiser."""
+  return _along(config, fields, rate, kind)(config.finetune.num_steps)
+
+
+def _along(config, fields, rate, kind):
+  """Returns `finetune_ahead` as a function of the number of steps."""
   protocol = config.finetune
-  windows = {name: fields[name] for name in finetune_ahead.Windows._fields}
-  return finetune_ahead.finetune_ahead(
-    optimizers.FineTuning(
-      protocol.num_steps, protocol.weight_decay, protocol.warmup, kind
-    ),
-    rate,
-    finetune_ahead.Windows(**windows),
-    batch_size=protocol.batch_size,
-    centred=fields["centred"],
-    rule=config.rule,
-  )
+  windows = _windows(fields)
+  windows.check(protocol.num_steps)
+
+  def of_steps(num_steps):
+    return finetune_ahead.along(
+      optimizers.FineTuning(
+        num_steps, protocol.weight_decay, protocol.warmup, kind
+      ),
+      rate,
+      windows,
+      batch_size=protocol.batch_size,
+      centred=fields["centred"],
+      rule=config.rule,
+    )
+
+  return of_steps
+
+
+def _windows(fields):
+  kind = finetune_ahead.Windows
+  return kind(**{name: fields[name] for name in kind._fields})
 
 
 def _travelling(config, fields):
   windows = dataclasses.asdict(config.finetune_ahead)
+  opening, counts = round(fields["opening"] * config.num_steps), fields["steps"]
+  if counts:
+    whole = _windows(windows).whole(config.finetune.num_steps, counts)
+    windows |= whole._asdict()
   rate = config.finetune.rates[0]
   rates = fields["rates"] or (rate, rate / 3, 3 * rate)
   ways = [("adamw", x) for x in rates]
   ways += [("sgd", x) for x in fields["sgd_rates"]]
+  share = -(-opening // (len(ways) * len(fields["students"])))  # of each way
+
+  def at(kind, rate):
+    if not counts:
+      return _ahead(config, windows, rate, kind)
+    along = _along(config, windows, rate, kind)
+    return travelling.drawn_steps(along, counts, share)
+
   parts = [
-    (student, _ahead(config, windows, x, kind))
-    for kind, x in ways
-    for student in fields["students"]
+    (student, at(kind, x)) for kind, x in ways for student in fields["students"]
   ]
-  opening = round(fields["opening"] * config.num_steps)
   return travelling.drawn(
     [
       part

@@ -44,6 +44,9 @@ class Travelling:
     rates: The highest of AdamW; empty: the first of `finetune.rates`, a third
       of it and three times it.
     sgd_rates: The highest of SGD with momentum; empty: none.
+    steps: Numbers of steps of either, one of which is drawn every time too;
+      empty: `finetune.num_steps`. More of them are no more to compile, and an
+      outer step takes as long as that of the most.
     opening: The share of the outer steps over which all ways come in, one
       after the other, from the first student at the first rate on.
   """
@@ -51,6 +54,7 @@ class Travelling:
   students: tuple[str, ...] = ("own",)
   rates: tuple[fields.Rate, ...] = ()
   sgd_rates: tuple[fields.Rate, ...] = ()
+  steps: tuple[fields.Steps, ...] = ()
   opening: fields.Share = 0.0
 
 

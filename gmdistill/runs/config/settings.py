@@ -132,6 +132,8 @@ def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config.replay.update(num_students=2)
   # Each way to train is a program.
   config.travelling.rates = config.finetune.rates[:1]
+  steps = {min(x, 4) for x in config.travelling.steps}
+  config.travelling.steps = tuple(sorted(steps))
   config.grid.update(steps=(4,), num_students=2)
   config.projections.update(rounds=2, num_steps=2)
   config.ranking.update(layers=(1,), rate_factors=(1.0,), num_students=2)
