@@ -1,6 +1,7 @@
 """What `gmdistill select` writes of the rows that it chose."""
 
 import io
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,14 +14,17 @@ from gmdistill.data import (
   sources,
   splits,
 )
+from gmdistill.data import texts as row_texts
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.selection import pools
+from gmdistill.sets import text_sets
 
 
 class Choice(NamedTuple):
   """The rows of a pool, their scores, and those that are chosen."""
 
-  drawn: np.ndarray  # [P] the pool's rows among those to train on
+  # [P] the pool's rows among those to train on; written ones come after these
+  drawn: np.ndarray
   pool: pools.Pool
   scores: np.ndarray  # [P]
   chosen: np.ndarray  # of the pool, in class order
@@ -29,8 +33,11 @@ class Choice(NamedTuple):
 class OfClasses:
   """Rows that have classes, as their data set says them."""
 
-  def __init__(self, options: loading.Options):
-    """Reads the data set's texts."""
+  def __init__(
+    self, options: loading.Options, written: Sequence[row_texts.Text] = ()
+  ):
+    """Reads the data set's texts; `written`: others that may be chosen."""
+    self._written = written
     self._source = sources.with_classes(loading.opened(options))
     self._whole = parts.whole(self._source, options.reported_split)
     self._train = splits.selection_split(self._whole.train.labels)[0]
@@ -39,15 +46,8 @@ class OfClasses:
 
   def files(self, choice: Choice) -> dict[str, bytes]:
     """Returns the files that are written, by their names."""
-    places = self._train[choice.drawn]
-    train, reported = self._whole.train, self._whole.reported
-    lines = [
-      row_lines.line(
-        row_lines.columns(self._source, train, int(places[at])),
-        _more("train", self._whole.train_at[places[at]], choice.scores[at]),
-      )
-      for at in choice.chosen
-    ]
+    reported = self._whole.reported
+    lines = [self._line(choice, int(at)) for at in choice.chosen]
     others = [
       row_lines.line(
         row_lines.columns(self._source, reported, row, text),
@@ -55,7 +55,26 @@ class OfClasses:
       )
       for row, text in enumerate(reported.texts)
     ]
-    return _files(choice, self._whole.train_at[places], lines, others)
+    rows_P = np.full(len(choice.drawn), -1)  # of written ones
+    is_real_P = choice.drawn < len(self._train)
+    places = self._train[choice.drawn[is_real_P]]
+    rows_P[is_real_P] = self._whole.train_at[places]
+    return _files(choice, rows_P, lines, others)
+
+  def _line(self, choice, at):
+    """Returns a row of the pool as a line."""
+    source, number = self._source, int(choice.drawn[at])
+    if number < len(self._train):
+      place = int(self._train[number])
+      said = row_lines.columns(source, self._whole.train, place)
+      row: int | str = int(self._whole.train_at[place])
+    else:
+      row, text = text_sets.WRITTEN, self._written[number - len(self._train)]
+      texts = (text,) if isinstance(text, str) else text
+      label = source.label_names[int(choice.pool.rows.labels[at])]
+      said = dict(zip(source.text_keys, texts, strict=True))
+      said[source.label_key] = label
+    return row_lines.line(said, _more("train", row, choice.scores[at]))
 
 
 class OfLanguage:
@@ -99,18 +118,20 @@ class OfLanguage:
 
 
 def texts_of(
-  config: recipes.Recipe, corpus: batches.Corpus
+  config: recipes.Recipe,
+  corpus: batches.Corpus,
+  written: Sequence[row_texts.Text] = (),
 ) -> OfClasses | OfLanguage:
   """Returns what says a config's rows as people read them."""
   if config.has_classes:
-    return OfClasses(config.data)
+    return OfClasses(config.data, written)
   return OfLanguage(corpus)
 
 
 def _more(split, row, score):
   return {
     row_lines.SPLIT: split,
-    "row": int(row),
+    "row": row if isinstance(row, str) else int(row),
     "score": round(float(score), 7),
   }
 

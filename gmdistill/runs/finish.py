@@ -11,7 +11,7 @@ from gmdistill.evaluation import analysis as set_analysis
 from gmdistill.evaluation import gradient_cosine, measuring
 from gmdistill.reports import finished
 from gmdistill.reports import tables as result_tables
-from gmdistill.runs import jobs
+from gmdistill.runs import candidates, jobs
 from gmdistill.runs.config import outputs
 from gmdistill.sets import set_files, synthetic, text_sets
 from gmdistill.system import console, folders, json_files, processes
@@ -56,7 +56,7 @@ def finish(
   config, setup = job.config, job.setup
   card = outputs.first_card(setup, config, job.command)
   if config.readable:
-    card["source_rows"] = [int(row) for row in job.rows]
+    card["source_rows"] = _sources(job)
   if setup.teachers is not None:
     card["teachers"] = setup.teachers.names_and_ids
   first = processes.is_first()  # the process that writes
@@ -86,9 +86,19 @@ def texts(job: jobs.Job, syn: synthetic.SyntheticSet) -> text_sets.TextSet:
   labels_MxC = np.asarray(syn.batch.class_labels)
   weights_M = labels_MxC.sum(axis=1)
   train = row_texts.by_part(job.config.data, job.setup.corpus)["train"]
-  return text_sets.of_rows(
-    job.rows, train, labels_MxC / weights_M[:, None], weights_M
+  written = candidates.texts(job.setup, job.config)
+  texts = dict(enumerate(written, len(train)))
+  texts |= {int(row): train[int(row)] for row in job.rows if row < len(train)}
+  text_set = text_sets.of_rows(
+    job.rows, texts, labels_MxC / weights_M[:, None], weights_M
   )
+  return text_set._replace(sources=tuple(_sources(job)))
+
+
+def _sources(job):
+  """Returns the training row that each row of a set of texts is."""
+  count = len(job.setup.corpus.train.labels)
+  return [int(row) if row < count else text_sets.WRITTEN for row in job.rows]
 
 
 def _say_texts(analysis, text_set):

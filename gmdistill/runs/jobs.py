@@ -12,7 +12,14 @@ import numpy as np
 from gmdistill import trees
 from gmdistill.evaluation import measuring, protocols, readings
 from gmdistill.objectives import bank, contract
-from gmdistill.runs import first_set, leading_rows, outer, start_rows, states
+from gmdistill.runs import (
+  candidates,
+  first_set,
+  leading_rows,
+  outer,
+  start_rows,
+  states,
+)
 from gmdistill.runs.config import (
   assembly,
   checks,
@@ -45,7 +52,9 @@ class Job(NamedTuple):
   parameterization: synthetic.Parameterization
   finished: synthetic.Parameterization  # as students see the set
   params: trees.PyTree  # of the set, before the first step
-  rows: np.ndarray  # [M] that the set starts from; none of `config.start`
+  # [M] that the set starts from, written ones after the training rows; none of
+  # `config.start`
+  rows: np.ndarray
   draws: tuple[Callable[..., contract.Real], ...]  # one a stage
   select: Callable[[trees.PyTree], float]  # the set's parameters -> score
   reported: Mapping[str, protocols.Protocol]
@@ -88,8 +97,10 @@ def prepare(config: Any, command: str = "") -> Job:
     real_data(setup, config, stage.objective, mesh) for stage in stages
   )
   chosen = start_rows.Chosen(np.zeros(0, np.int64), np.zeros(0))
+  among = setup  # whose rows may be chosen
   if config.has_classes and not config.start:
-    chosen = leading_rows.choose(setup, config, stages[0], mesh, draws[0])
+    among = candidates.extended(setup, config)
+    chosen = leading_rows.choose(among, config, stages[0], mesh, draws[0])
   return Job(
     config=config,
     command=command,
@@ -100,7 +111,7 @@ def prepare(config: Any, command: str = "") -> Job:
     stages=tuple(stages),
     parameterization=parameterization,
     finished=finished,
-    params=first_set.first_params(setup, config, finished, chosen),
+    params=first_set.first_params(among, config, finished, chosen),
     rows=chosen.rows,
     draws=draws,
     select=_selector(setup, config, finished),
@@ -132,6 +143,7 @@ def sources(job: Job) -> dict[str, Any]:
     "weights": problem.weights_id if problem.is_pretrained else "",
     "space": job.setup.space_id,
     "teachers": named,
+    **candidates.identity(config),
   }
   if any(stage.objective.reads for stage in job.stages):
     about = json.dumps(bank.read(paths.path(config.bank.dir)))

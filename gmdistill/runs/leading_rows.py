@@ -1,6 +1,7 @@
 """Rows that a set starts from, chosen by where training on them leads."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,10 +12,10 @@ import optax
 
 from gmdistill import errors, trees
 from gmdistill.objectives import bank, contract
-from gmdistill.runs import outer, start_rows, states
+from gmdistill.runs import candidates, outer, start_rows, states
 from gmdistill.runs.config import assembly, schedule
 from gmdistill.runs.config import recipe as recipes
-from gmdistill.selection import coresets, pursuit
+from gmdistill.selection import coresets, diversity, pursuit
 from gmdistill.sets import spaces
 from gmdistill.system import cache, devices, logs, processes
 
@@ -28,7 +29,7 @@ Draw = Callable[
 class _Run(NamedTuple):
   """What rows are scored by."""
 
-  setup: spaces.Setup
+  setup: spaces.Setup  # with all rows that may be chosen
   config: recipes.Recipe
   stage: schedule.Stage  # whose objective says where training leads
   mesh: jax.sharding.Mesh
@@ -46,10 +47,22 @@ def choose(
 
   What asks an objective is slow, and kept in the cache folder.
 
+  Args:
+    setup: With all rows that may be chosen; see `candidates.extended`.
+    config: Says how.
+    stage: Whose objective says where training leads.
+    mesh: The devices.
+    draw: What an objective reads of the data.
+
   Raises:
     InputError: an unknown method, or too few rows.
   """
   method = errors.choice("initialise", config.initialise, METHODS)
+  if config.choice.written and not config.readable:
+    raise errors.InputError(
+      f"choice.written={config.choice.written} are rows of text, and this set "
+      "is of embeddings; use readable=True, or leave it out."
+    )
   if method in coresets.ALL and not config.choice.exchanges:
     return start_rows.named(setup, config)
   if not config.readable:
@@ -67,6 +80,7 @@ def choose(
       setup.problem.weights_id,
       setup.labels,
       {**config.to_dict(), "num_steps": 0},
+      *candidates.identity(config).values(),
     ],
   )
   kept = cache.read_arrays(entry)
@@ -88,23 +102,12 @@ def _choose(run: _Run, method: str) -> start_rows.Chosen:
   return _exchanged(run, chosen) if run.config.choice.exchanges else chosen
 
 
-def _candidates(run: _Run) -> np.ndarray:
-  """Returns rows [P] in class order, at most `choice.pool` of a class."""
-  labels = run.setup.corpus.train.labels
-  rows = start_rows.short_rows(run.setup, run.config)
-  counts = np.bincount(labels[rows])
-  most = min(
-    max(run.config.choice.pool, run.config.data_per_class), min(counts)
-  )
-  return rows[coresets.random(labels[rows], int(most), run.config.seed)]
-
-
 # -- matching pursuit --------------------------------------------------------
 
 
 def _pursued(run: _Run) -> start_rows.Chosen:
   setup, options = run.setup, run.config.choice
-  rows = _candidates(run)
+  rows = candidates.drawn(run.setup, run.config)
   logs.say(
     f"matching pursuit: gradients of {len(rows)} rows at {options.states} "
     "students"
@@ -124,7 +127,12 @@ def _pursued(run: _Run) -> start_rows.Chosen:
     ),
   )
   labels = setup.corpus.train.labels[rows]
-  picked, weights = pursuit.pursue(sketched, labels, run.config.data_per_class)
+  picked, weights = pursuit.pursue(
+    sketched,
+    labels,
+    run.config.data_per_class,
+    candidates.diverse(run.setup, run.config, rows),
+  )
   return start_rows.Chosen(rows[picked], weights)
 
 
@@ -134,7 +142,7 @@ def _states(run: _Run) -> list[trees.Params]:
   if not config.bank.dir:
     return pursuit.states(
       run.setup.problem,
-      run.setup.rows,
+      candidates.real_rows(run.setup, config),
       count=count,
       rate=config.full.rates[0],
       seed=config.seed,
@@ -158,16 +166,19 @@ def _weighted(run: _Run) -> start_rows.Chosen:
   """Learns weights and labels of candidates; leaves out the lightest, in
   rounds."""
   config, options = run.config, run.config.choice
-  chosen = start_rows.Chosen(rows := _candidates(run), np.ones(len(rows)))
+  chosen = start_rows.Chosen(
+    rows := candidates.drawn(run.setup, run.config), np.ones(len(rows))
+  )
+  diverse = candidates.diverse(run.setup, config, rows)
   groups = run.setup.problem.groups
   start, budget = len(chosen.rows) // groups, config.data_per_class
   for number in range(1, options.rounds + 1):
     left = round(start * (budget / start) ** (number / options.rounds))
     weights = _learned_weights(run, chosen)
     by_class = weights.reshape(groups, -1)
-    best = np.sort(np.argsort(-by_class, axis=1, kind="stable")[:, :left])
-    picked = (best + by_class.shape[1] * np.arange(groups)[:, None]).ravel()
+    picked = _heaviest(by_class, left, diverse)
     kept = weights[picked]
+    diverse = None if diverse is None else diverse.take(picked)
     chosen = start_rows.Chosen(chosen.rows[picked], kept / kept.mean())
     logs.say(
       f"learned weights, round {number} of {options.rounds}: {left} rows of "
@@ -175,6 +186,17 @@ def _weighted(run: _Run) -> start_rows.Chosen:
       f"{kept.sum() / weights.sum():.0%} of the weight"
     )
   return chosen
+
+
+def _heaviest(weights_CxP, count, diverse) -> np.ndarray:
+  """Returns places of the heaviest rows of each class, in their order."""
+  chosen, each = [], weights_CxP.shape[1]
+  for label, weights_P in enumerate(weights_CxP):
+    places = np.arange(label * each, (label + 1) * each)
+    own = None if diverse is None else diverse.take(places)
+    order = itertools.islice(diversity.ordered(weights_P, own), count)
+    chosen.append(places[sorted(order)])
+  return np.concatenate(chosen)
 
 
 def _learned_weights(run: _Run, chosen: start_rows.Chosen) -> np.ndarray:
@@ -225,10 +247,10 @@ def _learned_weights(run: _Run, chosen: start_rows.Chosen) -> np.ndarray:
 def _exchanged(run: _Run, chosen: start_rows.Chosen) -> start_rows.Chosen:
   """Exchanges rows by others of their class where the objective is less."""
   moves = run.config.choice.exchanges
-  score = _score(run)
   rng = np.random.default_rng([run.config.seed, 13])
   labels = run.setup.corpus.train.labels
-  others = _candidates(run)
+  others = candidates.drawn(run.setup, run.config)
+  score = _diverse_score(run, np.union1d(others, chosen.rows))
   best, taken = score(chosen), 0
   first = best
   for _ in range(moves):
@@ -248,6 +270,29 @@ def _exchanged(run: _Run, chosen: start_rows.Chosen) -> start_rows.Chosen:
     f"{first:.4f} to {best:.4f}"
   )
   return chosen
+
+
+def _diverse_score(run, every) -> Callable[[start_rows.Chosen], float]:
+  """Returns the objective of rows, less what it counts that they are diverse.
+
+  `every`: all rows that may be chosen, in their order.
+  """
+  score, diverse = _score(run), candidates.diverse(run.setup, run.config, every)
+  if diverse is None:
+    return score
+  labels = run.setup.corpus.train.labels
+
+  def less(chosen: start_rows.Chosen) -> float:
+    shares = [
+      diversity.share(
+        diverse.take(labels[every] == label),
+        np.flatnonzero(np.isin(every[labels[every] == label], chosen.rows)),
+      )
+      for label in np.unique(labels[every])
+    ]
+    return score(chosen) - diverse.weight * float(np.mean(shares))
+
+  return less
 
 
 def _score(run: _Run) -> Callable[[start_rows.Chosen], float]:

@@ -13,10 +13,10 @@ import numpy as np
 from gmdistill import errors
 from gmdistill.data import batches, row_lines
 from gmdistill.reports import tables
-from gmdistill.runs import chosen_rows, work
+from gmdistill.runs import candidates, chosen_rows, work
 from gmdistill.runs.config import assembly, outputs, row_fields
 from gmdistill.runs.config import recipe as recipes
-from gmdistill.selection import coresets, methods, pools
+from gmdistill.selection import coresets, diversity, methods, pools
 from gmdistill.sets import synthetic
 from gmdistill.system import console, devices, folders, logs, paths, units
 
@@ -93,14 +93,24 @@ class _Chooser:
       max(config.coreset_pool, config.per_group),
       config.seed,
     )
-    self._drawn = drawn
+    written = candidates.texts(setup, config)
+    count = len(setup.corpus.train.labels)
+    drawn = np.concatenate([drawn, count + np.arange(len(written))])
+    self._drawn = drawn = drawn.astype(np.int64)
+    every = candidates.extended(setup, config).corpus.train
+    problem = dataclasses.replace(setup.problem, criterion=None)
     self._pool = pools.Pool(
-      dataclasses.replace(setup.problem, criterion=None),
-      batches.take(setup.corpus.train, drawn),
+      problem,
+      # A method of selection reads a row's class alone.
+      batches.take(every._replace(soft=None), drawn),
       row_fields.selection_rows(setup.corpus, config),
       len(setup.corpus.strata),
     )
-    self._texts = chosen_rows.texts_of(config, setup.corpus)
+    self._diverse: diversity.Diversity | None = None
+    if weight := config.choice.diversity:
+      rows = self._pool.rows
+      self._diverse = diversity.of_features(problem, rows, weight)
+    self._texts = chosen_rows.texts_of(config, setup.corpus, written)
     self._per_class = pools.most_rows(
       self._pool, config.per_group, config.subset.tokens_per_class
     )
@@ -113,6 +123,7 @@ class _Chooser:
       "data": setup.corpus.fingerprint,
       "space": setup.space_id,
       "weights": self._weights,
+      **candidates.identity(self._config),
     }
 
   @functools.cached_property
@@ -207,6 +218,7 @@ class _Chooser:
       self._pool,
       self._per_class,
       self._config.subset.tokens_per_class,
+      self._diverse,
     )
 
   def _measured(self, name, chosen):

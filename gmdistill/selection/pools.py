@@ -1,12 +1,14 @@
 """What methods of selection choose from, and how much they may choose."""
 
 import dataclasses
+import itertools
 from typing import NamedTuple
 
 import numpy as np
 
 from gmdistill import fields
 from gmdistill.data import batches
+from gmdistill.selection import diversity
 from gmdistill.students import problems
 
 
@@ -73,7 +75,11 @@ def most_rows(pool: Pool, per_class: int, tokens: int) -> int:
 
 
 def best(
-  scores_P: np.ndarray, pool: Pool, per_class: int, tokens: int = 0
+  scores_P: np.ndarray,
+  pool: Pool,
+  per_class: int,
+  tokens: int = 0,
+  diverse: diversity.Diversity | None = None,
 ) -> np.ndarray:
   """Returns the rows of the highest scores in each class, in class order.
 
@@ -83,16 +89,19 @@ def best(
     per_class: Rows a class at most.
     tokens: A class, instead, where above 0: a row that no longer fits is
       passed over.
+    diverse: What counts beside the scores, of all rows.
   """
   chosen = []
   for label in range(pool.num_classes):
     rows = np.flatnonzero((pool.rows.labels == label) & ~np.isnan(scores_P))
-    order = rows[np.argsort(-scores_P[rows], kind="stable")]
+    own = None if diverse is None else diverse.take(rows)
+    order = diversity.ordered(scores_P[rows], own)
     if not tokens:
-      chosen.append(order[:per_class])
+      first = list(itertools.islice(order, per_class))
+      chosen.append(rows[np.array(first, np.int64)])
       continue
     left, taken = tokens, []
-    for row in order:
+    for row in rows[list(order)]:
       if pool.lengths[row] <= left:
         left -= pool.lengths[row]
         taken.append(row)

@@ -9,7 +9,7 @@ from scipy import optimize
 
 from gmdistill import trees
 from gmdistill.data import batches, samplers
-from gmdistill.selection import row_gradients
+from gmdistill.selection import diversity, row_gradients
 from gmdistill.students import problems
 from gmdistill.training import fitting
 
@@ -72,7 +72,10 @@ def sketches(
 
 
 def pursue(
-  sketches_NxK: np.ndarray, labels: np.ndarray, per_class: int
+  sketches_NxK: np.ndarray,
+  labels: np.ndarray,
+  per_class: int,
+  diverse: diversity.Diversity | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns rows [C * per_class] in class order, and a weight of each.
 
@@ -80,27 +83,41 @@ def pursue(
   points most along what is left, then the best weights of all chosen ones,
   none of them negative (GRAD-MATCH, Killamsetty et al. 2021). The weights of
   a class have the mean 1.
+
+  Args:
+    sketches_NxK: Of the rows' gradients.
+    labels: Of the rows [N].
+    per_class: Rows that are taken.
+    diverse: What counts beside how far a row points along what is left.
   """
   chosen, weights = [], []
   for label in range(int(labels.max()) + 1):
     rows = np.flatnonzero(labels == label)
     own_nxK = sketches_NxK[rows].astype(np.float64)
-    picked, shares = _pursue_one(own_nxK, per_class)
+    own = None if diverse is None else diverse.take(rows)
+    picked, shares = _pursue_one(own_nxK, per_class, own)
     chosen.append(rows[picked])
     weights.append(shares / shares.mean())
   return np.concatenate(chosen), np.concatenate(weights)
 
 
-def _pursue_one(own_nxK, count):
+def _pursue_one(own_nxK, count, diverse):
   target_K = own_nxK.mean(axis=0)
   lengths_n = np.linalg.norm(own_nxK, axis=1) + 1e-12
   picked: list[int] = []
   left_K = target_K
   shares = np.zeros(0)
+  cover = None
+  if diverse is not None and diverse.weight:
+    cover = diversity.Cover(diverse, own_nxK @ left_K / lengths_n)
   for _ in range(count):
     gain_n = own_nxK @ left_K / lengths_n
+    if cover is not None:
+      gain_n += cover.gains()
     gain_n[picked] = -np.inf
     picked.append(int(gain_n.argmax()))
+    if cover is not None:
+      cover.add(picked[-1])
     shares, _ = optimize.nnls(own_nxK[picked].T, target_K)
     left_K = target_K - own_nxK[picked].T @ shares
   shares = shares / max(shares.mean(), 1e-12)

@@ -9,7 +9,7 @@ whose words are most like its own, and `overlap`, how much so.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,7 +47,7 @@ class TextSet(NamedTuple):
 
 def of_rows(
   rows: Sequence[int] | np.ndarray,
-  texts: Sequence[Text],
+  texts: Sequence[Text] | Mapping[int, Text],
   labels: Any,
   weights: Any = None,
 ) -> TextSet:
@@ -55,7 +55,7 @@ def of_rows(
 
   Args:
     rows: Their numbers [M].
-    texts: Of every training row.
+    texts: Of every training row, or of these by their numbers.
     labels: Distributions [M, C].
     weights: What each counts [M]; None: all the same.
   """

@@ -76,6 +76,8 @@ def test_only_labels_and_weights_are_learned():
   {"initialise": "matching_pursuit", "choice__states": 2,
    "choice__sketch": 64, "choice__pool": 6},
   {"initialise": "herding", "choice__exchanges": 3, "choice__pool": 6},
+  {"initialise": "learned_weights", "choice__rounds": 1, "choice__pool": 4,
+   "choice__num_steps": 1, "choice__diversity": 1.0, "choice__exchanges": 2},
 ])  # fmt: skip
 def test_rows_are_chosen_class_by_class_and_kept(fields):
   config = changed(choice__matched="head", **fields)

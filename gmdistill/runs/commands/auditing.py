@@ -70,7 +70,8 @@ def _of_embeddings(setup, config, folder):
   syn, card = set_files.load(folder, setup.space_id)
   set_files.require_classes(syn, card, folder, setup.corpus.label_names)
   labels = np.asarray(syn.batch.class_labels)
-  members = np.array(card.get("source_rows", ()), np.int64)
+  rows = card.get("source_rows", ())
+  members = np.array([row for row in rows if type(row) is int], np.int64)
   named = config.initialise in coresets.ALL and not config.start
   if card.get("rows") == cards.DISTILLED and named and not len(members):
     members = start_rows.by_name(setup, config)

@@ -11,7 +11,14 @@ class Choice:
   """How rows are chosen by where training on them leads.
 
   Attributes:
-    pool: Candidates of each class, drawn at random.
+    pool: Candidates of each class, drawn at random; of written rows as many
+      more.
+    written: A file of rows, such as `gmdistill write` leaves, that may be
+      chosen beside the training rows, by `select` too; empty: none.
+    diversity: What it counts, beside a row's score, that the chosen rows stand
+      for all: the weight of facility location over features, in standard
+      deviations of the scores; of `exchanges` in the objective's unit. By
+      `select` too, where a method scores every row. 0: nothing.
     states: Students along real training whose gradients `matching_pursuit`
       reads; of a bank where there is one.
     matched: Which of their tensors.
@@ -25,6 +32,8 @@ class Choice:
   """
 
   pool: fields.Count = 50
+  written: str = ""
+  diversity: fields.Size = 0.0
   states: fields.Count = 4
   matched: str = "last_1"
   sketch: fields.Count = 4096
