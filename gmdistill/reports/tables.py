@@ -39,7 +39,8 @@ def results_table(runs: finished.Run | Sequence[finished.Run]) -> list[Row]:
   `mean`, `std` (over students) and `standard_error` are in the row's `unit`, of
   an accuracy a fraction; None means not measured. `recovery` is the mean over
   that on the full data; where students say something before any training, the
-  share of what the full data gain over that. A protocol of which nothing was
+  share of what the full data gain over that; None where they gain next to
+  nothing. A protocol of which nothing was
   measured has no rows.
   """
   runs = [runs] if isinstance(runs, finished.Run) else runs
@@ -55,10 +56,7 @@ def results_table(runs: finished.Run | Sequence[finished.Run]) -> list[Row]:
     for protocol in finished.measured(run):
       cells_of = finished.rows_of(run, protocol)
       unit = finished.unit_of(run, protocol)
-      ends = (
-        _score(cells_of.get("zero_shot"))["mean"],
-        _beyond_chance(run, cells_of.get("full"), unit),
-      )
+      ends = _ends(run, cells_of, unit)
       for key in _in_order(cells_of, unit):
         labels = {"protocol": protocol, "row": finished.ROWS.get(key, key)}
         own = _score(cells_of.get(key), ends)
@@ -66,13 +64,26 @@ def results_table(runs: finished.Run | Sequence[finished.Run]) -> list[Row]:
   return rows
 
 
-def _beyond_chance(run, cell, unit):
-  """Returns the mean of a row; None of an accuracy that is no better than a
-  guess, a share of which says nothing."""
-  mean, names = _score(cell)["mean"], run.card.get("label_names")
-  if unit != "accuracy" or mean is None or not names:
-    return mean
-  return mean if mean >= 1 / len(names) + 0.02 else None
+_LEAST_GAIN = 0.02  # of an accuracy, or nats: a share of less says nothing
+
+
+def _ends(run, cells_of, unit):
+  """Returns the means of which a recovery is the share: before any training, if
+  that says something, and on the full data. None for the second where that is
+  no better than the first, or an accuracy no better than a guess."""
+  zero = _score(cells_of.get("zero_shot"))["mean"]
+  full, names = (
+    _score(cells_of.get("full"))["mean"],
+    run.card.get("label_names"),
+  )
+  if full is None:
+    return zero, None
+  starts = [zero] if zero is not None else []
+  if unit == "accuracy" and names:
+    starts.append(1 / len(names))
+  sign = 1 if unit == "accuracy" else -1
+  gains = [sign * (full - start) for start in starts]
+  return zero, full if min(gains, default=1.0) >= _LEAST_GAIN else None
 
 
 def _in_order(names: Iterable[str], unit: str) -> list[str]:

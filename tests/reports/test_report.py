@@ -225,6 +225,27 @@ def test_a_share_of_what_is_no_better_than_a_guess_is_not_told(tmp_path):
     assert rows[4]["mean"] == full
 
 
+@pytest.mark.parametrize("unit", ["nats", "accuracy"])
+def test_a_share_of_what_full_data_do_not_gain_is_not_told(tmp_path, unit):
+  sign = -1 if unit == "nats" else 1
+  for gain, told in ((0.001, False), (-0.3, False), (0.03, True)):
+    summary = make_summary()
+    rows = summary["protocols"]["finetune"]
+    for name, more in (("zero_shot", 0), ("distilled", 0.2), ("full", gain)):
+      rows[name] = {"mean": 0.6 + sign * more, "std": None, "n": 1}
+    rows["unit"] = unit
+    run = make_run(tmp_path / f"{gain}", summary)
+    by_row = {
+      row["row"]: row
+      for row in tables.results_table(report_page.load_run(run))
+      if row["protocol"] == "finetune"
+    }
+    recovery = by_row["distilled"]["recovery"]
+    assert recovery == (pytest.approx(0.2 / gain) if told else None)
+    shown = tables.as_text(list(by_row.values()))
+    assert ("666.7" in shown) == told
+
+
 @pytest.mark.parametrize("absent", [None, "missing"])
 def test_an_absent_row_is_not_measured(tmp_path, absent):
   summary = make_summary()
