@@ -132,7 +132,8 @@ def write(
   With `first` pooling, `BertForSequenceClassification` loads them and gives the
   same logits. That class knows no other pooling: with `mean`, the tensors are a
   `BertModel`'s, and those of `classifier.safetensors` read the mean of its last
-  hidden states over unmasked tokens. A student with slots has its second head
+  hidden states over unmasked tokens; the class itself, which would draw a head
+  at random, refuses the config. A student with slots has its second head
   in `rationale_head.safetensors`, and the config says how many
   `rationale_slots` ([MASK] after [CLS]) it reads.
   """
@@ -166,4 +167,6 @@ def write(
     tensors |= {f"classifier.{name}": x for name, x in head.items()}
   else:
     beside["classifier.safetensors"] = head
+    # A probability that `torch.nn.Dropout` refuses, and no `BertModel` reads.
+    config["classifier_dropout"] = 2.0
   return config, tensors, beside

@@ -6,7 +6,8 @@ from typing import Any
 # Read by a test that runs it: a fenced block of Python.
 _MEAN = """\
 **Not for `pipeline("text-classification")`**: `BertForSequenceClassification`
-knows no mean pooling, and would draw a head at random. The head is in
+knows no mean pooling, and would draw a head at random; so that it does not, the
+config has a `classifier_dropout` that it refuses. The head is in
 `classifier.safetensors`, and reads the mean of the last hidden states:
 
 ```python

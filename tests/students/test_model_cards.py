@@ -1,6 +1,7 @@
 """A directory's README.md says how a student of ours is read."""
 
 import importlib.util
+import json
 import pathlib
 import re
 
@@ -14,6 +15,7 @@ from gmdistill.evaluation import protocols
 from gmdistill.runs.commands import shared
 from gmdistill.sets import synthetic
 from gmdistill.students import encoders, hugging_face, problems
+from gmdistill.teachers import trained
 
 TINY_BERT = pathlib.Path(__file__).parents[1] / "tiny_bert"
 TEXTS = ["a good film", "dull", "the story of a plot, not bad"]
@@ -50,6 +52,28 @@ def test_a_mean_pooled_student_brings_its_reader(tmp_path):
   exec(code, names)  # noqa: S102
   ours = names["logits"].detach().numpy()
   np.testing.assert_allclose(ours, logits, atol=1e-4)
+
+
+def test_transformers_refuses_to_draw_a_head_for_a_mean_pooled_student(
+  tmp_path,
+):
+  save(tmp_path / "mean", "mean")
+  save(tmp_path / "first", "first")
+  configs = {
+    pooling: json.loads((tmp_path / pooling / "config.json").read_text())
+    for pooling in ("mean", "first")
+  }
+  assert configs["mean"]["classifier_dropout"] > 1
+  assert "classifier_dropout" not in configs["first"]
+  assert trained.load(str(tmp_path / "mean")).label_names == ("no", "yes")
+  if not all(importlib.util.find_spec(x) for x in ("torch", "transformers")):
+    pytest.skip("needs torch and transformers")
+  import transformers
+
+  auto = transformers.AutoModelForSequenceClassification
+  with pytest.raises(ValueError, match="dropout probability"):
+    auto.from_pretrained(tmp_path / "mean")
+  assert auto.from_pretrained(tmp_path / "first").config.num_labels == 2
 
 
 def test_a_pooled_student_is_one_of_the_pipelines(tmp_path):

@@ -52,8 +52,8 @@ def train(flags: Any, rest: list[str], command: str) -> None:
     console.show(
       "a BertModel, and classifier.safetensors for the mean of its hidden "
       "states: transformers' pipeline of text classification knows no mean "
-      "pooling and would draw a head at random; README.md there has a reader "
-      "of seven lines"
+      "pooling and refuses the directory, and README.md there has a reader of "
+      "seven lines; gmdistill.load_student reads it too"
     )
 
 
