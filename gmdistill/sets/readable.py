@@ -16,8 +16,9 @@ from gmdistill import trees
 from gmdistill.data import batches
 from gmdistill.sets import nearest_text, synthetic
 
-# (ids [M, L], place) -> hidden states [M, D] that say the token at that place
-Before = Callable[[jax.Array, int], jax.Array]
+# (what was kept, tokens [M], their place) -> hidden states [M, D] that say the
+# tokens after them, and what is kept; nothing is {}
+Reads = Callable[[Any, jax.Array, int], tuple[jax.Array, Any]]
 
 
 def with_ids(
@@ -40,7 +41,7 @@ def nearest(syn: synthetic.SyntheticSet, table_VxD: jax.Array) -> np.ndarray:
 def likely(
   syn: synthetic.SyntheticSet,
   table_VxD: jax.Array,
-  before: Before,
+  reads: Reads,
   *,
   k: int = 10,
   weight: float = 0.1,
@@ -53,7 +54,7 @@ def likely(
   Args:
     syn: The set, in the language model's own table.
     table_VxD: That table; only k of its rows are read a place.
-    before: The language model.
+    reads: The language model, a token at a time.
     k: Candidates a place.
     weight: Of the language model; 0: the nearest token.
   """
@@ -61,8 +62,9 @@ def likely(
     syn.batch.inputs, table_VxD, k=k
   )
   chosen_MxL = jnp.asarray(ids_MxLxK[..., 0])
+  kept: Any = {}
   for place in range(1, chosen_MxL.shape[1]):
-    hidden_MxD = before(chosen_MxL, place)
+    hidden_MxD, kept = reads(kept, chosen_MxL[:, place - 1], place - 1)
     candidates_MxK = jnp.asarray(ids_MxLxK[:, place])
     logits_MxK = jnp.einsum("md,mkd->mk", hidden_MxD, table_VxD[candidates_MxK])
     score_MxK = cosines_MxLxK[:, place] + weight * jax.nn.log_softmax(

@@ -1,11 +1,14 @@
 """Embeddings into text, by what is near and by what is likely."""
 
+import conftest
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from conftest import make_examples, make_problem, make_synthetic
 
 from gmdistill.data import batches
+from gmdistill.runs.commands import projecting
 from gmdistill.sets import readable, synthetic
 
 
@@ -32,13 +35,44 @@ def test_a_language_model_decides_among_near_tokens():
   ids = np.full((4, 6), 3)
   syn = near(ids, table)
 
-  def before(ids, place):
-    return 50 * jnp.broadcast_to(table[7] - table[3], (4, 8))
+  def reads(kept, ids, place):
+    return 50 * jnp.broadcast_to(table[7] - table[3], (4, 8)), kept
 
-  plain = readable.likely(syn, table, before, k=2, weight=0.0)
+  plain = readable.likely(syn, table, reads, k=2, weight=0.0)
   np.testing.assert_array_equal(plain, readable.nearest(syn, table))
-  said = readable.likely(syn, table, before, k=2, weight=10.0)
+  said = readable.likely(syn, table, reads, k=2, weight=10.0)
   assert (said[:, 1:] == 7).all()
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_a_decoder_with_a_memory_chooses_as_one_that_reads_all_anew(kind):
+  problem = conftest.make_problem(
+    kind, 0, num_layers=2, num_heads=2, hidden=16, max_positions=6
+  )
+  params = problem.init(jax.random.key(0))
+  table = problem.embeddings
+  syn = near(np.arange(24).reshape(4, 6) % 20, table)
+  seen: list = []
+
+  def anew(kept, ids, place):
+    kept = [*kept, ids]  # {} is nothing
+    x, mask = table[jnp.stack(kept, 1)], jnp.ones((4, len(kept)), bool)
+    variables = {"params": params}
+    hidden = problem.student.apply(variables, x, mask, method="encode")
+    return hidden[:, place], kept
+
+  memory = projecting.reads_tokens(problem, 6)
+
+  def told(kept, ids, place):
+    hidden, kept = memory(kept, ids, place)
+    seen.append(hidden)
+    return hidden, kept
+
+  ours = readable.likely(syn, table, told, k=4, weight=0.5)
+  theirs = readable.likely(syn, table, anew, k=4, weight=0.5)
+  np.testing.assert_array_equal(ours, theirs)
+  assert (ours != readable.nearest(syn, table)).any()
+  assert len(seen) == 5 and np.abs(seen[0] - seen[1]).max() > 1e-3
 
 
 def test_the_nearest_row_is_the_one_that_it_is_made_of():

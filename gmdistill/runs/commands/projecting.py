@@ -1,5 +1,6 @@
 """Text made of a soft set: `evaluate --protocol=projections`."""
 
+import functools
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from gmdistill.runs.commands import shared
 from gmdistill.runs.config import assembly, outputs
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.sets import readable, synthetic
-from gmdistill.students import decoders, generation
+from gmdistill.students import decoders, generation, problems
 from gmdistill.system import logs
 
 
@@ -60,7 +61,8 @@ def _made(config, setup, syn) -> dict[str, synthetic.SyntheticSet]:
     "nearest tokens": readable.with_ids(syn, readable.nearest(syn, table_VxD)),
   }
   if isinstance(setup.problem.student, decoders.Decoder):
-    ids = readable.likely(syn, table_VxD, _before(setup.problem))
+    reads = reads_tokens(setup.problem, syn.batch.mask.shape[1])
+    ids = readable.likely(syn, table_VxD, reads)
     made["likely tokens"] = readable.with_ids(syn, ids)
   else:
     logs.say("likely tokens: left out, no decoder reads this set's table")
@@ -84,21 +86,29 @@ def _made(config, setup, syn) -> dict[str, synthetic.SyntheticSet]:
   return made
 
 
-def _before(problem) -> readable.Before:
-  """Returns what a decoder says at a place, of the tokens before it."""
+def reads_tokens(problem: problems.Problem, length: int) -> readable.Reads:
+  """Returns a decoder that reads texts of L tokens one by one.
+
+  Keys and values of the tokens before are kept, so that a token costs one pass
+  over itself.
+  """
   params = problem.init(jax.random.key(0))
   module = generation.module_of(problem)
 
   @jax.jit
-  def hidden(problem, params, ids_MxL):
-    mask = jnp.ones(ids_MxL.shape, bool)
-    x = problem.embeddings[ids_MxL]
-    return module.apply({"params": params}, x, mask, method="encode")
+  def hidden(problem, params, cache, ids_M, place):
+    x_Mx1xD = problem.embeddings[ids_M][:, None]
+    hidden_Mx1xD, cache = module.apply(
+      {"params": params, **cache},
+      x_Mx1xD,
+      jnp.ones((len(ids_M), length), bool),
+      place,
+      method="encode",
+      mutable=["cache"],
+    )
+    return hidden_Mx1xD[:, 0].astype(jnp.float32), cache
 
-  def before(ids_MxL, place):
-    return hidden(problem, params, ids_MxL)[:, place - 1].astype(jnp.float32)
-
-  return before
+  return functools.partial(hidden, problem, params)
 
 
 def _table(found: dict[str, Any]) -> str:
