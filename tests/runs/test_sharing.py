@@ -244,6 +244,7 @@ def test_the_script_of_a_packed_text_set_trains(texts, tmp_path, monkeypatch):
   compile(script, "use", "exec")
   if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
     pytest.skip("needs torch and transformers")
+  import torch
   import transformers
 
   for name, content in packing.contents(texts).items():
@@ -254,7 +255,7 @@ def test_the_script_of_a_packed_text_set_trains(texts, tmp_path, monkeypatch):
     intermediate_size=8, num_labels=2,
   )  # fmt: skip
   model = transformers.BertForSequenceClassification(config)
-  tokens = {"input_ids": transformers.torch.tensor([[1, 2], [3, 4]])}
+  tokens = {"input_ids": torch.tensor([[1, 2], [3, 4]])}
   for name, value in (
     ("AutoTokenizer", lambda *_, **__: tokens),
     ("AutoModelForSequenceClassification", model),
