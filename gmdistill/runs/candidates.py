@@ -1,17 +1,21 @@
 """Rows to choose among: the training rows, and rows that were written."""
 
+import dataclasses
 import hashlib
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from gmdistill import errors
+from gmdistill import errors, trees
 from gmdistill.data import batches
 from gmdistill.data import texts as row_texts
+from gmdistill.objectives import bank
 from gmdistill.runs import start_rows
 from gmdistill.runs.config import recipe as recipes
-from gmdistill.selection import coresets, diversity
+from gmdistill.selection import coresets, diversity, pursuit, row_gradients
 from gmdistill.sets import spaces, text_sets
-from gmdistill.system import paths
+from gmdistill.system import logs, paths
 
 
 def texts(
@@ -117,7 +121,7 @@ def drawn(setup: spaces.Setup, config: recipes.Recipe) -> np.ndarray:
   labels = setup.corpus.train.labels
   rows = start_rows.short_rows(setup, config)
   count = len(labels) - len(texts(setup, config))
-  real = _drawn(labels, rows[rows < count], config)
+  real = _of_training(setup, config, rows[rows < count])
   if not config.choice.written:
     return real
   written = rows[rows >= count]
@@ -132,11 +136,72 @@ def drawn(setup: spaces.Setup, config: recipes.Recipe) -> np.ndarray:
   return both[np.argsort(labels[both], kind="stable")]
 
 
+def _of_training(setup, config, rows):
+  """Returns candidates among training rows: drawn, or narrowed."""
+  labels = setup.corpus.train.labels
+  counts = np.bincount(labels[rows])
+  pool = max(config.choice.pool, config.data_per_class)
+  if min(config.choice.narrowed_from, max(counts)) <= pool:
+    return _drawn(labels, rows, config)
+  return _narrowed(setup, config, rows, min(pool, min(counts)))
+
+
+def _narrowed(setup, config, rows, most) -> np.ndarray:
+  """Returns the rows whose gradients agree most with their class's mean."""
+  options, groups = config.choice, range(setup.problem.groups)
+  train = setup.corpus.train
+  rows = np.random.default_rng(config.seed).permutation(rows)
+  of_classes = [np.flatnonzero(train.labels[rows] == x) for x in groups]
+  rows = rows[np.concatenate([x[: options.narrowed_from] for x in of_classes])]
+  logs.say(
+    f"candidates: gradients of {len(rows)} rows at {options.states} students, "
+    f"of which {most} of each class are left"
+  )
+  sketched = row_gradients.Sketched(
+    options.matched, options.sketch, config.seed
+  )
+  scores = errors.named(
+    "choice.matched",
+    lambda: row_gradients.agreement(
+      dataclasses.replace(setup.problem, criterion=None),
+      states(setup, config),
+      start_rows.on_host(setup, config, rows),
+      sketched,
+    ),
+  )
+  order = rows[np.argsort(-scores, kind="stable")]
+  best = [np.sort(order[train.labels[order] == x][:most]) for x in groups]
+  return np.concatenate(best)
+
+
 def _drawn(labels, rows, config):
   """Returns some of the rows, equally many of each class."""
   counts = np.bincount(labels[rows])
   most = min(max(config.choice.pool, config.data_per_class), min(counts))
   return rows[coresets.random(labels[rows], int(most), config.seed)]
+
+
+def states(setup: spaces.Setup, config: recipes.Recipe) -> list[trees.Params]:
+  """Returns students along real training: a bank's, or trained here."""
+  count = config.choice.states
+  if not config.bank.dir:
+    return pursuit.states(
+      setup.problem,
+      real_rows(setup, config),
+      count=count,
+      rate=config.full.rates[0],
+      seed=config.seed,
+    )
+  opened = bank.Bank(config.bank.dir, setup)
+  there = len(opened.options.ages) * opened.options.num_trajectories
+  if there < count:
+    raise errors.InputError(
+      f"the bank in {config.bank.dir} has {there} states, fewer than "
+      f"choice.states={count}; use at most that, or a bank of more."
+    )
+  sample = opened.sampler(("params",), seed=config.seed)
+  found = [sample(i).params for i in range(count)]
+  return [jax.tree.map(jnp.float32, params) for params in found]
 
 
 def diverse(

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gmdistill import errors, trees
-from gmdistill.objectives import bank, contract
+from gmdistill import errors
+from gmdistill.objectives import contract
 from gmdistill.runs import candidates, outer, start_rows, states
 from gmdistill.runs.config import assembly, schedule
 from gmdistill.runs.config import recipe as recipes
@@ -93,21 +93,23 @@ def choose(
 
 
 def _choose(run: _Run, method: str) -> start_rows.Chosen:
+  rows = candidates.drawn(run.setup, run.config)
   if method == "matching_pursuit":
-    chosen = _pursued(run)
+    chosen = _pursued(run, rows)
   elif method == "learned_weights":
-    chosen = _weighted(run)
+    chosen = _weighted(run, rows)
   else:
     chosen = start_rows.named(run.setup, run.config)
-  return _exchanged(run, chosen) if run.config.choice.exchanges else chosen
+  if not run.config.choice.exchanges:
+    return chosen
+  return _exchanged(run, chosen, rows)
 
 
 # -- matching pursuit --------------------------------------------------------
 
 
-def _pursued(run: _Run) -> start_rows.Chosen:
+def _pursued(run: _Run, rows: np.ndarray) -> start_rows.Chosen:
   setup, options = run.setup, run.config.choice
-  rows = candidates.drawn(run.setup, run.config)
   logs.say(
     f"matching pursuit: gradients of {len(rows)} rows at {options.states} "
     "students"
@@ -119,7 +121,7 @@ def _pursued(run: _Run) -> start_rows.Chosen:
     "choice.matched",
     lambda: pursuit.sketches(
       setup.problem,
-      _states(run),
+      candidates.states(setup, run.config),
       batch,
       matched=options.matched,
       size=options.sketch,
@@ -136,39 +138,14 @@ def _pursued(run: _Run) -> start_rows.Chosen:
   return start_rows.Chosen(rows[picked], weights)
 
 
-def _states(run: _Run) -> list[trees.Params]:
-  """Returns students along real training: a bank's, or trained here."""
-  config, count = run.config, run.config.choice.states
-  if not config.bank.dir:
-    return pursuit.states(
-      run.setup.problem,
-      candidates.real_rows(run.setup, config),
-      count=count,
-      rate=config.full.rates[0],
-      seed=config.seed,
-    )
-  opened = bank.Bank(config.bank.dir, run.setup)
-  there = len(opened.options.ages) * opened.options.num_trajectories
-  if there < count:
-    raise errors.InputError(
-      f"the bank in {config.bank.dir} has {there} states, fewer than "
-      f"choice.states={count}; use at most that, or a bank of more."
-    )
-  sample = opened.sampler(("params",), seed=config.seed)
-  found = [sample(i).params for i in range(count)]
-  return [jax.tree.map(jnp.float32, params) for params in found]
-
-
 # -- learned weights ---------------------------------------------------------
 
 
-def _weighted(run: _Run) -> start_rows.Chosen:
+def _weighted(run: _Run, rows: np.ndarray) -> start_rows.Chosen:
   """Learns weights and labels of candidates; leaves out the lightest, in
   rounds."""
   config, options = run.config, run.config.choice
-  chosen = start_rows.Chosen(
-    rows := candidates.drawn(run.setup, run.config), np.ones(len(rows))
-  )
+  chosen = start_rows.Chosen(rows, np.ones(len(rows)))
   diverse = candidates.diverse(run.setup, config, rows)
   groups = run.setup.problem.groups
   start, budget = len(chosen.rows) // groups, config.data_per_class
@@ -244,12 +221,13 @@ def _learned_weights(run: _Run, chosen: start_rows.Chosen) -> np.ndarray:
 # -- exchange ----------------------------------------------------------------
 
 
-def _exchanged(run: _Run, chosen: start_rows.Chosen) -> start_rows.Chosen:
+def _exchanged(
+  run: _Run, chosen: start_rows.Chosen, others: np.ndarray
+) -> start_rows.Chosen:
   """Exchanges rows by others of their class where the objective is less."""
   moves = run.config.choice.exchanges
   rng = np.random.default_rng([run.config.seed, 13])
   labels = run.setup.corpus.train.labels
-  others = candidates.drawn(run.setup, run.config)
   score = _diverse_score(run, np.union1d(others, chosen.rows))
   best, taken = score(chosen), 0
   first = best

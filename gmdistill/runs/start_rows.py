@@ -72,13 +72,20 @@ def short_rows(setup: spaces.Setup, config: recipes.Recipe) -> np.ndarray:
   return rows
 
 
+def on_host(
+  setup: spaces.Setup, config: recipes.Recipe, rows: np.ndarray
+) -> batches.Batch:
+  """Returns rows as they are read, as numpy arrays."""
+  taken = batches.take(setup.rows, rows)
+  batch = batches.as_batch(taken, len(setup.corpus.label_names))
+  return batches.cut(batch, min(config.sequence_length, batch.mask.shape[1]))
+
+
 def as_batch(
   setup: spaces.Setup, config: recipes.Recipe, chosen: Chosen
 ) -> batches.Batch:
   """Returns rows as a set of texts has them: ids, and labels times weights."""
-  taken = batches.take(setup.rows, chosen.rows)
-  batch = batches.as_batch(taken, len(setup.corpus.label_names))
-  short = batches.cut(batch, min(config.sequence_length, batch.mask.shape[1]))
+  short = on_host(setup, config, chosen.rows)
   labels = np.asarray(short.class_labels) * chosen.weights[:, None]
   return batches.Batch(
     jnp.asarray(short.inputs),

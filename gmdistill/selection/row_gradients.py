@@ -1,7 +1,7 @@
 """What single rows say of a student's weights: gradients, in bounded memory."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,14 @@ from gmdistill.students import problems
 
 # What is read of one row: (problem, params, a batch of that row) -> arrays
 OfRow = Callable[[problems.Problem, trees.Params, batches.Batch], Any]
+
+
+class Sketched(NamedTuple):
+  """Which gradients are read, and in how many numbers."""
+
+  matched: str  # tensors: `head`, `last_K` or `all`
+  width: int  # W of a count sketch
+  seed: int = 0
 
 
 def size(problem: problems.Problem, matched: str) -> int:
@@ -56,6 +64,63 @@ def each(
     found = of_chunk(problem, params, batches.take_rows(rows, index))
     parts.append(np.asarray(found)[: count - start])
   return np.concatenate(parts)
+
+
+def agreement(
+  problem: problems.Problem,
+  along: Sequence[trees.Params],
+  rows: batches.Batch,
+  sketched: Sketched,
+  *,
+  chunk: int = 32,
+) -> np.ndarray:
+  """Returns the cosine [N] of each row's gradients with their class's mean.
+
+  Both are count sketches [S * W], of S students. No row's is kept: the mean is
+  summed in a first pass, a chunk of rows of one class at once, and compared in
+  a second one, so that memory does not grow with N.
+
+  Args:
+    problem: The students'.
+    along: Their parameters.
+    rows: N rows of classes on the host.
+    sketched: How gradients are read.
+    chunk: Rows at once.
+  """
+  labels_N = np.asarray(rows.class_labels).argmax(axis=1)
+  by_class = [np.flatnonzero(labels_N == x) for x in range(labels_N.max() + 1)]
+
+  def sketch_of(problem, params, rows):
+    grads = gradient(problem, params, rows, sketched.matched)
+    return sketch(grads, sketched.width, sketched.seed)
+
+  @jax.jit
+  def of_chunk(problem, params, rows):
+    return len(rows) * sketch_of(problem, params, rows)
+
+  def against(mean_CxW):
+    def of_row(problem, params, row):
+      own_W = sketch_of(problem, params, row)
+      mean_W = mean_CxW[row.class_labels[0].argmax()]
+      return jnp.stack([own_W @ mean_W, own_W @ own_W])
+
+    return of_row
+
+  sums_Nx2, squares_C = np.zeros((len(rows), 2)), np.zeros(len(by_class))
+  for params in along:
+    mean_CxW = np.zeros((len(by_class), sketched.width), np.float32)
+    for label, own in enumerate(by_class):
+      for first in range(0, len(own), chunk):
+        index = own[np.minimum(np.arange(first, first + chunk), len(own) - 1)]
+        taken = batches.take_rows(rows, index)
+        taken = batches.without_count(taken, np.arange(len(own) - first, chunk))
+        mean_CxW[label] += np.asarray(of_chunk(problem, params, taken))
+      mean_CxW[label] /= max(len(own), 1)
+    of_row = against(jnp.asarray(mean_CxW))
+    sums_Nx2 += each(problem, params, rows, of_row, chunk)
+    squares_C += np.square(mean_CxW).sum(axis=1)
+  lengths_N = np.sqrt(sums_Nx2[:, 1] * squares_C[labels_N])
+  return sums_Nx2[:, 0] / np.maximum(lengths_N, 1e-12)
 
 
 def gradient(

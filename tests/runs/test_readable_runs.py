@@ -8,8 +8,8 @@ import pytest
 import tiny_config
 
 from gmdistill import errors, main
-from gmdistill.runs import jobs, leading_rows
-from gmdistill.runs.config import recipe, settings
+from gmdistill.runs import candidates, jobs, leading_rows
+from gmdistill.runs.config import assembly, recipe, settings
 from gmdistill.sets import set_files, synthetic
 
 CONFIG = f"--config={pathlib.Path(__file__).parents[1] / 'tiny_config.py'}"
@@ -89,6 +89,22 @@ def test_rows_are_chosen_class_by_class_and_kept(fields):
     job.setup, config, job.stages[0], job.mesh, job.draws[0]
   )
   np.testing.assert_array_equal(again.rows, job.rows)
+
+
+def test_candidates_are_narrowed_where_there_are_more_rows_than_the_pool():
+  base = changed(choice__matched="head", choice__sketch=64, choice__states=1)
+  setup = assembly.setup(base)
+
+  def drawn(pool, narrowed_from):
+    choice = {"choice__pool": pool, "choice__narrowed_from": narrowed_from}
+    return candidates.drawn(setup, recipe.changed(base, **choice))
+
+  for pool, narrowed_from in ((10**5, 10**6), (5, 5), (5, 2)):
+    np.testing.assert_array_equal(drawn(pool, narrowed_from), drawn(pool, 0))
+  labels = setup.corpus.train.labels
+  few = drawn(5, 20)
+  assert labels[few].tolist() == [x for x in range(4) for _ in range(5)]
+  assert len(set(few.tolist())) == 20 and (few != drawn(5, 0)).any()
 
 
 @pytest.mark.parametrize("fields, words", [

@@ -70,3 +70,43 @@ def test_a_rows_sketch_is_that_of_its_own_gradient():
     [x.array for x in problem.roles.select(mean, "head")], 8, 5
   )
   np.testing.assert_allclose(found.mean(axis=0), whole, rtol=1e-3, atol=1e-6)
+
+
+def agreement(problem, along, batch, width=8, chunk=4):
+  sketched = row_gradients.Sketched("head", width, seed=5)
+  return row_gradients.agreement(problem, along, batch, sketched, chunk=chunk)
+
+
+@pytest.mark.parametrize("chunk", [4, 32])
+def test_agreement_is_the_cosine_of_a_rows_sketches_with_its_classs_mean(chunk):
+  problem, examples = make_problem(), make_examples(rows=11)
+  batch = batches.as_batch(examples, 2)
+  along = [problem.init(jax.random.key(i)) for i in range(2)]
+  whole = pursuit.sketches(
+    problem, along, batch, matched="head", size=8, seed=5
+  )
+  means = np.stack([whole[examples.labels == x].mean(axis=0) for x in (0, 1)])
+  mean = means[examples.labels]
+  lengths = np.linalg.norm(whole, axis=1) * np.linalg.norm(mean, axis=1)
+  expected = (whole * mean).sum(axis=1) / lengths
+  found = agreement(problem, along, batch, chunk=chunk)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_of_their_class_agree_more_than_rows_that_are_mislabelled():
+  rng, problem = np.random.default_rng(2), make_problem()
+  examples = make_examples(rows=40)
+  # Of ten rows of a class, seven have its two tokens, three the other's.
+  planted = np.arange(40) // 2 % 10 < 7
+  kind = np.where(planted, examples.labels, 1 - examples.labels)
+  ids = np.repeat(10 * kind[:, None], examples.token_ids.shape[1], axis=1)
+  ids[:, -2:] += rng.integers(0, 2, (40, 2))
+  examples = examples._replace(
+    token_ids=ids.astype(np.int32), mask=np.ones_like(examples.mask)
+  )
+  batch = batches.as_batch(examples, 2)
+  scores = agreement(problem, [problem.init(jax.random.key(0))], batch, 32, 32)
+  for label in (0, 1):
+    own = np.flatnonzero(examples.labels == label)
+    best = own[np.argsort(-scores[own])[: planted[own].sum()]]
+    assert planted[best].all()

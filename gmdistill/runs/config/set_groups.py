@@ -13,6 +13,10 @@ class Choice:
   Attributes:
     pool: Candidates of each class, drawn at random; of written rows as many
       more.
+    narrowed_from: Training rows of each class, drawn at random, of which those
+      become candidates whose gradients agree most with the class's mean: of the
+      tensors `matched`, at the `states`, in the `sketch`. Up to `pool`, as 0:
+      candidates are drawn.
     written: A file of rows, such as `gmdistill write` leaves, that may be
       chosen beside the training rows, by `select` too; empty: none.
     diversity: What it counts, beside a row's score, that the chosen rows stand
@@ -32,6 +36,7 @@ class Choice:
   """
 
   pool: fields.Count = 50
+  narrowed_from: fields.FromZero = 0
   written: str = ""
   diversity: fields.Size = 0.0
   states: fields.Count = 4
