@@ -73,7 +73,7 @@ def accuracy_figure(run: finished.Run, protocol: str) -> Figure:
 
 
 def selection_figure(run: finished.Run) -> Figure:
-  """Scores of the selection split by step; the reported rows are horizontal
+  """What was chosen by, by step; reported rows of that unit are horizontal
   lines."""
   unit = finished.selection_unit(run)
   name, in_words = units.axis(unit)
@@ -85,7 +85,9 @@ def selection_figure(run: finished.Run) -> Figure:
   chosen = (run.summary.get("selection") or {}).get("step")
   if chosen is not None:
     axes.axvline(chosen, color=color, lw=1, ls=":", label=f"chosen: {chosen}")
-  for row in rows_of(run, finished.main_protocol(run)):
+  protocol = finished.main_protocol(run)
+  told_alike = finished.unit_of(run, protocol) == unit
+  for row in rows_of(run, protocol) if told_alike else ():
     color = ROW_COLORS.get(row["row"], GREY)
     mean = units.scaled(row["mean"], unit)
     axes.axhline(mean, color=color, lw=1.2, ls="--", label=row["row"])

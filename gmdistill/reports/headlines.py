@@ -7,7 +7,7 @@ from gmdistill.reports import finished, tables
 
 def told_as(run: finished.Run) -> dict[str, str]:
   """What the numbers of a run are, in words."""
-  if finished.selection_unit(run) == "accuracy":
+  if finished.unit_of(run, finished.main_protocol(run)) == "accuracy":
     return {
       "score": "Accuracy",
       "recovery": "the share of the accuracy on the full data",

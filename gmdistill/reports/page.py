@@ -173,8 +173,9 @@ def _view(run: finished.Run, name: str, most_examples: int) -> dict[str, Any]:
   rows = result_tables.results_table(run)
   made = maps.make_all(run)
   measured = finished.measured(run)
+  unit = finished.unit_of(run, finished.main_protocol(run))
   missing = [
-    f"{finished.selection_unit(run)} under {protocol}"
+    f"{unit} under {protocol}"
     for protocol in finished.PROTOCOLS
     if protocol not in measured
   ]

@@ -86,7 +86,7 @@ def _run(job, programs, folder, before):
       keep=keep,
       writer=_writer(config, folder, step),
       progress=logs.Progress(
-        config.num_steps, step, config.eval_every, job.unit
+        config.num_steps, step, config.eval_every, job.chosen_by.unit
       ),
       signals=signals,
     )
@@ -123,12 +123,12 @@ def _writer(config, folder, step):
 
 def _told_of_choice(job, state):
   """Returns what the summary says of the step chosen, and of the start."""
-  shown = job.problem.task.shown
+  shown, unit = job.chosen_by.shown, job.chosen_by.unit
   return {
     "step": int(state.best_step),
-    job.unit: float(shown(state.best_accuracy)),
+    unit: float(shown(state.best_accuracy)),
     "protocol": job.config.selection.protocol,
-    f"start_{job.unit}": float(shown(job.select(job.params))),
+    f"start_{unit}": float(shown(job.select(job.params))),
   }
 
 
@@ -204,7 +204,7 @@ def _chosen(job, state):
   # As it is kept: of equal ones, the later.
   if np.float32(accuracy) >= np.float32(state.best_accuracy):
     state = _with_best(state, accuracy, job.mesh)
-  return state, job.problem.task.shown(accuracy)
+  return state, job.chosen_by.shown(accuracy)
 
 
 def _log(job, index, seen, step, accuracy, to):
@@ -216,7 +216,7 @@ def _log(job, index, seen, step, accuracy, to):
     values["outer/learning_rate"] = stage.schedule(done - stage.first)
     values["outer/stage"] = index
     if accuracy is not None and k == num_steps - 1:
-      values[f"selection/{job.unit}"] = accuracy
+      values[f"selection/{job.chosen_by.unit}"] = accuracy
     to.writer.write(done + 1, values)
   to.progress.update(step, float(seen["outer/loss"][-1]), accuracy)
 

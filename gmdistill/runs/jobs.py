@@ -32,7 +32,7 @@ from gmdistill.runs.config import (
   recipe as recipes,
 )
 from gmdistill.sets import spaces, synthetic, wrappers
-from gmdistill.students import bases, problems
+from gmdistill.students import bases, problems, tasks
 from gmdistill.system import costs as program_costs
 from gmdistill.system import devices, paths
 
@@ -62,8 +62,13 @@ class Job(NamedTuple):
 
   @property
   def unit(self) -> str:
-    """Of what is chosen by, and reported."""
+    """Of what is reported."""
     return self.problem.task.unit
+
+  @property
+  def chosen_by(self) -> tasks.Task:
+    """By whose score the step that is kept is chosen."""
+    return tasks.chosen_by(self.config.selection.by, self.problem.task)
 
 
 def prepare(config: Any, command: str = "") -> Job:
@@ -262,7 +267,11 @@ def _selector(setup, config, parameterization):
     rates=rates, num_students=config.selection.num_students
   )
   at_once = min(config.students_at_once, config.selection.num_students)
-  trainer = measuring.Trainer(setup.problem, protocol, at_once)
+  task = tasks.chosen_by(config.selection.by, setup.problem.task)
+  problem = setup.problem
+  if task != problem.task:
+    problem = problem.replace(asks=task)
+  trainer = measuring.Trainer(problem, protocol, at_once)
   chosen = row_fields.selection_rows(setup.corpus, config)
   buckets = readings.length_buckets(chosen, setup.corpus.num_classes)
   both = measuring.Splits(buckets, buckets)
@@ -271,6 +280,6 @@ def _selector(setup, config, parameterization):
   def select(params):
     sets = measuring.stacked(decode(jax.device_get(params)))
     found = measuring.measure(trainer, sets, both, seed=SELECTION_SEED)
-    return measuring.chosen_by(found.accuracies, setup.problem.task)
+    return measuring.chosen_by(found.accuracies, task)
 
   return select

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gmdistill import trees
+from gmdistill import errors, trees
 from gmdistill.data import batches
 from gmdistill.students import next_token
 from gmdistill.students import outputs as student_outputs
@@ -161,6 +161,39 @@ def next_tokens(*, groups: int = 1, chunk: int = next_token.CHUNK) -> Task:
     unit="nats",
     groups=groups,
     smaller_is_better=True,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Lost:
+  """The negative of a loss; equal losses are one function to jit."""
+
+  loss: Callable[[jax.Array, batches.Batch, jax.Array], jax.Array]
+
+  def __call__(
+    self, logits: jax.Array, batch: batches.Batch, table_VxD: jax.Array
+  ) -> jax.Array:
+    return -self.loss(logits, batch, table_VxD)
+
+
+CHOSEN_BY = ("score", "loss")
+
+
+def chosen_by(what: str, task: Task) -> Task:
+  """Returns the task by whose score students are chosen.
+
+  Args:
+    what: The task's own `score`, or its `loss` in nats, the less the better.
+    task: What the students are asked.
+
+  Raises:
+    InputError: another word.
+  """
+  errors.choice("selection.by", what, CHOSEN_BY)
+  if what == "score" or task.smaller_is_better:
+    return task
+  return task._replace(
+    score=_Lost(task.loss), unit="nats", smaller_is_better=True
   )
 
 

@@ -16,6 +16,7 @@ from conftest import (
   make_synthetic,
 )
 
+from gmdistill import errors
 from gmdistill.data import batches
 from gmdistill.evaluation import protocols, readings
 from gmdistill.objectives import distances
@@ -256,3 +257,21 @@ def test_an_adapter_is_a_student_of_any_objective():
       whole, adapters.lora(whole.student, params, rank=2)
     ).weights_id
   )
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_choice_by_loss_is_by_what_students_lose(name):
+  task = TASKS[name]
+  by_loss = tasks.chosen_by("loss", task)
+  problem, batch = asked(name), batch_of(name)
+  said = problem.apply(problem.init(jax.random.key(1)), batch).logits
+  lost = task.loss(said, batch, problem.embeddings)
+  scores = by_loss.score(said, batch, problem.embeddings)
+  assert by_loss.unit == "nats" and by_loss.smaller_is_better
+  if name == "next_token":  # whose score that is
+    assert by_loss is task
+  else:
+    np.testing.assert_array_equal(scores, -lost)
+  assert tasks.chosen_by("score", task) is task
+  with pytest.raises(errors.InputError, match="selection.by"):
+    tasks.chosen_by("nats", task)

@@ -238,6 +238,8 @@ class Selection:
 
   Attributes:
     protocol: Which trains the students that choose.
+    by: What they are asked: their `score`, or their `loss`, whose noise on few
+      rows is smaller than that of an accuracy.
     num_students: How many.
     rows: Of the split, at most so many.
     min_tokens: None of them shorter.
@@ -247,6 +249,7 @@ class Selection:
   """
 
   protocol: str = "replay"
+  by: str = "score"
   num_students: fields.Count = 2
   rows: fields.Steps = 500
   min_tokens: fields.FromZero = 0
