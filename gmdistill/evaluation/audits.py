@@ -8,7 +8,12 @@ import numpy as np
 
 from gmdistill.data import batches, tokenizing
 from gmdistill.data import texts as row_texts
-from gmdistill.evaluation import common_runs, diversity, membership
+from gmdistill.evaluation import (
+  common_runs,
+  diversity,
+  likeness,
+  membership,
+)
 from gmdistill.selection import features
 from gmdistill.sets import nearest_text, spaces
 
@@ -102,6 +107,7 @@ def audit(
     "diversity": _diversity(
       subject, [real.train[i] for i in near], own_MxF, features_NxF, rng
     ),
+    "mauve": likeness.to_training(own_MxF, features_NxF, seed),
     "labels": _balance(subject.labels, corpus.label_names),
     "leakage": _leakage(subject, real),
   }

@@ -134,12 +134,20 @@ def _of_contents(found):
   return [
     ("", "set", "training rows"),
     *[(name, f"{x:.3f}", f"{real[name]:.3f}") for name, x in own.items()],
+    *_mauve(found["mauve"]),
     ("", "rows", "share of the labels"),
     *[
       (name, str(x["rows"]), f"{x['share']:.1%}")
       for name, x in found["labels"].items()
     ],
   ]
+
+
+def _mauve(told):
+  if told is None:
+    return []
+  label = f"mauve, against {told['rows']} training rows"
+  return [(label, f"{told['set']:.3f}", f"{told['training_rows']:.3f}")]
 
 
 def _number(x):
