@@ -11,7 +11,8 @@ are learned on. What it leaves is `set/set.jsonl`. Not measured yet.
 gmdistill write --config=readable/sst2:written --workdir=sets/written_sst2
 gmdistill distill --config=readable/sst2:written --workdir=runs/written_sst2 --config.choice.written=sets/written_sst2/written.jsonl
 
-Not measured yet. `:tiny` after either runs the same recipe on the embedded corpus, in seconds on a CPU.
+Not measured yet. `:tiny` after either runs the same recipe on the embedded corpus, in
+seconds on a CPU; it writes by a made-up decoder, whose words mean nothing.
 """
 
 from gmdistill.runs.config import settings

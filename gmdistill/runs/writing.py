@@ -9,11 +9,11 @@ import numpy as np
 from gmdistill import errors
 from gmdistill.data import row_lines
 from gmdistill.data import texts as row_texts
-from gmdistill.runs import work, workdirs, written_filters
+from gmdistill.runs import work, workdirs, writer_rewards, written_filters
 from gmdistill.runs.config import assembly, checks
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.sets import spaces, text_sets
-from gmdistill.students import generation
+from gmdistill.students import adapters, generation, peft_files
 from gmdistill.system import cache, console, folders, logs, paths, units, waits
 from gmdistill.teachers import writers
 
@@ -34,6 +34,16 @@ class _Asked(NamedTuple):
   shots: list[np.ndarray]  # of each class, the rows that prompts may show
 
   @property
+  def identity(self) -> list[Any]:
+    """All that decides what is written."""
+    decisive = {
+      name: value
+      for name, value in dataclasses.asdict(self.config.writer).items()
+      if name not in _NOT_OF_TEXTS
+    }
+    return [self.writer.id, self.setup.corpus.fingerprint, decisive]
+
+  @property
   def names(self) -> tuple[str, ...]:
     """The classes."""
     return self.setup.corpus.label_names
@@ -42,10 +52,12 @@ class _Asked(NamedTuple):
     """Returns the number of a class's candidate: more of them change none."""
     return label * 10**6 + place
 
-  def prompt(self, label: int, place: int) -> list[int]:
-    """Returns the tokens that a class's candidate goes on from."""
+  def prompt(self, label: int, place: int, seed: int = 17) -> list[int]:
+    """Returns the tokens that a class's candidate goes on from; with another
+    `seed`, after other rows."""
     options = self.config.writer
-    rng = np.random.default_rng([options.seed, 17, self.number(label, place)])
+    number = self.number(label, place)
+    rng = np.random.default_rng([options.seed, seed, number])
     rows = rng.choice(self.shots[label], options.shots, replace=False)
     return writers.prompt_ids(
       self.writer,
@@ -58,6 +70,8 @@ class _Asked(NamedTuple):
 class _Made(NamedTuple):
   """What was written, and what of it stays."""
 
+  writer: writers.Writer
+  rewards: list[float]  # of what taught it
   written: list[writers.Written]
   candidates: written_filters.Candidates
   kept: written_filters.Kept
@@ -70,9 +84,10 @@ def run(
   """Has a language model write rows of every class, and keeps the good ones.
 
   Leaves `written.jsonl`, a text set with a card beside it; `dropped.jsonl`, the
-  others and why; and `write.json`, how many of each there are. What is written
-  stands in the cache folder, a batch at a time: a stopped call goes on there,
-  and other filters read the same texts.
+  others and why; `write.json`, how many of each there are; and of a writer that
+  was taught, its `adapter/`, as PEFT reads it. What is written stands in the
+  cache folder, a batch at a time: a stopped call goes on there, and other
+  filters read the same texts.
 
   Args:
     config: Names the data, the student that doubts, and the writer.
@@ -92,6 +107,7 @@ def run(
     "writer": writer.id,
     "data": setup.corpus.fingerprint,
     "space": setup.space_id,
+    "weights": setup.problem.weights_id if setup.problem.is_pretrained else "",
   }
   is_done = (workdirs.check(workdir, config) / "write.json").is_file()
   made = None if is_done else _made(asked)
@@ -128,7 +144,9 @@ def _shots(setup, config):
 
 def _made(asked: _Asked) -> _Made:
   """Writes candidates and filters them."""
-  start = time.monotonic()
+  start, found = time.monotonic(), []
+  if asked.config.writer.reward_steps:
+    asked, found = _taught(asked)
   written = _candidates(asked)
   seconds = time.monotonic() - start
   pair = len(asked.setup.corpus.text_keys) > 1
@@ -140,7 +158,19 @@ def _made(asked: _Asked) -> _Made:
   kept = written_filters.kept(
     candidates, asked.setup, asked.config, list(asked.texts)
   )
-  return _Made(written, candidates, kept, seconds)
+  return _Made(asked.writer, found, written, candidates, kept, seconds)
+
+
+def _taught(asked):
+  """Returns what is asked of the writer with an adapter, and its rewards."""
+  done = writer_rewards.taught(
+    asked.writer,
+    asked.setup,
+    asked.config,
+    lambda label, place: asked.prompt(label, place, seed=19),
+    asked.identity,
+  )
+  return asked._replace(writer=done.writer), done.rewards
 
 
 def _candidates(asked: _Asked) -> list[writers.Written]:
@@ -155,12 +185,7 @@ def _candidates(asked: _Asked) -> list[writers.Written]:
   total = each * len(asked.names)
   logs.say(f"{asked.writer.name} writes {each} texts of each class")
   stops = writers.stops(asked.writer.tokenizer)
-  decisive = {
-    name: value
-    for name, value in dataclasses.asdict(options).items()
-    if name not in _NOT_OF_TEXTS
-  }
-  identity = [asked.writer.id, asked.setup.corpus.fingerprint, decisive]
+  identity = asked.identity
   written: list[writers.Written] = []
   for part in waits.over(parts, "writing", total, "texts", rows):
     entry = cache.entry("written", [*identity, part])
@@ -190,16 +215,6 @@ def _left(asked: _Asked, made: _Made, folder, command) -> dict[str, Any]:
     for row, probability in zip(rows, kept.probabilities, strict=True):
       row["probability"] = round(float(probability), 4)
   provenance = folders.environment(command)
-  card = {
-    "rows": text_sets.TEXTS,
-    "task": config.data.name,
-    "label_names": list(names),
-    "text_keys": list(asked.setup.corpus.text_keys),
-    "label_key": asked.setup.corpus.label_key,
-    "writer": {"name": asked.writer.name, "id": asked.writer.id},
-    "provenance": provenance,
-    "results": {},
-  }
   dropped = [
     row_lines.line(
       {"line": made.written[i].line, "label": names[label]},
@@ -209,7 +224,16 @@ def _left(asked: _Asked, made: _Made, folder, command) -> dict[str, Any]:
     if kept.reasons[i]
   ]
   paths.write_files(folder, {"dropped.jsonl": row_lines.encoded(dropped)})
-  text_sets.save(folder, rows, card, FILE)
+  if made.rewards:
+    peft_files.save(
+      folder / "adapter",
+      made.writer.problem.student,
+      made.writer.params,
+      family=made.writer.family,
+      base=config.writer.model,
+      base_id=adapters.identity(asked.writer.params),
+    )
+  text_sets.save(folder, rows, _card(asked, made, provenance), FILE)
   places = np.unique(np.linspace(0, len(rows) - 1, SHOWN).astype(int))
   return {
     "schema": 1,
@@ -222,9 +246,25 @@ def _left(asked: _Asked, made: _Made, folder, command) -> dict[str, Any]:
       reason: kept.counts(made.candidates, reason, names)
       for reason in written_filters.REASONS
     },
+    "rewards": made.rewards,
     "seconds": made.seconds,
     "examples": [rows[place] for place in places],
     "provenance": provenance,
+  }
+
+
+def _card(asked, made, provenance):
+  """Returns what the card of the texts says."""
+  corpus = asked.setup.corpus
+  return {
+    "rows": text_sets.TEXTS,
+    "task": asked.config.data.name,
+    "label_names": list(corpus.label_names),
+    "text_keys": list(corpus.text_keys),
+    "label_key": corpus.label_key,
+    "writer": {"name": made.writer.name, "id": made.writer.id},
+    "provenance": provenance,
+    "results": {},
   }
 
 
@@ -238,13 +278,20 @@ def _said(done, folder):
   ]
   of_classes = ", ".join(f"{n} {name}" for name, n in done["kept"].items())
   lines.append(f"  kept: {of_classes}")
+  if told := done["rewards"]:
+    lines.append(
+      f"  reward of the first batch {told[0]:.4f}, of the last "
+      f"{told[-1]:.4f}; the adapter is in {folder / 'adapter'}"
+    )
   lines += [
     f"  dropped, {reason}: {sum(counts.values())}"
     for reason, counts in done["dropped"].items()
   ]
   for row in done["examples"]:
     text = row.get("text") or writers.BETWEEN.join(row["texts"])
-    lines.append(f"  {row['label']}: {text[:100]}")
+    # What a model writes may hold what a terminal would obey.
+    shown = "".join(x if x.isprintable() else " " for x in text[:100])
+    lines.append(f"  {row['label']}: {shown}")
   place = folder / FILE
   lines.append(
     f"next: gmdistill evaluate --set={place} --config=..., or distill with "

@@ -142,8 +142,10 @@ def _lengths(candidates, left, setup, config):
   # One place more shows which are longer than any row can be.
   read = text_sets.as_batch(text_set, setup.corpus.tokenizer, longest + 1)
   tail = config.writer.length_quantile
-  bounds = np.quantile(train.mask.sum(axis=1), [tail, 1 - tail])
-  return np.asarray(read.mask).sum(axis=1), bounds
+  least, most = np.quantile(train.mask.sum(axis=1), [tail, 1 - tail])
+  if most >= longest:
+    most = np.inf  # real rows are cut there too
+  return np.asarray(read.mask).sum(axis=1), (least, most)
 
 
 def _copies(candidates, left, config, real):
@@ -159,17 +161,24 @@ def _copies(candidates, left, config, real):
   return (copies >= 0) & (copies < len(real)), copies >= len(real)
 
 
-def _of_labels(candidates, left, setup, config):
-  """Returns the probability [N] of each label, the mean over students."""
-  options, train = config.subset, setup.corpus.train
+def student_pool(setup: spaces.Setup, config: recipes.Recipe) -> pools.Pool:
+  """Returns the real rows on which students are warmed up."""
+  train = setup.corpus.train
   most = max(config.coreset_pool, config.per_group)
   every = np.arange(len(train.labels))
-  few = coresets.limited(train.labels, every, most, config.seed)
-  rows = batches.take(train, few)
+  rows = batches.take(
+    train, coresets.limited(train.labels, every, most, config.seed)
+  )
   problem = dataclasses.replace(setup.problem, criterion=None)
-  pool = pools.Pool(problem, rows, rows, setup.corpus.num_classes)
+  return pools.Pool(problem, rows, rows, setup.corpus.num_classes)
+
+
+def _of_labels(candidates, left, setup, config):
+  """Returns the probability [N] of each label, the mean over students."""
+  options, pool = config.subset, student_pool(setup, config)
   logs.say(
-    f"asking {options.num_students} students of {len(few)} real rows, "
+    f"asking {options.num_students} students of {len(pool.rows.labels)} real "
+    "rows, "
     f"{options.num_steps} steps each, about {len(left)} texts"
   )
   batch = text_sets.as_batch(

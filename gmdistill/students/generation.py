@@ -134,7 +134,7 @@ def _answered(
   choose: Callable[[jax.Array, Any], jax.Array],
 ) -> Answers:
   """Returns what `choose(logits_BxV, place)` makes of prompts."""
-  module, variables = module_of(problem), _variables(problem, params)
+  module, variables = module_of(problem), variables_of(problem, params)
   whole = variables["params"].get("unembedding", problem.embeddings)
   table_VxD = whole.astype(module.compute)  # once, not a token
   mask_BxP = jnp.asarray(prompts.mask)
@@ -264,7 +264,11 @@ def module_of(problem: problems.Problem) -> decoders.Decoder:
   return module
 
 
-def _variables(problem, params):
+def variables_of(
+  problem: problems.Problem, params: trees.Params
+) -> dict[str, Any]:
+  """Returns the variables of that decoder, as a student's parameters have it
+  changed."""
   student = problem.student
   if isinstance(student, decoders.Decoder):
     return {"params": params}

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from gmdistill import errors, fields, trees
-from gmdistill.data import language_tokens, plain_tokens
+from gmdistill.data import batches, language_tokens, plain_tokens
 from gmdistill.data import texts as row_texts
 from gmdistill.students import (
   decoders,
@@ -43,6 +43,12 @@ class Options:
     confidence: Texts to whose label students give a lower probability are
       dropped; these are trained on real rows, by `subset.num_students`,
       `subset.num_steps` and its rate. 0: nobody is asked.
+    reward_steps: Of policy gradient, by which an adapter teaches the writer to
+      write what students' gradients go the real rows' way on; 0: it writes as
+      it is.
+    reward_rows: Texts of one class in each of them.
+    reward_rate: Of the Adam that takes them.
+    reward_rank: Of the adapter.
   """
 
   model: str = ""
@@ -55,6 +61,10 @@ class Options:
   seed: fields.Seed = 0
   length_quantile: Annotated[float, fields.Range(0, below=0.5)] = 0.01
   confidence: fields.Share = 0.5
+  reward_steps: fields.StepsFromZero = 0
+  reward_rows: Annotated[int, fields.Range(2, 10**4)] = 16
+  reward_rate: fields.Rate = 1e-4
+  reward_rank: fields.Count = 8
 
   def __post_init__(self) -> None:
     """Checks the template.
@@ -74,7 +84,8 @@ class Writer(NamedTuple):
   """A language model that writes rows."""
 
   name: str
-  id: str  # a hash of its files
+  id: str  # a hash of its files, and of its adapter where it has one
+  family: str  # its model_type
   problem: problems.Problem
   params: trees.Params
   tokenizer: plain_tokens.PlainTokenizer
@@ -116,7 +127,9 @@ def load(source: str) -> Writer:
     asks=tasks.next_tokens(),
   )
   identity = trained.identity(folder)
-  return Writer(folder.name, identity, problem, read.params, tokenizer)
+  return Writer(
+    folder.name, identity, read.model_type, problem, read.params, tokenizer
+  )
 
 
 def stops(tokenizer: plain_tokens.PlainTokenizer) -> list[int]:
@@ -182,6 +195,66 @@ def prompt_ids(
   )
 
 
+class Drawn(NamedTuple):
+  """Answers to prompts, token by token."""
+
+  prompts: batches.Batch  # [B, P] ids, padded on the left
+  ids_BxN: np.ndarray
+  counts: np.ndarray  # [B], tokens before one that ends a line
+
+  @property
+  def has_end(self) -> np.ndarray:
+    """Whether each row [B] came to its line's end."""
+    return self.counts < self.ids_BxN.shape[1]
+
+  def lines(self, writer: Writer) -> list[Written]:
+    """Returns what the rows say."""
+    return [
+      # The token that ends a line may have text before the end.
+      _line(writer, ids[: count + 1], bool(has_end))
+      for ids, count, has_end in zip(
+        self.ids_BxN, self.counts, self.has_end, strict=True
+      )
+    ]
+
+
+def _line(writer, ids, has_end):
+  text = writer.tokenizer.decode(ids, control=False)
+  return Written(text.partition("\n")[0].strip(), has_end)
+
+
+def draw(
+  writer: Writer,
+  options: Options,
+  prompts: Sequence[Sequence[int]],
+  keys: jax.Array,
+  stop_ids: Sequence[int],
+) -> Drawn:
+  """Returns drawn answers, one a key [B].
+
+  Args:
+    writer: Who writes.
+    options: How tokens are drawn.
+    prompts: Of `prompt_ids`, at most B.
+    keys: A row's draws depend on its own alone.
+    stop_ids: Of `stops`.
+  """
+  longest = writer.problem.student.max_positions - options.max_tokens
+  batch = generation.padded(prompts, len(keys), longest)
+  sampling = generation.Sampling(
+    keys, options.temperature, options.top_p, writer.tokenizer.vocab_size
+  )
+  said = generation.sampled(
+    writer.problem,
+    writer.params,
+    batch,
+    np.array(stop_ids, np.int32),
+    sampling,
+    num_tokens=options.max_tokens,
+  )
+  return Drawn(batch, np.asarray(said.ids), np.asarray(said.mask).sum(axis=1))
+
+
 def write(
   writer: Writer,
   options: Options,
@@ -199,33 +272,8 @@ def write(
       own, by its number.
     stop_ids: Of `stops`.
   """
-  longest = writer.problem.student.max_positions - options.max_tokens
-  batch = generation.padded(prompts, generation.ROWS, longest)
-  numbers = first + np.arange(generation.ROWS)
+  numbers = np.uint32(first) + np.arange(generation.ROWS, dtype=np.uint32)
   root = jax.random.key(options.seed)
-  sampling = generation.Sampling(
-    jax.vmap(jax.random.fold_in, (None, 0))(root, numbers),
-    options.temperature,
-    options.top_p,
-    writer.tokenizer.vocab_size,
-  )
-  said = generation.sampled(
-    writer.problem,
-    writer.params,
-    batch,
-    np.array(stop_ids, np.int32),
-    sampling,
-    num_tokens=options.max_tokens,
-  )
-  ids_RxN = np.asarray(said.ids)
-  counts = np.asarray(said.mask).sum(axis=1)[: len(prompts)]
-  return [
-    _line(writer, ids[: count + 1], bool(count < options.max_tokens))
-    for ids, count in zip(ids_RxN, counts, strict=False)
-  ]
-
-
-def _line(writer, ids, has_end):
-  """Returns a line; the token that ends it may have text before the end."""
-  text = writer.tokenizer.decode(ids, control=False)
-  return Written(text.partition("\n")[0].strip(), has_end)
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(root, numbers)
+  drawn = draw(writer, options, prompts, keys, stop_ids)
+  return drawn.lines(writer)[: len(prompts)]

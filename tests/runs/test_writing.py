@@ -11,7 +11,7 @@ from etils import epath
 
 from gmdistill import errors, main
 from gmdistill.data import texts as row_texts
-from gmdistill.runs import writing, written_filters
+from gmdistill.runs import writer_rewards, writing, written_filters
 from gmdistill.runs.config import assembly, recipe, settings
 from gmdistill.sets import text_sets
 from gmdistill.students import made_up
@@ -139,12 +139,42 @@ def test_a_stopped_call_goes_on_and_ends_in_the_same_bits(
     assert (one / name).read_bytes() == (again / name).read_bytes()
 
 
+def test_a_taught_writer_leaves_its_adapter_and_writes_other_texts(
+  write, tmp_path, capsys, monkeypatch
+):
+  plain, taught, again = (tmp_path / x for x in ("plain", "taught", "again"))
+  fields = {"writer.num_candidates": 32, "subset.sketch": 32}
+  assert write(plain, **fields) == 0
+  fields |= {
+    "writer.reward_steps": 2,
+    "writer.reward_rows": 4,
+    "writer.reward_rank": 2,
+    "writer.reward_rate": 0.3,
+  }
+  assert write(taught, **fields) == 0
+  assert "reward of the first batch" in capsys.readouterr().out
+  done = json.loads((taught / "write.json").read_text())
+  assert len(done["rewards"]) == 2 and np.abs(done["rewards"]).max() <= 1
+  config = json.loads((taught / "adapter/adapter_config.json").read_text())
+  assert config["r"] == 2
+  one, other = (x / "dropped.jsonl" for x in (plain, taught))
+  assert one.read_bytes() != other.read_bytes()
+
+  def refuse(*args):
+    raise AssertionError("it is kept")
+
+  monkeypatch.setattr(writer_rewards.rewards, "train", refuse)
+  assert write(again, **fields) == 0
+  assert (again / "dropped.jsonl").read_bytes() == other.read_bytes()
+
+
 @pytest.fixture(scope="module")
 def tiny(data):
   config = settings.recipe(tiny_config.get_config())
   config = recipe.changed(
     config,
     data__name=data,
+    data__max_length=16,  # no row is cut
     writer__length_quantile=0.1,
     writer__confidence=0.0,
     subset__num_students=1,

@@ -112,7 +112,7 @@ def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config.min_tokens = 0
   if config.writer.model:
     config.writer.update(
-      model=str(_made_up()), num_candidates=6, shots=1, max_tokens=8
+      model=str(_made_up()), num_candidates=6, shots=1, max_tokens=48
     )
     # What it writes means nothing.
     config.writer.update(length_quantile=0.0, confidence=0.01)
