@@ -80,7 +80,7 @@ def write(model, data):
   return run
 
 
-def lines(path):
+def lines_of(path):
   return [json.loads(x) for x in path.read_text().splitlines()]
 
 
@@ -89,7 +89,7 @@ def test_what_is_written_is_a_text_set_and_the_others_say_why_not(
 ):
   assert write(tmp_path) == 0
   rows, dropped = (
-    lines(tmp_path / f"{x}.jsonl") for x in ("written", "dropped")
+    lines_of(tmp_path / f"{x}.jsonl") for x in ("written", "dropped")
   )
   done = json.loads((tmp_path / "write.json").read_text())
   said = capsys.readouterr().out
@@ -137,6 +137,38 @@ def test_a_stopped_call_goes_on_and_ends_in_the_same_bits(
   assert write(again, **{"writer.seed": 5}) == 0
   for name in ("written.jsonl", "dropped.jsonl"):
     assert (one / name).read_bytes() == (again / name).read_bytes()
+
+
+def test_pairs_are_written_as_pairs(write, tmp_path, monkeypatch, capsys):
+  rng = np.random.default_rng(3)
+  rows = [
+    {"text": sentence(rng, i % 2), "more": sentence(rng, i % 2),
+     "label": NAMES[i % 2]}
+    for i in range(40)
+  ]  # fmt: skip
+  data = tmp_path / "pairs.jsonl"
+  data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  seen = []
+
+  def lines(writer, options, prompts, first, stops):
+    seen.append(writer.tokenizer.decode(prompts[0]))
+    own = [f"{sentence(rng, 0)} | {sentence(rng, 1)}" for _ in prompts]
+    own[0] = own[0].replace("|", "")
+    return [writers.Written(line, True) for line in own]
+
+  monkeypatch.setattr(writers, "write", lines)
+  fields = {
+    "data.name": data,
+    "data.text_keys": "text,more",
+    "writer.confidence": 0.0,
+    "writer.num_candidates": 4,
+    "writer.seed": 77,
+  }
+  assert write(tmp_path / "out", **fields) == 0
+  assert seen[0].count("\ncolours:") == 2 and seen[0].count(" | ") == 2
+  written = lines_of(tmp_path / "out/written.jsonl")
+  assert written and all(len(row["texts"]) == 2 for row in written)
+  assert "dropped, empty: 2" in capsys.readouterr().out
 
 
 def test_a_taught_writer_leaves_its_adapter_and_writes_other_texts(
