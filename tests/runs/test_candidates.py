@@ -1,19 +1,17 @@
 """Written rows are chosen among beside the training rows, and say so."""
 
 import json
-import pathlib
 
 import numpy as np
 import pytest
 import tiny_config
 
-from gmdistill import errors, main
+from gmdistill import errors
 from gmdistill.data import texts as row_texts
-from gmdistill.runs import candidates, finish, jobs, start_rows
+from gmdistill.runs import candidates, finish, jobs, selecting, start_rows
 from gmdistill.runs.config import assembly, recipe, settings
 from gmdistill.sets import text_sets
 
-CONFIG = f"--config={pathlib.Path(__file__).parents[1] / 'tiny_config.py'}"
 NAMES = ("colours", "numbers")
 WORDS = dict(
   zip(NAMES, ("red green blue black".split(), "one two three four".split()),
@@ -117,19 +115,15 @@ def test_a_set_of_both_says_which_rows_are_written(given):
 def test_select_chooses_among_both(given, tmp_path):
   config, setup, written = given
   rows = len(setup.corpus.train.labels) // 2 + len(written) // 2
-  flags = {
-    "data.name": config.data.name,
-    "choice.written": config.choice.written,
-    "choice.diversity": 1.0,
-    "data_per_class": rows - 8,
-    "protocols": "('scratch',)",
-    "subset.num_students": 1,
-    "subset.num_steps": 2,
-    "subset.checkpoints": 1,
-  }
-  words = [f"--config.{name}={value}" for name, value in flags.items()]
-  command = ["gmdistill", "select", CONFIG, "--method=el2n", *words]
-  assert main.main([*command, f"--workdir={tmp_path}"]) == 0
+  config = recipe.changed(
+    config,
+    choice__diversity=1.0,
+    data_per_class=rows - 8,
+    subset__num_students=1,
+    subset__num_steps=2,
+    subset__checkpoints=1,
+  )
+  selecting.run(config, ["el2n"], str(tmp_path), measured=False)
   text = (tmp_path / "rows.jsonl").read_text()
   chosen = [json.loads(line) for line in text.splitlines()]
   said = {(row["text"], row["label"]) for row in written}
