@@ -1,5 +1,6 @@
 """A writer's adapter, taught by students' gradients of what it writes."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,9 +13,10 @@ from gmdistill.runs.config import recipe as recipes
 from gmdistill.selection import row_gradients, warm_students
 from gmdistill.sets import spaces, text_sets
 from gmdistill.students import adapters
-from gmdistill.system import cache, logs
+from gmdistill.system import cache, waits
 from gmdistill.teachers import rewards, writers
 
+_AT_ONCE = 10  # steps, after which what was reached is kept
 _REAL = 64  # rows of a class, at most, whose mean gradient is aimed at
 
 # (label, number) -> the tokens of a prompt
@@ -37,7 +39,8 @@ def taught(
 ) -> Taught:
   """Returns the writer after `writer.reward_steps`, of each class in turn.
 
-  It is kept in the cache folder.
+  It is kept in the cache folder, some steps at a time: a stopped call goes on
+  there.
 
   Args:
     writer: As it was read.
@@ -46,38 +49,46 @@ def taught(
     prompt: What a text of a class is to go on from.
     identity: All that decides the texts beside the students.
   """
-  fresh, options = rewards.with_adapter(writer, config.writer), config.writer
-  structure = jax.tree.structure(fresh.params)
+  options, count = config.writer, config.writer.reward_steps
+  fresh, names = rewards.with_adapter(writer, options), setup.corpus.label_names
   values = config.to_dict()
   of_students = "seed data student subset coreset_pool data_per_class".split()
   decisive = [identity, setup.space_id, [values[x] for x in of_students]]
-  entry = cache.entry("writers", decisive)
-  kept = cache.read_arrays(entry)
-  if kept is None:
-    logs.say(
-      f"{writer.name} learns from {options.reward_steps} batches of "
-      f"{options.reward_rows} of its texts"
-    )
-    names = setup.corpus.label_names
+  judge = functools.cache(lambda: _judge(setup, config))
 
-    def prompts(step):
-      numbers = range(options.reward_rows)
-      first = step * options.reward_rows
-      return [prompt(step % len(names), first + number) for number in numbers]
+  def prompts(step):
+    first = step * options.reward_rows
+    numbers = range(first, first + options.reward_rows)
+    return [prompt(step % len(names), number) for number in numbers]
 
-    trained, found = rewards.train(
-      fresh, options, prompts, _judge(setup, config)
-    )
-    leaves = jax.tree.leaves(trained.params)
-    kept = {f"{i:04d}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
-    kept["rewards"] = np.array(found)
-    cache.write_arrays(entry, kept)
-  leaves = [kept[name] for name in sorted(kept) if name != "rewards"]
-  params = jax.tree.unflatten(structure, leaves)
-  own = f"{writer.id}-{adapters.identity(params)[:16]}"
-  told = [float(reward) for reward in kept["rewards"]]
-  logs.say(f"the reward went from {told[0]:.4f} to {told[-1]:.4f}")
-  return Taught(fresh._replace(params=params, id=own), told)
+  progress = rewards.begun(fresh, options)
+  parts = range(0, count, _AT_ONCE)
+  for first in waits.over(parts, "rewarding", count, "steps", _AT_ONCE):
+    until = min(first + _AT_ONCE, count)
+    entry = cache.entry("writers", [*decisive, until])
+    kept = _kept(entry, progress)
+    if kept is None:
+      kept = rewards.train(fresh, options, prompts, judge(), progress, until)
+      leaves = jax.tree.leaves(kept)
+      arrays = {f"{i:06d}": np.asarray(x) for i, x in enumerate(leaves)}
+      cache.write_arrays(entry, arrays)
+    progress = kept
+  own = f"{writer.id}-{adapters.identity(progress.params)[:16]}"
+  taught = fresh._replace(params=progress.params, id=own)
+  return Taught(taught, progress.rewards)
+
+
+def _kept(entry, begun) -> rewards.Progress | None:
+  """Returns what an earlier call had reached; None: nothing."""
+  arrays = cache.read_arrays(entry)
+  if arrays is None:
+    return None
+  leaves = [arrays[name] for name in sorted(arrays)]
+  count = len(jax.tree.leaves(begun[:2]))
+  params, state = jax.tree.unflatten(
+    jax.tree.structure(begun[:2]), leaves[:count]
+  )
+  return rewards.Progress(params, state, [float(x) for x in leaves[count:]])
 
 
 def _judge(setup, config) -> Callable[[int, list[str]], rewards.Judged]:

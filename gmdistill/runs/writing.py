@@ -21,7 +21,13 @@ FILE = "written.jsonl"
 SHOWN = 5  # texts, for whoever looks
 
 # Fields of a writer that say what is kept of its texts, not what they are.
-_NOT_OF_TEXTS = ("model", "num_candidates", "length_quantile", "confidence")
+_NOT_OF_TEXTS = (
+  "model",
+  "num_candidates",
+  "length_quantile",
+  "confidence",
+  "reward_steps",  # which the identity of a taught writer tells
+)
 
 
 class _Asked(NamedTuple):

@@ -8,6 +8,7 @@ is, on average, the gradient of the expected reward.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +20,6 @@ import optax
 from gmdistill import errors, trees
 from gmdistill.data import batches
 from gmdistill.students import adapters, generation, next_token, problems
-from gmdistill.system import waits
 from gmdistill.teachers import writers
 from gmdistill.training import fitting
 
@@ -90,6 +90,14 @@ def log_probabilities(
   return -(losses * is_drawn_BxL[:, 1:]).sum(axis=1)
 
 
+class Progress(NamedTuple):
+  """How far a writer's training has come."""
+
+  params: trees.Params  # the adapter
+  state: optax.OptState
+  rewards: list[float]  # of each step so far
+
+
 def with_adapter(
   writer: writers.Writer, options: writers.Options
 ) -> writers.Writer:
@@ -110,61 +118,71 @@ def with_adapter(
   return writer._replace(problem=problem, params=params)
 
 
+def begun(writer: writers.Writer, options: writers.Options) -> Progress:
+  """Returns where the training of a writer of `with_adapter` starts."""
+  state = optax.adam(options.reward_rate).init(writer.params)
+  return Progress(writer.params, state, [])
+
+
 def train(
   writer: writers.Writer,
   options: writers.Options,
   prompts: Callable[[int], Sequence[Sequence[int]]],
   judge: Callable[[int, list[str]], Judged],
-) -> tuple[writers.Writer, list[float]]:
-  """Returns the writer after steps of policy gradient, and their rewards.
+  progress: Progress,
+  num_steps: int,
+) -> Progress:
+  """Goes on with steps of policy gradient.
 
   Args:
-    writer: Of `with_adapter`, which is what is trained.
-    options: Steps, rows and rate; texts are drawn at `top_p` 1, as whose
-      probabilities are those of the softmax.
+    writer: Of `with_adapter`.
+    options: Rows and rate; texts are drawn at `top_p` 1, as whose probabilities
+      are those of the softmax.
     prompts: The prompts of a step.
     judge: What the texts of a step come to.
+    progress: So far.
+    num_steps: When it stops, counted from the start.
   """
   options = dataclasses.replace(options, top_p=1.0)
-  optimizer = optax.adam(options.reward_rate)
   stop_ids = writers.stops(writer.tokenizer)
-  known = writer.tokenizer.vocab_size
-
-  @jax.jit
-  def update(problem, params, state, rows, is_drawn_BxL, advantages_B):
-    def lost(params):
-      logs_B = log_probabilities(
-        problem,
-        params,
-        rows,
-        is_drawn_BxL,
-        temperature=options.temperature,
-        known=known,
-      )
-      return surrogate(logs_B, advantages_B)
-
-    return fitting.update(optimizer, jax.grad(lost)(params), state, params)
-
   # Not of the keys that candidates are drawn by.
   root = jax.random.fold_in(jax.random.key(options.seed), 2**32 - 1)
-  state = optimizer.init(writer.params)
-  rewards, count = [], options.reward_steps
-  for step in waits.over(range(count), "rewarding", count, "steps"):
+  for step in range(len(progress.rewards), num_steps):
+    writer = writer._replace(params=progress.params)
     keys = jax.random.split(jax.random.fold_in(root, step), options.reward_rows)
     drawn = writers.draw(writer, options, prompts(step), keys, stop_ids)
     found = judge(step, [line.line for line in drawn.lines(writer)])
-    rewards.append(found.reward)
     rows, is_drawn_BxL = _joined(drawn)
-    params, state = update(
+    params, state = _step(
       writer.problem,
-      writer.params,
-      state,
+      progress[:2],
+      (rows, is_drawn_BxL, found.advantages.astype(np.float32)),
+      rate=options.reward_rate,
+      temperature=options.temperature,
+      known=writer.tokenizer.vocab_size,
+    )
+    progress = Progress(params, state, [*progress.rewards, found.reward])
+  return progress
+
+
+@functools.partial(jax.jit, static_argnames=("rate", "temperature", "known"))
+def _step(problem, carry, judged_rows, *, rate, temperature, known):
+  """Returns the adapter and the optimiser's state after a step."""
+  params, state = carry
+  rows, is_drawn_BxL, advantages_B = judged_rows
+
+  def lost(params):
+    logs_B = log_probabilities(
+      problem,
+      params,
       rows,
       is_drawn_BxL,
-      found.advantages.astype(np.float32),
+      temperature=temperature,
+      known=known,
     )
-    writer = writer._replace(params=params)
-  return writer, rewards
+    return surrogate(logs_B, advantages_B)
+
+  return fitting.update(optax.adam(rate), jax.grad(lost)(params), state, params)
 
 
 def _joined(drawn):

@@ -91,7 +91,7 @@ def test_probabilities_are_those_that_tokens_are_drawn_by(writer):
 
 def test_the_reward_rises_where_it_asks_for_letters(writer):
   options = writers.Options(
-    max_tokens=4, reward_steps=20, reward_rows=16, reward_rank=4,
+    max_tokens=4, reward_rows=16, reward_rank=4,
     reward_rate=0.02, seed=3,
   )  # fmt: skip
   fresh = rewards.with_adapter(writer, options)
@@ -106,15 +106,19 @@ def test_the_reward_rises_where_it_asks_for_letters(writer):
       np.array([[1.0, 0.0]]),
     )
 
-  def train():
+  def train(progress, until):
+    prompts = [prompt] * options.reward_rows
     return rewards.train(
-      fresh, options, lambda step: [prompt] * options.reward_rows, judge
+      fresh, options, lambda step: prompts, judge, progress, until
     )
 
-  taught, found = train()
+  start = rewards.begun(fresh, options)
+  taught = train(start, 20)
+  found = taught.rewards
   assert np.mean(found[-5:]) > np.mean(found[:5]) + 0.1, found
-  again, same = train()
-  assert found == same
+  # Stopped on the way, it comes to the same bits.
+  again = train(train(start, 7), 20)
+  assert found == again.rewards
   for one, other in zip(
     jax.tree.leaves(taught.params), jax.tree.leaves(again.params), strict=True
   ):
