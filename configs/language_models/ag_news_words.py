@@ -14,6 +14,7 @@ def get_config():
   config.task.template = "{title}\n{description}\nTopic:"
   config.task.words = (" world", " sports", " business", " science")
   config.data.update(name="ag_news_subset", max_length=96)
+  config.min_tokens = config.selection.min_tokens = 0
   config.rows_per_class = 4
   return config
 
