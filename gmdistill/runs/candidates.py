@@ -14,7 +14,7 @@ from gmdistill.objectives import bank
 from gmdistill.runs import start_rows
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.selection import coresets, diversity, pursuit, row_gradients
-from gmdistill.sets import spaces, text_sets
+from gmdistill.sets import readable, spaces, text_sets
 from gmdistill.system import logs, paths
 
 
@@ -71,14 +71,7 @@ def _read(setup, config):
   path = paths.path(file)
   text_sets.read_card(path, corpus.label_names)
   text_set = text_sets.read(path, corpus.label_names)
-  pair = len(corpus.text_keys) > 1
-  for number, text in enumerate(text_set.texts, 1):
-    if isinstance(text, str) == pair:
-      raise errors.InputError(
-        f"choice.written={file}: row {number} has "
-        f"{'one text' if pair else 'two texts'}, and the data's rows have "
-        f"{'two' if pair else 'one'}; write rows of these data."
-      )
+  readable.require_keys(text_set, corpus.text_keys)
   return text_set
 
 

@@ -5,16 +5,16 @@ What each loses of a set is measured by `evaluate --protocol=projections`.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gmdistill import trees
-from gmdistill.data import batches
-from gmdistill.sets import nearest_text, synthetic
+from gmdistill import errors, trees
+from gmdistill.data import batches, split_rows, templates
+from gmdistill.sets import nearest_text, synthetic, text_sets
 
 # (what was kept, tokens [M], their place) -> hidden states [M, D] that say the
 # tokens after them, and what is kept; nothing is {}
@@ -102,6 +102,52 @@ def nearest_rows(
 
 def _unit(x):
   return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
+def require_keys(text_set: text_sets.TextSet, keys: Sequence[str]) -> None:
+  """Checks that every row has as many texts as the data's.
+
+  Raises:
+    InputError: names the first that has not.
+  """
+  pair = len(keys) > 1
+  for number, text in enumerate(text_set.texts, 1):
+    if isinstance(text, str) == pair:
+      raise errors.InputError(
+        f"row {number} of the texts has {'one text' if pair else 'two texts'}, "
+        f"and the data's rows have {len(keys)}: {', '.join(keys)}; give texts "
+        "of these data."
+      )
+
+
+def in_template(
+  text_set: text_sets.TextSet,
+  template: templates.Template,
+  keys: Sequence[str],
+  length: int,
+) -> batches.Batch:
+  """Returns the texts as a language model is asked for their label words.
+
+  Args:
+    text_set: The texts.
+    template: What stands around them.
+    keys: The names of the one or two texts of a row.
+    length: Tokens a row, at most.
+
+  Returns:
+    As `text_sets.as_batch` does.
+
+  Raises:
+    InputError: rows of another number of texts.
+  """
+  require_keys(text_set, keys)
+  classes_M = text_set.labels.argmax(axis=1).astype(np.int32)
+  texts: Any = list(text_set.texts)  # all single, or all pairs
+  rows = split_rows.Rows(texts, classes_M, 0, 0, [])
+  read, _ = template.rows(rows, keys, length)
+  return batches.Batch(
+    read.token_ids, read.mask, text_set.targets, weights=text_set.weights
+  )
 
 
 def rows_of_text() -> synthetic.Parameterization:

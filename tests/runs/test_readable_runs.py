@@ -6,9 +6,13 @@ import pathlib
 import numpy as np
 import pytest
 import tiny_config
+import tiny_language
+from etils import epath
 
 from gmdistill import errors, main
+from gmdistill.data import texts as row_texts
 from gmdistill.runs import candidates, jobs, leading_rows
+from gmdistill.runs.commands import shared
 from gmdistill.runs.config import assembly, recipe, settings
 from gmdistill.sets import set_files, synthetic
 
@@ -121,3 +125,25 @@ def test_what_cannot_be_written_as_text_is_refused(fields, words):
 def test_too_few_short_rows_are_refused():
   with pytest.raises(errors.InputError, match="use a larger sequence_length"):
     jobs.prepare(changed(sequence_length=3))
+
+
+def test_texts_are_read_as_rows_are_where_a_word_says_the_class(tmp_path):
+  config = settings.recipe(tiny_language.get_config(tmp_path, "classes"))
+  setup = assembly.setup(config)
+  texts = row_texts.by_part(config.data, setup.corpus)["train"]
+  train, names = setup.corpus.train, setup.corpus.label_names
+  path = epath.Path(tmp_path / "texts.jsonl")
+  rows = [
+    {"text": texts[row], "label": names[train.labels[row]]} for row in range(5)
+  ]
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  syn, _ = shared.fitting_set(setup, path, config)
+  np.testing.assert_array_equal(syn.batch.mask, train.mask[:5])
+  np.testing.assert_array_equal(
+    np.where(syn.batch.mask, syn.batch.inputs, 0),
+    np.where(train.mask[:5], train.token_ids[:5], 0),
+  )
+  rows[2] = {"texts": ["one", "two"], "label": names[0]}
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  with pytest.raises(errors.InputError, match="row 3 of the texts has two"):
+    shared.fitting_set(setup, path, config)

@@ -8,11 +8,24 @@ from typing import Any
 from etils import epath
 
 from gmdistill import errors
-from gmdistill.data import batches, chat, plain_tokens, tokenizing
+from gmdistill.data import (
+  batches,
+  chat,
+  plain_tokens,
+  templates,
+  tokenizing,
+)
 from gmdistill.evaluation import protocols
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.runs.config import settings
-from gmdistill.sets import hub, set_files, spaces, synthetic, text_sets
+from gmdistill.sets import (
+  hub,
+  readable,
+  set_files,
+  spaces,
+  synthetic,
+  text_sets,
+)
 from gmdistill.students import (
   adapters,
   families,
@@ -161,12 +174,15 @@ def is_text_set(source: epath.PathLike) -> bool:
 def _of_texts(setup, path, config):
   names = setup.corpus.label_names
   card = text_sets.read_card(path, names)
-  batch = text_sets.as_batch(
-    text_sets.read(path, names),
-    setup.corpus.tokenizer,
-    config.data.max_length,
-    config.data.slots,
-  )
+  text_set, length = text_sets.read(path, names), config.data.max_length
+  tokenizer: Any = setup.corpus.tokenizer
+  if config.task.kind == "label_words":
+    template = templates.Template(tokenizer, config.task.template)
+    keys = setup.corpus.text_keys
+    batch = readable.in_template(text_set, template, keys, length)
+  else:
+    slots = config.data.slots
+    batch = text_sets.as_batch(text_set, tokenizer, length, slots)
   syn = synthetic.SyntheticSet(batch)
   _say_unlearned(syn, config)
   return syn, card
