@@ -211,6 +211,11 @@ def test_what_cannot_be_labelled_is_refused_in_one_line(
   assert "--row=best is none of distilled, random" in said
   said = refused(capsys, "relabel", to, teacher, "--set=no.jsonl", POLISH)
   assert "there is no file no.jsonl" in said
+  texts = folder / "texts.jsonl"
+  texts.write_text('{"text": "Opens a file.", "label": "xml"}\n')
+  words = ("--config=sst2_words:tiny", f"--set={texts}")
+  said = refused(capsys, "relabel", to, teacher, *words)
+  assert "task.kind=classes, not label_words" in said
   into = f"--workdir={taught[0]}"
   said = refused(capsys, "relabel", POLISH, into, teacher, "--row=random")
   assert "holds a student" in said

@@ -112,10 +112,15 @@ class _Labelled(NamedTuple):
 
 def _with_labels(setup, config, flags, card, source):
   """Returns rows with teachers' labels of classes."""
+  whose = _whose(flags)
+  if whose == TEXTS and config.task.kind != "classes":
+    raise errors.InputError(
+      f"--set={source}: texts are labelled again where task.kind=classes, not "
+      f"{config.task.kind}; use a set of embeddings, or a config of classes."
+    )
   named = teacher_fields.open_teachers(setup, config, flags.teacher)
   for teacher in named:
     trained.require_labels(teacher, setup.corpus.label_names)
-  whose = _whose(flags)
   if whose == TEXTS:
     rows = relabelling.of_texts(setup, source, config.data)
     del card["data_per_class"]
