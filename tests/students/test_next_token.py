@@ -74,6 +74,24 @@ def test_half_the_bits_are_summed_in_single():
   np.testing.assert_allclose(values, expected, rtol=0.05, atol=0.05)
 
 
+def test_no_product_of_half_the_bits_is_widened_in_any_order():
+  hidden, table, targets = make(dtype=jnp.bfloat16)
+
+  def loss(hidden):
+    return next_token.losses(hidden, table, targets["ids"]).mean()
+
+  def outer(hidden):
+    gradient = mixed_mode.grad(lambda h: loss(h))(hidden)
+    return jnp.square(gradient).sum(dtype=jnp.float32)
+
+  text = jax.jit(jax.grad(outer)).lower(hidden).as_text()
+  products = [x for x in text.splitlines() if "stablehlo.dot_general" in x]
+  assert len(products) > 3
+  for product in products:
+    given = product.rpartition("(")[2].partition(")")[0]
+    assert "f32" not in given.replace("bf16", ""), product
+
+
 def temporary_bytes(vocabulary, chunk):
   """What XLA plans for a second-order step beside its arguments."""
   rows, length = 4, 64
