@@ -17,10 +17,10 @@ GRADES = ("contradictory", "incorrect", "correct")
 
 
 def scratch():
-  """A small encoder from random weights.
+  """A small encoder from random weights, which learns next to nothing of it.
 
-  One busy CPU core: six minutes of outer loop, then the evaluation, of which no
-  number is kept.
+  One busy CPU core: ten minutes. Expected, protocol replay, 10 students:
+  distilled 45.8 ± 1.9, K-centers 45.5 ± 3.5, full 49.9 ± 0.2; every kappa near 0.
   """
   config = settings.defaults()
   config.data.name = "scientsbank"
