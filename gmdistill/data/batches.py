@@ -188,21 +188,6 @@ def of_named(arrays: Mapping[str, Array]) -> dict[str, Any]:
   }
 
 
-def by_group(
-  examples: Examples, names: Sequence[str] = ()
-) -> dict[str, Examples]:
-  """Returns the rows of each group by its name, or its number where there are
-  no `names`; {} where there are no groups."""
-  if examples.groups is None:
-    return {}
-  return {
-    str(names[group] if names else group): take(
-      examples, np.flatnonzero(examples.groups == group)
-    )
-    for group in np.unique(examples.groups)
-  }
-
-
 def as_batch(examples: Examples, num_classes: int) -> Batch:
   """Returns all rows as one batch of numpy arrays; the labels are a teacher's
   where the rows have some, else one-hot; rows of language have none."""

@@ -86,12 +86,7 @@ class Table:
     self._splits = measuring.Splits(
       cut(selection),
       cut(setup.corpus.reported),
-      {
-        name: cut(part)
-        for name, part in row_batches.by_group(
-          setup.corpus.reported, setup.corpus.group_names
-        ).items()
-      },
+      readings.groups(setup.corpus.reported, setup.corpus.group_names),
       options.metrics,
     )
 
@@ -182,10 +177,8 @@ class Table:
     if not np.isfinite(found).all():
       raise errors.NotFinite(measuring.DIVERGED)
     shown = trainer.problem.task.shown
-    by_group = {
-      name: shown(readings.accuracies(trainer.problem, params, part)[0])
-      for name, part in self._splits.groups.items()
-    }
+    scores = measuring.of_groups(trainer, params, self._splits)
+    by_group = {name: float(score[0]) for name, score in scores.items()}
     kind = "accuracy, %" if self._unit == "accuracy" else self._unit
     self._say_groups(kind, by_group)
     return jax.tree.map(lambda x: x[0], params), seconds, float(shown(found[0]))

@@ -35,7 +35,7 @@ class Splits(NamedTuple):
 
   selection: list[batches.Batch]
   reported: list[batches.Batch]
-  groups: Mapping[str, list[batches.Batch]] = {}  # parts of the reported one
+  groups: Mapping[str, np.ndarray] = {}  # `readings.groups` of the reported
   metrics: tuple[str, ...] = ()  # what is told of that one beside accuracies
 
 
@@ -195,6 +195,18 @@ def accuracy(
   return {"accuracy": _accuracies(trainer, students, splits.reported)}
 
 
+def of_groups(
+  trainer: Trainer, students: Any, splits: Splits
+) -> dict[str, np.ndarray]:
+  """Returns each student's score on each group of the reported split, [S]."""
+  if not splits.groups:
+    return {}
+  reading, problem = trainer.protocol.logits, trainer.problem
+  parts = (splits.reported, splits.groups)
+  means = readings.means(problem, students, *parts, reading)
+  return {name: problem.task.shown(mean) for name, mean in means.items()}
+
+
 def _accuracies(trainer, students, buckets):
   reading, problem = trainer.protocol.logits, trainer.problem
   scores = readings.accuracies(problem, students, buckets, reading)
@@ -280,8 +292,8 @@ def _measure_cohort(trainer, sets, splits, cohort, look):
       )
       seconds.append(spent / trainer.at_once)  # on one device
       looks.append(look(trainer, students, splits))
-      for name, buckets in splits.groups.items():
-        by_group[name].append(_accuracies(trainer, students, buckets))
+      for name, scores in of_groups(trainer, students, splits).items():
+        by_group[name].append(scores)
       told.append(_metrics(trainer, students, splits))
 
   def of_all(chunks):
@@ -305,19 +317,12 @@ def _measure_cohort(trainer, sets, splits, cohort, look):
 
 def _metrics(trainer, students, splits):
   """Returns what each metric is of S students, by group and name: [S] each."""
-  found = {}
-  parts = {"": splits.reported, **splits.groups} if splits.metrics else {}
-  for group, buckets in parts.items():
-    logits_SxNxC, true_N = readings.values(
-      trainer.problem, students, buckets, trainer.protocol.logits
-    )
-    predicted_SxN = logits_SxNxC.argmax(axis=-1)
-    for name in splits.metrics:
-      of = row_metrics.METRICS[name]
-      by_logits = name in row_metrics.OF_LOGITS
-      said_S = logits_SxNxC if by_logits else predicted_SxN
-      found[group, name] = np.array([of(true_N, x) for x in said_S])
-  return found
+  if not splits.metrics:
+    return {}
+  said = readings.values(
+    trainer.problem, students, splits.reported, trainer.protocol.logits
+  )
+  return row_metrics.by_group(*said, splits.metrics, splits.groups)
 
 
 def stacked(syn: SyntheticSet) -> SyntheticSet:

@@ -1,7 +1,8 @@
 """What trained students say of a split's rows, and how often they are right."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,16 +58,10 @@ def length_buckets(
     At most three stacked batches of [chunks, rows, L'] with L' in
     {L/4, L/2, L} (device arrays); every row of `examples` is in exactly one.
   """
-  full = examples.mask.shape[1]
-  lengths_N = examples.mask.sum(axis=1)
-  batches, floor = [], -1
+  batches = []
   # Who is right is told by the truth, whatever teachers say of a row.
   truth = examples._replace(soft=None)
-  for cut in sorted({max(full // 4, 1), max(full // 2, 1), full}):
-    chosen = np.flatnonzero((lengths_N > floor) & (lengths_N <= cut))
-    floor = cut
-    if not chosen.size:
-      continue
+  for cut, chosen in _by_length(examples):
     padding = -chosen.size % rows
     held = np.concatenate([chosen, np.repeat(chosen[-1:], padding)])
     whole = row_batches.as_batch(row_batches.take(truth, held), num_classes)
@@ -79,6 +74,47 @@ def length_buckets(
       )
     )
   return batches
+
+
+def order(examples: row_batches.Examples) -> np.ndarray:
+  """Returns the numbers of rows [N] in the order of their length buckets.
+
+  Rows of language that are to say nothing are left out, as `counted` does.
+  """
+  rows = np.concatenate([chosen for _, chosen in _by_length(examples)])
+  if row_batches.is_language(examples):
+    weights: Any = examples.tokens and examples.tokens.weights
+    rows = rows[weights[rows].sum(axis=1) > 0]
+  return rows
+
+
+def _by_length(examples):
+  """Yields a length, and the rows that are cut at it and at no smaller one."""
+  full, floor = examples.mask.shape[1], -1
+  lengths_N = examples.mask.sum(axis=1)
+  for cut in sorted({max(full // 4, 1), max(full // 2, 1), full}):
+    chosen = np.flatnonzero((lengths_N > floor) & (lengths_N <= cut))
+    floor = cut
+    if chosen.size:
+      yield cut, chosen
+
+
+def groups(
+  examples: row_batches.Examples, names: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
+  """Returns where each group's rows stand in the order of the length buckets.
+
+  Args:
+    examples: The rows of a split; {} where they are of no groups.
+    names: Of the groups; their numbers where left out.
+  """
+  if examples.groups is None:
+    return {}
+  groups_N = examples.groups[order(examples)]
+  return {
+    str(names[group] if names else group): np.flatnonzero(groups_N == group)
+    for group in np.unique(groups_N)
+  }
 
 
 def _over_chunks(one):
@@ -96,6 +132,22 @@ def _over_chunks(one):
   return lambda problem, params, chunks: np.asarray(
     jitted(problem, params, devices.put(mesh, chunks))
   )
+
+
+@functools.lru_cache(maxsize=8)
+def _bucket_scores(reading):
+  """Returns each student's score of every row of a bucket [S, n, B]."""
+
+  def one(problem, params, chunks):
+    def scores(batch):
+      read = reading(problem, params, batch)
+      finite = [jnp.isfinite(x).all() for x in jax.tree.leaves(read)]
+      score_B = problem.score(read, batch)
+      return jnp.where(jnp.stack(finite).all(), score_B, jnp.nan)
+
+    return jax.lax.map(scores, chunks)
+
+  return _over_chunks(one)
 
 
 # Kept for a few readings: functions of modules, never closures.
@@ -143,6 +195,39 @@ def accuracies(
   totals = _bucket_totals(reading)
   found = np.stack([totals(problem, params, b) for b in buckets])
   return found.astype(np.float64).sum(0) / sum(x.sum() for x in counts)
+
+
+def means(
+  problem: problems.Problem,
+  params: trees.Params,
+  buckets: list[row_batches.Batch],
+  parts: Mapping[str, np.ndarray],
+  reading: Reading = logits,
+) -> dict[str, np.ndarray]:
+  """Returns the mean score [S] of S stacked students on each of some parts.
+
+  Every row is read once, whatever the number of parts.
+
+  Args:
+    problem: The students' architecture.
+    params: Parameters with a leading axis [S], as many on every device.
+    buckets: What `length_buckets` made of a split.
+    parts: Numbers of rows, in the order of the buckets; of at least one each.
+    reading: A student's logits.
+  """
+  read = _bucket_scores(reading)
+  scores, counts = [], []
+  for bucket in buckets:
+    real_N = np.asarray(row_batches.counted(bucket)).reshape(-1)
+    scores_SxnxB = read(problem, params, bucket).astype(np.float64)
+    scores.append(scores_SxnxB.reshape(len(scores_SxnxB), -1)[:, real_N])
+    counts_nxB = np.asarray(problem.task.counts(bucket), np.float64)
+    counts.append(counts_nxB.reshape(-1)[real_N])
+  scores_SxN, counts_N = np.concatenate(scores, axis=1), np.concatenate(counts)
+  return {
+    name: (scores_SxN[:, at] * counts_N[at]).sum(axis=1) / counts_N[at].sum()
+    for name, at in parts.items()
+  }
 
 
 def values(

@@ -34,41 +34,42 @@ def measured(
     sets: By name; `before` is the old one.
   """
   protocol = assembly.protocol(config, config.protocols[0])
-  splits, among = _splits(setup, config, old_classes)
+  measured_on = _measured_on(setup, config, old_classes)
   found = {
-    name: _row(setup, config, protocol, syn, (splits, among))
+    name: _row(setup, config, protocol, syn, measured_on)
     for name, syn in sets.items()
   }
   new = np.flatnonzero(~np.isin(setup.corpus.train.labels, old_classes))
   if len(new):
     forgetful = _then_new_rows(setup, config, protocol, new)
     found["before, then new rows"] = _row(
-      setup, config, forgetful, sets["before"], (splits, among)
+      setup, config, forgetful, sets["before"], measured_on
     )
   return found
 
 
-def _splits(setup, config, old_classes):
-  """Returns the splits that are measured on, and old rows' buckets."""
+def _measured_on(setup, config, old_classes):
+  """Returns the splits that are measured on, where old and new rows stand in
+  the reported one, and what keeps the old classes alone."""
   count = len(setup.corpus.label_names)
   reported = setup.corpus.reported
-  is_old = np.isin(reported.labels, old_classes)
+  is_old = np.isin(reported.labels[readings.order(reported)], old_classes)
 
   def cut(rows):
     return readings.length_buckets(rows, count)
 
-  groups = {
-    name: cut(batches.take(reported, np.flatnonzero(which)))
+  parts = {
+    name: np.flatnonzero(which)
     for name, which in {"old": is_old, "new": ~is_old}.items()
     if which.any()
   }
   selection = cut(row_fields.selection_rows(setup.corpus, config))
   kept = jnp.where(jnp.isin(jnp.arange(count), old_classes), 0.0, -jnp.inf)
-  return measuring.Splits(selection, cut(reported), groups), kept
+  return measuring.Splits(selection, cut(reported)), parts, kept
 
 
 def _row(setup, config, protocol, syn, measured_on):
-  splits, kept_C = measured_on
+  splits, parts, kept_C = measured_on
 
   def among_old(problem, params, batch):
     # Finite: a score of logits that are not is no score.
@@ -78,13 +79,10 @@ def _row(setup, config, protocol, syn, measured_on):
 
   def look(trainer, students, splits):
     seen = measuring.accuracy(trainer, students, splits)
-    of = trainer.protocol.logits
-    for name, buckets in splits.groups.items():
-      seen[name] = readings.accuracies(trainer.problem, students, buckets, of)
-    seen["old_among_old"] = readings.accuracies(
-      trainer.problem, students, splits.groups["old"], among_old
-    )
-    return seen
+    read = (trainer.problem, students, splits.reported)
+    seen |= readings.means(*read, parts, trainer.protocol.logits)
+    old = {"old_among_old": parts["old"]}
+    return seen | readings.means(*read, old, among_old)
 
   at_once = min(config.students_at_once, protocol.num_students)
   trainer = measuring.Trainer(setup.problem, protocol, at_once)
@@ -95,7 +93,7 @@ def _row(setup, config, protocol, syn, measured_on):
     look=look,
   )
   return {
-    **found._replace(by_group={}).row(),
+    **found.row(),
     "std_of": {name: float(x.std()) for name, x in found.beside.items()},
   }
 

@@ -149,7 +149,7 @@ def test_few_tokens_and_the_others_are_a_distribution_that_tells_less():
 
 
 def test_neither_logits_of_all_places_nor_their_gradients_are_ever_whole():
-  places, rows = 64, 211
+  places, rows = next_token.CHUNK, 211
   count = 2 * next_token.CHUNK
   hidden = jnp.zeros((2, places, D))
   table = jnp.zeros((rows, D))

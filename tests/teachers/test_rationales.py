@@ -401,17 +401,20 @@ def test_a_corpus_s_text_is_the_same_without_its_rationales(chain_corpus):
 
 
 def test_the_groups_are_parts_of_the_reported_split(chain_corpus):
-  parts = batches.by_group(chain_corpus.reported)
-  assert {name: len(p.labels) for name, p in parts.items()} == {
+  reported = chain_corpus.reported
+  parts = readings.groups(reported)
+  assert {name: len(at) for name, at in parts.items()} == {
     str(length): count for length, count in chains.TEST.items()
   }
-  assert batches.by_group(make_examples()) == {}
+  rows = np.concatenate([readings.order(reported)[x] for x in parts.values()])
+  assert sorted(rows) == list(range(len(reported.labels)))
+  assert readings.groups(make_examples()) == {}
 
 
 def test_the_mean_over_groups_is_the_accuracy():
   examples = make_examples(40)._replace(groups=np.arange(40) % 3)
   cut = lambda rows: readings.length_buckets(rows, conftest.CLASSES)  # noqa: E731
-  parts = {name: cut(p) for name, p in batches.by_group(examples).items()}
+  parts = readings.groups(examples)
   trainer = measuring.Trainer(
     make_small_problem(), protocols.fine_tuning(num_steps=2, num_students=2), 1
   )
@@ -423,6 +426,17 @@ def test_the_mean_over_groups_is_the_accuracy():
   sizes = {"0": 14, "1": 13, "2": 13}
   mean = sum(sizes[name] * row["by_group"][name] for name in sizes) / 40
   np.testing.assert_allclose(mean, row["mean"], atol=1e-6)
+  # One pass over all rows says of a group what a split of its rows alone does.
+  students = jax.vmap(trainer.problem.init)(jax.random.split(jax.random.key(3)))
+  whole = (trainer.problem, students, cut(examples))
+  means = readings.means(*whole, parts)
+  for group in range(3):
+    alone = batches.take(examples, np.flatnonzero(examples.groups == group))
+    np.testing.assert_allclose(
+      means[str(group)],
+      readings.accuracies(trainer.problem, students, cut(alone)),
+      rtol=1e-6,
+    )
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="shared/data/tfds is absent")
