@@ -2,9 +2,9 @@
 
 The reward R of a batch of texts is the cosine of their mean gradient and the
 real rows', the mean over students (DiLM's aim, Maekawa et al. 2024, by
-REINFORCE, Williams 1992). Row b's baseline is the reward R_-b of the others,
-which does not depend on what b says: the sum over b of grad log p(b) (R - R_-b)
-is, on average, the gradient of the expected reward.
+REINFORCE, Williams 1992). Row b's baseline is the reward Q of the others, which
+does not depend on what b says: the sum over b of grad log p(b) (R - Q) is, on
+average, the gradient of the expected reward.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from gmdistill.training import fitting
 class Judged(NamedTuple):
   """What texts of a batch come to."""
 
-  advantages: np.ndarray  # [B], R - R_-b
+  advantages: np.ndarray  # [B], R - Q
   reward: float  # R
 
 
