@@ -37,11 +37,15 @@ def total_score(
   Of classes: how many rows of `batch` the student labels right. NaN of a
   student that has diverged: the largest of logits that are NaN is the first.
   """
-  read = reading(problem, params, batch)
   counts_B = problem.task.counts(batch)
-  total = (problem.score(read, batch) * counts_B).sum()
+  return (_scores(problem, params, batch, reading) * counts_B).sum()
+
+
+def _scores(problem, params, batch, reading):
+  """Returns the rows' scores [B]; NaN of a batch with logits not finite."""
+  read = reading(problem, params, batch)
   finite = [jnp.isfinite(x).all() for x in jax.tree.leaves(read)]
-  return jnp.where(jnp.stack(finite).all(), total, jnp.nan)
+  return jnp.where(jnp.stack(finite).all(), problem.score(read, batch), jnp.nan)
 
 
 def length_buckets(
@@ -134,22 +138,6 @@ def _over_chunks(one):
   )
 
 
-@functools.lru_cache(maxsize=8)
-def _bucket_scores(reading):
-  """Returns each student's score of every row of a bucket [S, n, B]."""
-
-  def one(problem, params, chunks):
-    def scores(batch):
-      read = reading(problem, params, batch)
-      finite = [jnp.isfinite(x).all() for x in jax.tree.leaves(read)]
-      score_B = problem.score(read, batch)
-      return jnp.where(jnp.stack(finite).all(), score_B, jnp.nan)
-
-    return jax.lax.map(scores, chunks)
-
-  return _over_chunks(one)
-
-
 # Kept for a few readings: functions of modules, never closures.
 @functools.lru_cache(maxsize=8)
 def _bucket_totals(reading):
@@ -162,6 +150,12 @@ def _bucket_totals(reading):
     return jax.lax.map(total, chunks).sum()
 
   return _over_chunks(one)
+
+
+@functools.lru_cache(maxsize=8)
+def _bucket_scores(reading):
+  """Returns each student's score of every row of a bucket [S, n, B]."""
+  return _bucket_values(functools.partial(_scores, reading=reading))
 
 
 @functools.lru_cache(maxsize=8)
