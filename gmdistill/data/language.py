@@ -81,7 +81,8 @@ def load(
   own = tokenizer or plain_tokens.PlainTokenizer.of_json(
     corpus.tokenizer.to_json(), special
   )
-  return corpus._replace(tokenizer=own)
+  corpus = corpus._replace(tokenizer=own)
+  return splits.fewer_reported(corpus, options.reported_rows)
 
 
 def _check(options):

@@ -44,6 +44,8 @@ class Options:
     label_key: the class label; empty: found by type.
     reported_split: empty: `validation` of GLUE (`validation_matched` of MNLI),
       elsewhere `test` where it has labels, else `validation`.
+    reported_rows: of that split, at most so many, in the classes' proportions
+      and the same ones every time; 0: all.
     vocab_size: of the tokenizer trained where no tokenizer file is given.
     lower_case: of that tokenizer: whether "Polish" and "polish" are one word,
       as most sets of some thousand rows are best read.
@@ -70,6 +72,7 @@ class Options:
   text_keys: tuple[str, ...] = ()
   label_key: str = ""
   reported_split: str = ""
+  reported_rows: fields.StepsFromZero = 0
   vocab_size: fields.Vocabulary = 4096
   lower_case: bool = True
   strip_accents: bool = False
@@ -143,7 +146,9 @@ def load(
   corpus = corpus_files.kept(
     entry, lambda: _build(options, given, source, template)
   )
-  return corpus if given is None else corpus._replace(tokenizer=given)
+  if given is not None:
+    corpus = corpus._replace(tokenizer=given)
+  return splits.fewer_reported(corpus, options.reported_rows)
 
 
 def opened(options: Options) -> "sources.Source":

@@ -56,6 +56,27 @@ def reported_split(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   return _cut(labels, min(wanted, REPORTED_ROWS), REPORTED_SEED)
 
 
+def fewer_reported(corpus: batches.Corpus, at_most: int) -> batches.Corpus:
+  """Returns a corpus that reports on a part of its reported split.
+
+  Args:
+    corpus: A whole one. Its fingerprint stays: nothing is trained or chosen on
+      reported rows.
+    at_most: Rows of that part, in the proportions of the classes; 0: all.
+  """
+  labels = corpus.reported.labels
+  if not 0 < at_most < len(labels):
+    return corpus
+  _, chosen = _cut(labels, at_most, REPORTED_SEED)
+  note = (
+    f"reported: {len(chosen)} of {len(labels)} rows, as "
+    f"config.data.reported_rows={at_most} asks"
+  )
+  return corpus._replace(
+    reported=batches.take(corpus.reported, chosen), notes=(*corpus.notes, note)
+  )
+
+
 def _cut(
   labels: np.ndarray, wanted: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:

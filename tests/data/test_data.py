@@ -181,6 +181,33 @@ def test_the_reported_split_can_be_named(folder):
   assert len(corpus.reported.labels) == 4
 
 
+def test_reported_rows_are_a_fixed_share_of_each_class_and_cost_no_choice(
+  folder,
+):
+  rows = labelled(test=9)
+  build(folder, rows=rows)
+  whole = loading.load(options(folder))
+  corpus = loading.load(options(folder, reported_rows=6))
+  assert len(corpus.reported.labels) == 6
+  before = np.bincount(whole.reported.labels, minlength=3)
+  after = np.bincount(corpus.reported.labels, minlength=3)
+  assert (np.abs(after - before * 6 / 9) < 1).all()
+  texts = {row.tobytes() for row in whole.reported.token_ids}
+  assert {row.tobytes() for row in corpus.reported.token_ids} <= texts
+  for part in ("train", "selection"):
+    np.testing.assert_array_equal(
+      getattr(corpus, part).token_ids, getattr(whole, part).token_ids
+    )
+  assert corpus.fingerprint == whole.fingerprint
+  assert any("6 of 9 rows" in note for note in corpus.notes)
+  again = loading.load(options(folder, reported_rows=6))
+  np.testing.assert_array_equal(
+    again.reported.token_ids, corpus.reported.token_ids
+  )
+  more = loading.load(options(folder, reported_rows=10))
+  assert len(more.reported.labels) == 9 and more.notes == whole.notes
+
+
 def test_an_empty_text_is_a_row_of_special_tokens(folder):
   rows = labelled()
   rows["test"][0] = {"text": "", "label": 0}

@@ -1,5 +1,6 @@
 """Rows of language as tokens, and rows with classes in a template."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -115,6 +116,9 @@ def test_parts_are_splits_or_cut_and_groups_have_names(folder, tmp_path):
   np.testing.assert_array_equal(
     again.train.tokens.weights, corpus.train.tokens.weights
   )
+  asked = dataclasses.replace(options, reported_rows=5)
+  some = language.load(asked, tokenizer, folder).reported
+  assert len(some.labels) == len(some.groups) == len(some.tokens.targets) == 5
   (rows / "test.jsonl").rename(rows / "unseen.jsonl")
   options = loading.Options(str(rows), max_length=80, reported_split="unseen")
   unseen = language.load(options, tokenizer, folder)

@@ -32,6 +32,8 @@ def table(
     identity.append(dataclasses.asdict(config.kd))
   if config.metrics:
     identity.append(list(config.metrics))
+  if config.data.reported_rows:
+    identity.append({"reported_rows": config.data.reported_rows})
   options = baselines.Options(
     data_per_class=config.per_group,
     coreset_pool=config.coreset_pool,
