@@ -10,6 +10,7 @@ import numpy as np
 
 from gmdistill import trees
 from gmdistill.data import batches as row_batches
+from gmdistill.data import lengths
 from gmdistill.students import problems
 from gmdistill.system import devices
 
@@ -49,7 +50,7 @@ def _scores(problem, params, batch, reading):
 
 
 def length_buckets(
-  examples: row_batches.Examples, num_classes: int, rows: int = 64
+  examples: row_batches.Examples, num_classes: int, rows: int = lengths.ROWS
 ) -> list[row_batches.Batch]:
   """Cuts rows into batches of few lengths, so that padding costs little.
 
@@ -59,13 +60,13 @@ def length_buckets(
     rows: Rows of a batch; the last one is padded with rows of zero labels.
 
   Returns:
-    At most three stacked batches of [chunks, rows, L'] with L' in
-    {L/4, L/2, L} (device arrays); every row of `examples` is in exactly one.
+    At most three stacked batches of [chunks, rows, L'] (device arrays), the
+    lots of `lengths.lots`; every row of `examples` is in exactly one.
   """
   batches = []
   # Who is right is told by the truth, whatever teachers say of a row.
   truth = examples._replace(soft=None)
-  for cut, chosen in _by_length(examples):
+  for cut, chosen in lengths.lots(examples.mask):
     padding = -chosen.size % rows
     held = np.concatenate([chosen, np.repeat(chosen[-1:], padding)])
     whole = row_batches.as_batch(row_batches.take(truth, held), num_classes)
@@ -85,22 +86,12 @@ def order(examples: row_batches.Examples) -> np.ndarray:
 
   Rows of language that are to say nothing are left out, as `counted` does.
   """
-  rows = np.concatenate([chosen for _, chosen in _by_length(examples)])
+  lots = [chosen for _, chosen in lengths.lots(examples.mask)]
+  rows = np.concatenate(lots)
   if row_batches.is_language(examples):
     weights: Any = examples.tokens and examples.tokens.weights
     rows = rows[weights[rows].sum(axis=1) > 0]
   return rows
-
-
-def _by_length(examples):
-  """Yields a length, and the rows that are cut at it and at no smaller one."""
-  full, floor = examples.mask.shape[1], -1
-  lengths_N = examples.mask.sum(axis=1)
-  for cut in sorted({max(full // 4, 1), max(full // 2, 1), full}):
-    chosen = np.flatnonzero((lengths_N > floor) & (lengths_N <= cut))
-    floor = cut
-    if chosen.size:
-      yield cut, chosen
 
 
 def groups(
