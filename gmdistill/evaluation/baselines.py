@@ -18,6 +18,7 @@ from gmdistill.evaluation import (
   measuring,
   protocols,
   readings,
+  trainers,
 )
 from gmdistill.selection import coresets
 from gmdistill.sets import spaces, synthetic
@@ -78,7 +79,7 @@ class Table:
     self._identity = [len(selection.labels), identity]
     self._num_classes = setup.corpus.num_classes
     self._unit = setup.problem.task.unit
-    self._trainers: dict[tuple[int, int], measuring.Trainer] = {}
+    self._trainers: dict[tuple[int, int], trainers.Trainer] = {}
     self._untaught: set[str] = set()
     cut = functools.partial(
       readings.length_buckets, num_classes=self._num_classes
@@ -170,23 +171,22 @@ class Table:
     rate = measuring.best_rate(
       trainer, sets, self._splits.selection, key=select_key
     )
-    keys, reported = jax.random.split(key, trainer.chunk), self._splits.reported
+    keys = jax.random.split(key, trainer.chunk)
     with trainer.count.working(trainer.chunk):
       params, seconds = trainer(sets, keys, rate, 0)
-      found = readings.accuracies(trainer.problem, params, reported)
-    if not np.isfinite(found).all():
+      scores = measuring.scores(trainer, params, self._splits)
+    whole = scores.pop(measuring.EVERYWHERE)
+    if not np.isfinite(whole).all():
       raise errors.NotFinite(measuring.DIVERGED)
-    shown = trainer.problem.task.shown
-    scores = measuring.of_groups(trainer, params, self._splits)
     by_group = {name: float(score[0]) for name, score in scores.items()}
     kind = "accuracy, %" if self._unit == "accuracy" else self._unit
     self._say_groups(kind, by_group)
-    return jax.tree.map(lambda x: x[0], params), seconds, float(shown(found[0]))
+    return jax.tree.map(lambda x: x[0], params), seconds, float(whole[0])
 
   def _trainer(self, protocol, at_once):
     key = id(protocol), at_once  # a trainer keeps its protocol
     if key not in self._trainers:
-      self._trainers[key] = measuring.Trainer(
+      self._trainers[key] = trainers.Trainer(
         self._setup.problem, protocol, at_once
       )
     return self._trainers[key]

@@ -10,12 +10,12 @@ import numpy as np
 import optax
 
 from gmdistill import errors
-from gmdistill.evaluation import measuring, posterior, readings
+from gmdistill.evaluation import measuring, posterior, readings, trainers
 from gmdistill.teachers import divergences
 
 
 def calibration(
-  trainer: measuring.Trainer, students: Any, splits: measuring.Splits
+  trainer: trainers.Trainer, students: Any, splits: measuring.Splits
 ) -> dict[str, np.ndarray]:
   """Returns each student's accuracy and calibration on the reported split.
 

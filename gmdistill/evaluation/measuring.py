@@ -5,8 +5,6 @@ learning rate is chosen on the selection split, then n students that no choice
 has seen are trained and counted on the reported split, once.
 """
 
-import functools
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -16,18 +14,18 @@ import numpy as np
 
 from gmdistill.data import batches
 from gmdistill.evaluation import metrics as row_metrics
-from gmdistill.evaluation import protocols, readings
+from gmdistill.evaluation import protocols, readings, trainers
 from gmdistill.sets import synthetic
-from gmdistill.students import bases, problems, tasks
-from gmdistill.system import costs, devices, waits
+from gmdistill.students import tasks
 
 SyntheticSet = synthetic.SyntheticSet
-
-TRIED_STUDENTS = 5  # of a row, with each learning rate
 
 DIVERGED = (
   "the logits of a trained student are not finite; train with smaller steps"
 )
+
+
+EVERYWHERE = ""  # the name of all rows, beside those of groups
 
 
 class Splits(NamedTuple):
@@ -37,6 +35,12 @@ class Splits(NamedTuple):
   reported: list[batches.Batch]
   groups: Mapping[str, np.ndarray] = {}  # `readings.groups` of the reported
   metrics: tuple[str, ...] = ()  # what is told of that one beside accuracies
+
+  @property
+  def parts(self) -> dict[str, np.ndarray]:
+    """The numbers of all reported rows, and of each group's."""
+    rows = sum(int(batches.counted(x).sum()) for x in self.reported)
+    return {**self.groups, EVERYWHERE: np.arange(rows)}
 
 
 class Measurement(NamedTuple):
@@ -87,122 +91,29 @@ class Cohort(NamedTuple):
   num_students: int
 
 
-class Trainer:
-  """Trains students in chunks: so many at once on every device, in one
-  program, compiled once a shape."""
-
-  def __init__(
-    self, problem: problems.Problem, protocol: protocols.Protocol, at_once: int
-  ):
-    """Compiles nothing yet; `at_once` students are vmapped on a device."""
-    self.protocol = protocol
-    self.at_once = at_once
-    self._mesh = devices.whole()
-    self.chunk = at_once * self._mesh.size
-    problem = bases.narrowed(problem)
-    self.problem = devices.put(self._mesh, problem, problem.layout)
-    self._programs = _programs(protocol.train, self._mesh)
-    self._paced: set[jax.stages.Compiled] = set()
-    self.count = waits.Count("", 0, "students")  # who are awaited
-    self._pace = costs.Pace(repr(problem.student))
-
-  def expect(self, label: str, sets: SyntheticSet, num_students: int) -> None:
-    """Counts from here on, for who waits, those tried with each rate too."""
-    protocol = self.protocol
-    chosen = protocol.replays and sets.learning_rates is not None
-    rates = 0 if chosen or len(protocol.rates) == 1 else len(protocol.rates)
-    tried = min(protocol.num_students, TRIED_STUDENTS)
-    each = [tried] * rates + [num_students]
-    total = sum(-(-count // self.chunk) * self.chunk for count in each)
-    self.count.close()
-    self.count = waits.Count(label, total, "students")
-
-  def __call__(
-    self, sets: SyntheticSet, keys: jax.Array, rate: protocols.Rate, first: int
-  ) -> tuple[Any, float]:
-    """Trains students `first` and on; returns parameters and seconds.
-
-    Args:
-      sets: Stacked sets, leaves [k, ...]; student i trains on set i mod k.
-      keys: One key a student, [chunk].
-      rate: The learning rate.
-      first: The index i of the first of these students.
-    """
-    length = len(sets.batch)
-    index = (first + np.arange(self.chunk)) % length
-    chosen = jax.tree.map(lambda x: np.asarray(x)[index], sets)
-    put = functools.partial(devices.put, self._mesh)
-    arguments = (
-      self.problem,
-      put(chosen, devices.BY_STUDENT),
-      put(keys, devices.BY_STUDENT),
-      put(np.asarray(rate, np.float32)),
-    )
-    with self.count.preparing("compiling"):
-      program, flops = self._programs(arguments)
-    if program not in self._paced:
-      self.count.reckon(self._pace.seconds(flops))
-    start = time.perf_counter()
-    params = jax.block_until_ready(program(*arguments))
-    seconds = time.perf_counter() - start
-    if program not in self._paced:
-      self._paced.add(program)
-      self._pace.note(flops, seconds)
-    return params, seconds
-
-
-_MOST_PROGRAMS = 8  # a program keeps some memory of its device
-
-
-# Of the last protocols, whoever trains by them.
-@functools.lru_cache(maxsize=_MOST_PROGRAMS)
-def _programs(train, mesh):
-  """Returns `program(arguments)`, compiled where it was not, and its FLOPs."""
-  everywhere, by_student = devices.EVERYWHERE, devices.BY_STUDENT
-  jitted = jax.jit(
-    problems.over_students(
-      mesh,
-      jax.vmap(train, in_axes=(None, 0, 0, None)),
-      (by_student, by_student, everywhere),
-      by_student,
-    )
-  )
-  compiled: dict[Any, Any] = {}
-
-  def program(arguments):
-    leaves, structure = jax.tree.flatten(arguments)
-    key = (structure, *((x.shape, x.dtype) for x in leaves))
-    if key not in compiled:
-      while len(compiled) >= _MOST_PROGRAMS:
-        del compiled[next(iter(compiled))]
-      traced = jitted.trace(*arguments)
-      flops = costs.matmul_flops(traced.jaxpr.jaxpr)
-      compiled[key] = traced.lower().compile(), flops
-    return compiled[key]
-
-  return program
-
-
 # (trainer, students, splits) -> {name: [S]}, of each of S stacked students;
 # one of the names is `accuracy`.
-Look = Callable[[Trainer, Any, Splits], dict[str, np.ndarray]]
+Look = Callable[[trainers.Trainer, Any, Splits], dict[str, np.ndarray]]
 
 
 def accuracy(
-  trainer: Trainer, students: Any, splits: Splits
+  trainer: trainers.Trainer, students: Any, splits: Splits
 ) -> dict[str, np.ndarray]:
   """Returns each student's accuracy on the reported split, [S]."""
   return {"accuracy": _accuracies(trainer, students, splits.reported)}
 
 
-def of_groups(
-  trainer: Trainer, students: Any, splits: Splits
+def scores(
+  trainer: trainers.Trainer, students: Any, splits: Splits
 ) -> dict[str, np.ndarray]:
-  """Returns each student's score on each group of the reported split, [S]."""
+  """Returns each student's score on the reported split and its groups, [S].
+
+  That of all rows is `EVERYWHERE`; every row is read once.
+  """
   if not splits.groups:
-    return {}
+    return {EVERYWHERE: _accuracies(trainer, students, splits.reported)}
   reading, problem = trainer.protocol.logits, trainer.problem
-  parts = (splits.reported, splits.groups)
+  parts = (splits.reported, splits.parts)
   means = readings.means(problem, students, *parts, reading)
   return {name: problem.task.shown(mean) for name, mean in means.items()}
 
@@ -214,7 +125,7 @@ def _accuracies(trainer, students, buckets):
 
 
 def measure(
-  trainer: Trainer,
+  trainer: trainers.Trainer,
   sets: SyntheticSet,
   splits: Splits,
   *,
@@ -238,7 +149,7 @@ def measure(
 
 
 def best_rate(
-  trainer: Trainer,
+  trainer: trainers.Trainer,
   sets: SyntheticSet,
   selection: list[batches.Batch],
   *,
@@ -257,7 +168,7 @@ def best_rate(
     return protocol.rates[0]  # The set's own step sizes are read instead.
   if len(protocol.rates) == 1:
     return protocol.rates[0]
-  tried = min(protocol.num_students, TRIED_STUDENTS)
+  tried = min(protocol.num_students, trainers.TRIED_STUDENTS)
   splits = Splits(selection, selection)
   seen = [
     _measure_cohort(trainer, sets, splits, Cohort(key, rate, tried), accuracy)
@@ -291,10 +202,11 @@ def _measure_cohort(trainer, sets, splits, cohort, look):
         sets, keys[first : first + chunk], cohort.rate, first
       )
       seconds.append(spent / trainer.at_once)  # on one device
-      looks.append(look(trainer, students, splits))
-      for name, scores in of_groups(trainer, students, splits).items():
-        by_group[name].append(scores)
-      told.append(_metrics(trainer, students, splits))
+      seen, of_groups, metrics = _looked(trainer, students, splits, look)
+    looks.append(seen)
+    for name, score in of_groups.items():
+      by_group[name].append(score)
+    told.append(metrics)
 
   def of_all(chunks):
     return np.concatenate(chunks)[:num_students]
@@ -307,7 +219,7 @@ def _measure_cohort(trainer, sets, splits, cohort, look):
     float(np.median(seconds)),
     seen,
     {name: float(of_all(chunks).mean()) for name, chunks in by_group.items()},
-    {name: said["", name] for name in splits.metrics},
+    {name: said[EVERYWHERE, name] for name in splits.metrics},
     {
       group: {name: float(said[group, name].mean()) for name in splits.metrics}
       for group in (splits.groups if splits.metrics else ())
@@ -315,14 +227,34 @@ def _measure_cohort(trainer, sets, splits, cohort, look):
   )
 
 
-def _metrics(trainer, students, splits):
-  """Returns what each metric is of S students, by group and name: [S] each."""
-  if not splits.metrics:
-    return {}
-  said = readings.values(
-    trainer.problem, students, splits.reported, trainer.protocol.logits
-  )
-  return row_metrics.by_group(*said, splits.metrics, splits.groups)
+def _looked(trainer, students, splits, look):
+  """Returns what is seen of S students, and their scores and metrics by group.
+
+  Every row is read once, but for a look at more than accuracies.
+  """
+  metrics: dict[tuple[str, str], np.ndarray] = {}
+  if look is not accuracy and not splits.groups and not splits.metrics:
+    return look(trainer, students, splits), {}, metrics
+  if splits.metrics:
+    logits_SxNxC, true_N = readings.values(
+      trainer.problem, students, splits.reported, trainer.protocol.logits
+    )
+    metrics = row_metrics.by_part(
+      logits_SxNxC, true_N, splits.metrics, splits.parts
+    )
+    right_SxN = np.where(
+      np.isfinite(logits_SxNxC).all(axis=-1),
+      logits_SxNxC.argmax(axis=-1) == true_N,
+      np.nan,
+    )
+    told = {
+      name: right_SxN[:, at].mean(axis=1) for name, at in splits.parts.items()
+    }
+  else:
+    told = scores(trainer, students, splits)
+  whole = {"accuracy": told.pop(EVERYWHERE)}
+  seen = whole if look is accuracy else look(trainer, students, splits)
+  return seen, told, metrics
 
 
 def stacked(syn: SyntheticSet) -> SyntheticSet:

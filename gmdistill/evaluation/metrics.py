@@ -57,30 +57,30 @@ METRICS: dict[str, Metric] = {
 OF_LOGITS = ("nats",)  # which read these, not the classes predicted
 
 
-def by_group(
+def by_part(
   logits_SxNxC: np.ndarray,
   true_N: np.ndarray,
   names: Sequence[str],
-  groups: Mapping[str, np.ndarray],
+  parts: Mapping[str, np.ndarray],
 ) -> dict[tuple[str, str], np.ndarray]:
-  """Returns what metrics are of S students, by a group's name and their own.
+  """Returns what metrics are of S students, by a part's name and their own.
 
   Args:
     logits_SxNxC: What each student says of every row.
     true_N: The rows' classes.
     names: Of the metrics.
-    groups: Numbers of rows; "" is all of them.
+    parts: Numbers of rows, by name.
 
   Returns:
     A number a student [S], each.
   """
   predicted_SxN = logits_SxNxC.argmax(axis=-1)
   found = {}
-  for group, at in {"": np.arange(len(true_N)), **groups}.items():
+  for part, at in parts.items():
     for name in names:
       said_S = logits_SxNxC if name in OF_LOGITS else predicted_SxN
       of = METRICS[name]
-      found[group, name] = np.array([of(true_N[at], x[at]) for x in said_S])
+      found[part, name] = np.array([of(true_N[at], x[at]) for x in said_S])
   return found
 
 

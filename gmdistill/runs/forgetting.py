@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gmdistill.data import batches
-from gmdistill.evaluation import measuring, protocols, readings
+from gmdistill.evaluation import measuring, protocols, readings, trainers
 from gmdistill.reports import tables
 from gmdistill.runs import selecting
 from gmdistill.runs.config import assembly, row_fields
@@ -85,7 +85,7 @@ def _row(setup, config, protocol, syn, measured_on):
     return seen | readings.means(*read, old, among_old)
 
   at_once = min(config.students_at_once, protocol.num_students)
-  trainer = measuring.Trainer(setup.problem, protocol, at_once)
+  trainer = trainers.Trainer(setup.problem, protocol, at_once)
   found = measuring.measure(
     trainer,
     measuring.stacked(syn),

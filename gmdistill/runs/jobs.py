@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from gmdistill import trees
-from gmdistill.evaluation import measuring, protocols, readings
+from gmdistill.evaluation import measuring, protocols, readings, trainers
 from gmdistill.objectives import bank, contract
 from gmdistill.runs import (
   candidates,
@@ -271,7 +271,7 @@ def _selector(setup, config, parameterization):
   problem = setup.problem
   if task != problem.task:
     problem = problem.replace(asks=task)
-  trainer = measuring.Trainer(problem, protocol, at_once)
+  trainer = trainers.Trainer(problem, protocol, at_once)
   chosen = row_fields.selection_rows(setup.corpus, config)
   buckets = readings.length_buckets(chosen, setup.corpus.num_classes)
   both = measuring.Splits(buckets, buckets)

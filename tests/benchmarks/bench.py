@@ -30,7 +30,7 @@ import torch
 import torch_loop
 
 from gmdistill.data import batches as row_batches
-from gmdistill.evaluation import measuring, protocols, readings
+from gmdistill.evaluation import measuring, protocols, readings, trainers
 from gmdistill.objectives import contract, gradient_matching, trajectories
 from gmdistill.runs import outer, states
 from gmdistill.runs.config import schedule
@@ -169,7 +169,7 @@ def our_evaluation(problem, num_students, num_steps, num_rows, at_once):
   protocol = protocols.fine_tuning(
     num_steps=num_steps, num_students=num_students
   )
-  trainer = measuring.Trainer(problem, protocol, at_once)
+  trainer = trainers.Trainer(problem, protocol, at_once)
   buckets = readings.length_buckets(
     row_batches.Examples(*make_data(num_rows, 3)), 2
   )

@@ -24,6 +24,7 @@ from gmdistill.evaluation import (
   posterior,
   protocols,
   readings,
+  trainers,
 )
 from gmdistill.runs.config import assembly, outputs, settings
 from gmdistill.sets import set_files, synthetic
@@ -375,7 +376,7 @@ def test_bayes_is_measured_like_any_protocol_and_says_its_calibration():
   found = []
   for at_once in (1, 2):
     protocol = protocols.bayesian(start, **fields)
-    trainer = measuring.Trainer(problem, protocol, at_once)
+    trainer = trainers.Trainer(problem, protocol, at_once)
     row = measuring.measure(
       trainer, sets, splits, look=calibration.calibration
     ).row()
@@ -397,7 +398,7 @@ def test_what_is_not_finite_is_said_and_not_reported():
   sets = measuring.stacked(synthetic.SyntheticSet(make_synthetic()))
   with pytest.raises(errors.NotFinite, match="smaller steps"):
     measuring.measure(
-      measuring.Trainer(problem, protocol, 3),
+      trainers.Trainer(problem, protocol, 3),
       sets,
       measuring.Splits(buckets, buckets),
       look=calibration.calibration,

@@ -32,7 +32,7 @@ from gmdistill.data import (
 )
 from gmdistill.data import splits as row_splits
 from gmdistill.data.corpora import chains
-from gmdistill.evaluation import measuring, protocols, readings
+from gmdistill.evaluation import measuring, protocols, readings, trainers
 from gmdistill.objectives import contract, look_ahead
 from gmdistill.runs.config import assembly, row_fields, settings, teacher_fields
 from gmdistill.sets import set_files, synthetic, wrappers
@@ -415,7 +415,7 @@ def test_the_mean_over_groups_is_the_accuracy():
   examples = make_examples(40)._replace(groups=np.arange(40) % 3)
   cut = lambda rows: readings.length_buckets(rows, conftest.CLASSES)  # noqa: E731
   parts = readings.groups(examples)
-  trainer = measuring.Trainer(
+  trainer = trainers.Trainer(
     make_small_problem(), protocols.fine_tuning(num_steps=2, num_students=2), 1
   )
   batch = batches.as_batch(examples, conftest.CLASSES)

@@ -17,7 +17,13 @@ from conftest import (
 )
 
 from gmdistill.data import batches, samplers
-from gmdistill.evaluation import gradient_cosine, measuring, protocols, readings
+from gmdistill.evaluation import (
+  gradient_cosine,
+  measuring,
+  protocols,
+  readings,
+  trainers,
+)
 from gmdistill.objectives import contract, distances
 from gmdistill.sets import synthetic
 from gmdistill.training import constant_memory, fitting, replays
@@ -111,7 +117,7 @@ def test_chunks_of_students_equal_a_loop(name, learned_steps):
   sets = measuring.stacked(synthetic.SyntheticSet(make_synthetic(), rates))
   found = []
   for at_once in (1, 2):
-    trainer = measuring.Trainer(problem, PROTOCOLS[name], at_once)
+    trainer = trainers.Trainer(problem, PROTOCOLS[name], at_once)
     key = jax.random.key(3)
     keys = jax.random.split(key, 5)
     params = [
@@ -130,7 +136,7 @@ def test_every_student_of_a_random_row_trains_on_its_own_set():
   sets = [synthetic.SyntheticSet(make_synthetic(seed=i)) for i in range(3)]
   stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *sets)
   protocol = PROTOCOLS["replay"]
-  trainer = measuring.Trainer(problem, protocol, 2)
+  trainer = trainers.Trainer(problem, protocol, 2)
   train = jax.jit(protocol.train)
   keys = jax.random.split(jax.random.key(0), 2)
   params, _ = trainer(stacked, keys, (0.1, 0.2), 2)
@@ -153,13 +159,44 @@ def test_the_selection_split_chooses_the_rate():
     num_steps=60, batch_size=16, rates=(1e-9, 3e-2), num_students=2
   )
   found = measuring.measure(
-    measuring.Trainer(problem, protocol, 2),
+    trainers.Trainer(problem, protocol, 2),
     sets,
     measuring.Splits(buckets, buckets),
   )
   assert found.rate == 3e-2
   assert found.row()["mean"] > 0.9
   assert found.row()["n"] == 2 and found.seconds > 0
+
+
+@pytest.mark.parametrize("metrics", [(), ("nats", "macro_f1")])
+def test_groups_and_metrics_read_every_row_once_and_change_no_accuracy(
+  metrics, monkeypatch
+):
+  problem, examples = make_small_problem(), make_examples(41)
+  examples = examples._replace(groups=np.arange(41) % 3)
+  buckets = readings.length_buckets(examples, 2)
+  groups = readings.groups(examples, "abc")
+  sets = measuring.stacked(synthetic.SyntheticSet(make_synthetic()))
+  protocol = protocols.replaying(num_steps=2, rates=(0.3,), num_students=2)
+  trainer = trainers.Trainer(problem, protocol, 2)
+  bare = measuring.measure(trainer, sets, measuring.Splits(buckets, buckets))
+  passes = []
+  for name in ("accuracies", "means", "values"):
+    of = getattr(readings, name)
+    monkeypatch.setattr(
+      readings, name, lambda *x, of=of: passes.append(of) or of(*x)
+    )
+  splits = measuring.Splits(buckets, buckets, groups, metrics)
+  told = measuring.measure(trainer, sets, splits)
+  assert len(passes) == 1
+  np.testing.assert_allclose(told.accuracies, bare.accuracies, atol=1e-6)
+  sizes = [len(groups[name]) for name in "abc"]
+  each = [told.by_group[name] for name in "abc"]
+  assert np.average(each, weights=sizes) == pytest.approx(
+    bare.accuracies.mean(), abs=1e-6
+  )
+  assert set(told.metrics) == set(metrics)
+  assert set(told.metrics_by_group) == (set("abc") if metrics else set())
 
 
 def test_a_diverged_student_is_right_of_nothing_and_reported_of_nobody():
@@ -177,14 +214,10 @@ def test_a_diverged_student_is_right_of_nothing_and_reported_of_nobody():
     num_steps=4, batch_size=16, rates=(1e30, 1e-3), num_students=2
   )
   parts = measuring.Splits(buckets, buckets)
-  found = measuring.measure(
-    measuring.Trainer(problem, protocol, 2), sets, parts
-  )
+  found = measuring.measure(trainers.Trainer(problem, protocol, 2), sets, parts)
   assert found.rate == 1e-3 and np.isfinite(found.accuracies).all()
   protocol = protocol._replace(rates=(1e30,))
-  found = measuring.measure(
-    measuring.Trainer(problem, protocol, 2), sets, parts
-  )
+  found = measuring.measure(trainers.Trainer(problem, protocol, 2), sets, parts)
   assert np.isnan(found.accuracies).all()
   assert measuring.chosen_by(found.accuracies, problem.task) == 0.0
 
@@ -211,7 +244,7 @@ def test_a_set_with_its_own_steps_chooses_no_rate():
   problem = make_small_problem()
   syn = synthetic.SyntheticSet(make_synthetic(), jnp.array([0.5, 0.1]))
   found = measuring.measure(
-    measuring.Trainer(problem, PROTOCOLS["replay"], 5),
+    trainers.Trainer(problem, PROTOCOLS["replay"], 5),
     measuring.stacked(syn),
     splits(),
   )
