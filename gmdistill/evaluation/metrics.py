@@ -33,10 +33,15 @@ def quadratic_kappa(true_N: np.ndarray, predicted_N: np.ndarray) -> float:
   """
   from sklearn import metrics  # slow to import
 
-  if len(np.unique(np.concatenate([true_N, predicted_N]))) < 2:
+  classes = np.unique(np.concatenate([true_N, predicted_N]))
+  if len(classes) < 2:
     return 0.0
+  # All in between: a class of no row here is a step between two others still.
+  labels = np.arange(classes[0], classes[-1] + 1)
   return float(
-    metrics.cohen_kappa_score(true_N, predicted_N, weights="quadratic")
+    metrics.cohen_kappa_score(
+      true_N, predicted_N, labels=labels, weights="quadratic"
+    )
   )
 
 

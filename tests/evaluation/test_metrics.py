@@ -67,6 +67,13 @@ def test_kappa_is_what_its_formula_says_and_a_far_miss_costs_more():
   assert abs(by_chance) < 0.03
 
 
+def test_kappa_counts_the_steps_over_a_class_that_no_row_has():
+  true, predicted = np.array([1, 3, 4, 4, 1]), np.array([1, 4, 4, 3, 3])
+  gaps = np.square(np.subtract.outer(true, predicted))  # each with each: chance
+  by_hand = 1 - np.diag(gaps).mean() / gaps.mean()
+  assert metrics.quadratic_kappa(true, predicted) == pytest.approx(by_hand)
+
+
 def test_an_unknown_metric_is_refused_by_name():
   with pytest.raises(errors.InputError, match="metrics=f1 .*macro_f1"):
     metrics.require_known(("f1",))
