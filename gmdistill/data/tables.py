@@ -126,9 +126,9 @@ class Table:
     of_name = [
       numbers.get(_whole(name) if whole else name, -1) for name in read.names
     ]
-    if self._given_names and not self.columns.classes:
+    if given := self._given_names:
       of_name = [
-        int(name) if _is_index(name, numbers) else number
+        numbers[given[int(name)]] if _is_index(name, given) else number
         for name, number in zip(read.names, of_name, strict=True)
       ]
     label_N = np.array([*of_name, -1], np.int32)[part.names]
@@ -198,9 +198,9 @@ class Table:
     return table_reading.read(self.files, self.columns)
 
 
-def _is_index(name, numbers):
+def _is_index(name, names):
   value = table_reading.number(name)
-  return value is not None and not value % 1 and 0 <= value < len(numbers)
+  return value is not None and not value % 1 and 0 <= value < len(names)
 
 
 def _whole(name):

@@ -208,7 +208,11 @@ def test_parquet_keeps_the_names_that_datasets_gives_classes(tmp_path):
   table = pa.table({"text": ["a", "b", "c", "d"], "label": [1, 0, -1, 1]})
   table = table.replace_schema_metadata({"huggingface": said})
   path = parquet(tmp_path, "rows.parquet", table)
-  assert train(path) == [("a", "glad"), ("b", "sad"), ("d", "glad")]
+  rows = [("a", "glad"), ("b", "sad"), ("d", "glad")]
+  assert train(path) == rows
+  # In another order, too.
+  assert opened(path, classes=("glad", "sad")).label_names == ("glad", "sad")
+  assert train(path, classes=("glad", "sad")) == rows
 
 
 # What is handled, and said.
