@@ -65,9 +65,9 @@ def fewer_reported(corpus: batches.Corpus, at_most: int) -> batches.Corpus:
     at_most: Rows of that part, in the proportions of the classes; 0: all.
   """
   labels = corpus.reported.labels
-  if not 0 < at_most < len(labels):
+  chosen = few_of(labels, at_most)
+  if len(chosen) == len(labels):
     return corpus
-  _, chosen = _cut(labels, at_most, REPORTED_SEED)
   note = (
     f"reported: {len(chosen)} of {len(labels)} rows, as "
     f"config.data.reported_rows={at_most} asks"
@@ -75,6 +75,13 @@ def fewer_reported(corpus: batches.Corpus, at_most: int) -> batches.Corpus:
   return corpus._replace(
     reported=batches.take(corpus.reported, chosen), notes=(*corpus.notes, note)
   )
+
+
+def few_of(labels: np.ndarray, at_most: int) -> np.ndarray:
+  """Returns the reported rows that `fewer_reported` leaves, ascending."""
+  if not 0 < at_most < len(labels):
+    return np.arange(len(labels))
+  return _cut(labels, at_most, REPORTED_SEED)[1]
 
 
 def _cut(

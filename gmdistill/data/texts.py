@@ -26,10 +26,13 @@ def by_part(
     errors.InputError: the data are not those that the corpus was read from.
   """
   # Not at the top: TensorFlow Datasets takes its time to import.
-  from gmdistill.data import parts, sources
+  from gmdistill.data import parts, sources, splits
 
   source = sources.with_classes(loading.opened(options))
   rows, _, _ = parts.read(source, options.reported_split)
+  reported = rows["reported"]
+  few = splits.few_of(reported.labels, options.reported_rows)
+  rows["reported"] = reported.take(few)
   for part, of_part in rows.items():
     if not np.array_equal(of_part.labels, getattr(corpus, part).labels):
       raise errors.InputError(

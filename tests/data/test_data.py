@@ -20,6 +20,7 @@ from gmdistill.data import (
   vocabularies,
 )
 from gmdistill.data import splits as row_splits
+from gmdistill.data import texts as row_texts
 from gmdistill.system import cache, paths
 
 SHARED = pathlib.Path(__file__).resolve().parents[3] / "shared/data/tfds"
@@ -206,6 +207,15 @@ def test_reported_rows_are_a_fixed_share_of_each_class_and_cost_no_choice(
   )
   more = loading.load(options(folder, reported_rows=10))
   assert len(more.reported.labels) == 9 and more.notes == whole.notes
+
+
+def test_the_texts_of_few_reported_rows_are_these_rows(folder):
+  build(folder, rows=labelled(test=9))
+  few = options(folder, reported_rows=6)
+  corpus = loading.load(few)
+  texts = row_texts.by_part(few, corpus)["reported"]
+  ids, _ = corpus.tokenizer.encode(texts, corpus.reported.mask.shape[1])
+  np.testing.assert_array_equal(ids, corpus.reported.token_ids)
 
 
 def test_an_empty_text_is_a_row_of_special_tokens(folder):

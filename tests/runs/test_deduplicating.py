@@ -84,6 +84,13 @@ def test_kept_and_dropped_are_all_rows_and_copies_name_the_kept(
   assert "--config.data.name=" in said
 
 
+def test_all_reported_rows_count_however_few_are_measured_on(data, tmp_path):
+  few = "--config.data.reported_rows=5"
+  assert dedup(data, tmp_path / "out", "semantic", few) == 0
+  kept = lines(tmp_path / "out/kept.jsonl")
+  assert sum(x["split"] == "test" for x in kept) == 21
+
+
 def test_kept_rows_are_read_back_as_data(data, tmp_path):
   dedup(data, tmp_path / "out")
   before = loading.load(loading.Options(str(data)))
