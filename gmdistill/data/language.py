@@ -1,7 +1,8 @@
 """From the name of a data set to the rows that a language model learns from."""
 
 import re
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -18,6 +19,9 @@ from gmdistill.data import (
   vocabularies,
 )
 from gmdistill.system import cache, paths
+
+if TYPE_CHECKING:
+  from gmdistill.data import language_rows
 
 _FORMAT = 1  # Raise it when the same options come to mean other arrays.
 
@@ -44,17 +48,8 @@ def load(
   Raises:
     errors.InputError: the data set, a row or an option cannot be used.
   """
-  # Not at the top: TensorFlow Datasets takes its time to import.
-  from gmdistill.data import language_rows
-
   _check(options)
-  source = language_rows.open_source(
-    options.name,
-    data_dir=options.dir,
-    embedded_dir=paths.cache_folder() / "tfds",
-    text_keys=options.text_keys,
-    group_key=options.group_key,
-  )
+  source = opened(options)
   template = None
   if source.kind == "messages" or (as_chat and source.kind == "answers"):
     template = _template(source, folder)
@@ -83,6 +78,48 @@ def load(
   )
   corpus = corpus._replace(tokenizer=own)
   return splits.fewer_reported(corpus, options.reported_rows)
+
+
+def opened(options: loading.Options) -> "language_rows.Source":
+  """Returns the data set that options name; no row is read yet."""
+  # Not at the top: TensorFlow Datasets takes its time to import.
+  from gmdistill.data import language_rows
+
+  return language_rows.open_source(
+    options.name,
+    data_dir=options.dir,
+    embedded_dir=paths.cache_folder() / "tfds",
+    text_keys=options.text_keys,
+    group_key=options.group_key,
+  )
+
+
+class Part(NamedTuple):
+  """The rows of a part, before they are tokens."""
+
+  rows: "Sequence[language_rows.Row]"
+  at: np.ndarray  # [N] their places in the split that they are of
+
+
+def whole_rows(
+  source: "language_rows.Source", reported_split: str
+) -> dict[str, Part]:
+  """Returns the rows of every part, each one row of the corpus.
+
+  Args:
+    source: Of answers or conversations; a text may be several rows.
+    reported_split: As the corpus was read with.
+  """
+  rows = {
+    part: list(source.rows(split))
+    for part, split in _splits(source, reported_split).items()
+  }
+  counts = {part: len(of_part) for part, of_part in rows.items()}
+  places, _ = _places(counts, source.name)
+  return {
+    part: Part([rows[whose][i] for i in at], at)
+    for part, (whose, at) in places.items()
+  }
 
 
 def _check(options):
@@ -131,9 +168,15 @@ def _build(source, options, tokenizer, template) -> batches.Corpus:
   notes = [
     x for part in encoded for x in _remarks(part, encoded[part], options)
   ]
-  parts, more = _parted(parts, source.name)
+  counts = {part: len(one.labels) for part, one in parts.items()}
+  places, more = _places(counts, source.name)
   return batches.Corpus(
-    **parts,
+    **{
+      part: parts[whose]
+      if len(at) == counts[whose]
+      else batches.take(parts[whose], at)
+      for part, (whose, at) in places.items()
+    },
     label_names=(),
     text_keys=source.keys,
     label_key="",
@@ -183,32 +226,38 @@ def _grouped(encoded, names):
   return encoded.examples._replace(groups=groups)
 
 
-def _parted(parts, name) -> tuple[dict[str, Any], list[str]]:
-  """Returns all three parts; those that no split is are cut from training."""
-  parts, notes = dict(parts), []
+def _places(
+  counts: Mapping[str, int], name: str
+) -> tuple[dict[str, tuple[str, np.ndarray]], list[str]]:
+  """Returns of which part's rows all three are, and which of these; those that
+  no split is are cut from training."""
+  found = {part: (part, np.arange(count)) for part, count in counts.items()}
+  notes = []
   cuts = {
     "reported": splits.reported_split,
     "selection": splits.selection_split,
   }
   for part, cut in cuts.items():
-    if part in parts:
+    if part in found:
       continue
-    train = parts["train"]
-    kept, chosen = cut(train.labels)
+    _, train = found["train"]
+    kept, chosen = cut(np.zeros(len(train), np.int32))
     if not len(chosen):
       raise errors.InputError(
-        f"{name} has {len(train.labels)} rows of config.data.max_length, too "
+        f"{name} has {len(train)} rows of config.data.max_length, too "
         "few to cut a reported split from; give it more, or a 'test' split"
       )
-    parts["train"] = batches.take(train, kept)
-    parts[part] = batches.take(train, chosen)
+    found["train"], found[part] = (
+      ("train", train[kept]),
+      ("train", train[chosen]),
+    )
     if part == "reported":
       notes.append(
         f"{name} has a 'train' split alone: {len(chosen)} of its "
-        f"{len(train.labels)} rows are cut as the reported split (seed "
+        f"{len(train)} rows are cut as the reported split (seed "
         f"{splits.REPORTED_SEED})"
       )
-  return parts, notes
+  return found, notes
 
 
 def _remarks(part, encoded, options):

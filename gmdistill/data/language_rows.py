@@ -9,7 +9,13 @@ import numpy as np
 from etils import epath
 
 from gmdistill import errors
-from gmdistill.data import builders, records, table_files, table_rows
+from gmdistill.data import (
+  builders,
+  records,
+  row_lines,
+  table_files,
+  table_rows,
+)
 
 # What a row holds, by the columns that say it.
 KINDS = {
@@ -64,11 +70,21 @@ def open_source(
     columns = table_rows.columns(files[0])
     splits = [table_files.own_split(file) for file in files]
     identity: Any = table_files.identity(files)
+    said = None
+    if row_lines.SPLIT not in (*text_keys, group_key):
+      said = _said_splits(files)
+    if said is not None:
+      splits = [split for of_file in said for split in of_file]
+      identity = {**identity, row_lines.SPLIT: "as rows say"}
 
     def rows(split: str) -> Iterator[Row]:
-      for file, own in zip(files, splits, strict=True):
-        if own == split:
-          yield from _of_file(file, kind, keys, group_key)
+      for number, file in enumerate(files):
+        read = _of_file(file, kind, keys, group_key)
+        if said is not None:
+          own = zip(read, said[number], strict=True)
+          yield from (row for row, of_row in own if of_row == split)
+        elif splits[number] == split:
+          yield from read
 
   else:
     from gmdistill.data import sources  # whose identity of a set this shares
@@ -92,6 +108,36 @@ def open_source(
   return Source(
     name, kind, keys, group_key, tuple(dict.fromkeys(splits)), identity, rows
   )
+
+
+def _said_splits(files):
+  """Returns the split that each row says, file by file; None: none says one.
+
+  A file's name goes before.
+
+  Raises:
+    errors.InputError: some rows say one, and another does not.
+  """
+  name = row_lines.SPLIT
+  if any(file.split or name not in table_rows.columns(file) for file in files):
+    return None
+  found, wrong = [], ""
+  for file in files:
+    found.append([])
+    for chunk in table_rows.chunks(file, (name,)):
+      splits = [table_files.split_of(x) for x in chunk.columns[name]]
+      found[-1] += splits
+      if not wrong and "" in splits:
+        row = splits.index("")
+        value = chunk.columns[name][row]
+        wrong = f"{chunk.where(row)}: {name!r} is {value!r}"
+  if not any(split for of_file in found for split in of_file):
+    return None
+  if wrong:
+    raise errors.InputError(
+      f"{wrong}, which is no split; write train, validation or test"
+    )
+  return found
 
 
 def _kind(name, columns, wanted):

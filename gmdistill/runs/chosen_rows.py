@@ -8,6 +8,7 @@ import numpy as np
 
 from gmdistill.data import (
   batches,
+  language,
   loading,
   parts,
   row_lines,
@@ -43,6 +44,9 @@ class OfClasses:
     self._train = splits.selection_split(self._whole.train.labels)[0]
     self._reported = row_lines.reported_name(options.reported_split)
     self.columns = row_lines.read_by(self._source, options.reported_split)
+    # A column that lines have of their own is refused before anything is done.
+    first = row_lines.columns(self._source, self._whole.train, 0)
+    row_lines.line(first, _more("train", 0, 0))
 
   def files(self, choice: Choice) -> dict[str, bytes]:
     """Returns the files that are written, by their names."""
@@ -78,43 +82,68 @@ class OfClasses:
 
 
 class OfLanguage:
-  """Rows of a language model, as it reads them: their tokens, as text."""
+  """Rows of a language model: answers and conversations as their data set says
+  them, and of texts, which are cut into rows, the tokens of each as text."""
 
-  def __init__(self, corpus: batches.Corpus):
-    """Takes the corpus, whose tokenizer says tokens as text."""
-    self._corpus = corpus
-    self._keys = corpus.text_keys[:2]
-    self.columns = {"text_keys": ",".join(self._keys)}
+  def __init__(self, options: loading.Options, corpus: batches.Corpus):
+    """Reads the data set's rows; the corpus's tokenizer says tokens as text."""
+    self._corpus, self._source = corpus, language.opened(options)
+    self._parts: dict[str, language.Part] = {}
+    if self._source.kind != "text":
+      self._parts = language.whole_rows(self._source, options.reported_split)
+    self._reported = row_lines.reported_name(options.reported_split)
+    keys = () if self._source.kind == "messages" else self._source.keys
+    self.columns = {
+      "text_keys": ",".join(keys),
+      "reported_split": self._reported if options.reported_split else "",
+    }
+    row_lines.line(self._said("train", 0), _more("train", 0, 0))
 
   def files(self, choice: Choice) -> dict[str, bytes]:
     """Returns the files that are written, by their names."""
-    train, reported = self._corpus.train, self._corpus.reported
-    places = np.asarray(choice.drawn)
+    rows_P = self._at("train")[choice.drawn]
     lines = [
       row_lines.line(
-        self._said(train, places[at]),
-        _more("train", places[at], choice.scores[at]),
+        self._said("train", int(choice.drawn[at])),
+        _more("train", rows_P[at], choice.scores[at]),
       )
       for at in choice.chosen
     ]
     others = [
-      row_lines.line(self._said(reported, row), _more("test", row, 0))
-      for row in range(len(reported.labels))
+      row_lines.line(self._said("reported", row), _more(self._reported, at, 0))
+      for row, at in enumerate(self._at("reported"))
     ]
-    return _files(choice, places, lines, others)
+    return _files(choice, rows_P, lines, others)
 
-  def _said(self, rows, row):
-    """Returns a text, or a prompt and its completion."""
-    ids = rows.token_ids[row][rows.mask[row]]
+  def _at(self, part):
+    """Returns where the rows of a part are in their split."""
+    if self._parts:
+      return self._parts[part].at
+    return np.arange(len(getattr(self._corpus, part).labels))
+
+  def _said(self, part, row):
+    """Returns what the data say of a row."""
+    source, corpus = self._source, self._corpus
+    if self._parts:
+      one = self._parts[part].rows[row]
+      values = one.value if source.kind == "answers" else (one.value,)
+      group = one.group
+    else:
+      rows = getattr(corpus, part)
+      values = (self._text(rows, row),)
+      group = (
+        "" if rows.groups is None else corpus.group_names[rows.groups[row]]
+      )
+    said = dict(zip(source.keys, values, strict=True))
+    return said | ({source.group_key: group} if source.group_key else {})
+
+  def _text(self, rows, row):
+    """Returns the text of a row: what it reads, and what follows the last."""
+    mask_L = rows.mask[row]
+    last = np.asarray(rows.tokens.targets[row])[mask_L][-1:]
+    ids = np.concatenate([rows.token_ids[row][mask_L], last])
     decode: Any = self._corpus.tokenizer.decode  # type: ignore[attr-defined]
-    if len(self._keys) < 2:
-      return {self._keys[0]: decode(ids, control=False)}
-    # The place that says the answer's first token is the prompt's last.
-    first = int((np.asarray(rows.tokens.weights[row]) > 0).argmax()) + 1
-    return {
-      self._keys[0]: decode(ids[:first], control=False),
-      self._keys[1]: decode(ids[first:], control=False),
-    }
+    return decode(ids, control=False)
 
 
 def texts_of(
@@ -125,7 +154,7 @@ def texts_of(
   """Returns what says a config's rows as people read them."""
   if config.has_classes:
     return OfClasses(config.data, written)
-  return OfLanguage(corpus)
+  return OfLanguage(config.data, corpus)
 
 
 def _more(split, row, score):

@@ -132,6 +132,34 @@ def test_parts_are_splits_or_cut_and_groups_have_names(folder, tmp_path):
   assert any("cut as the reported split" in x for x in cut.notes)
 
 
+def test_a_column_says_the_split_of_each_row_where_no_file_does(
+  folder, tmp_path
+):
+  tokenizer = plain_tokens.PlainTokenizer.of_folder(folder)
+  names = ["train", "test", "train", "dev"] * 5
+  rows = [
+    {"text": tiny_language.text(i), "split": x} for i, x in enumerate(names)
+  ]
+  path = tmp_path / "rows.jsonl"
+  path.write_text("\n".join(map(json.dumps, rows)))
+  options = loading.Options(str(path), max_length=80)
+  corpus = language.load(options, tokenizer, folder)
+  parts = (corpus.train, corpus.selection, corpus.reported)
+  assert [len(x.labels) for x in parts] == [10, 5, 5]
+  assert tokenizer.decode(
+    corpus.reported.token_ids[0][corpus.reported.mask[0]]
+  ) in tiny_language.text(1)
+  path.write_text(path.read_text().replace('"dev"', '"tst"', 1))
+  with pytest.raises(errors.InputError, match="rows.jsonl, line 4: 'split' is"):
+    language.load(options, tokenizer, folder)
+  # A column of other words says no split.
+  path.write_text("\n".join(json.dumps({**x, "split": "a"}) for x in rows))
+  assert any(
+    "cut as the reported split" in note
+    for note in language.load(options, tokenizer, folder).notes
+  )
+
+
 def test_rows_for_a_set_are_whole_where_they_can_be(tokenizer):
   encoder = language_tokens.Encoder(tokenizer, None, 40)
   rows = [row(("no" * (1 + i), "yes")) for i in range(12)]

@@ -1,5 +1,6 @@
 """gmdistill select: what it writes, and that it goes on after a stop."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -7,11 +8,16 @@ import re
 import numpy as np
 import pytest
 import tiny_config
+import tiny_language
+from etils import epath
 
-from gmdistill import main
-from gmdistill.data import loading
-from gmdistill.runs import selecting
-from gmdistill.runs.config import settings
+from gmdistill import errors, main
+from gmdistill.data import batches as row_batches
+from gmdistill.data import language, loading, plain_tokens
+from gmdistill.runs import chosen_rows, selecting
+from gmdistill.runs.config import recipe, settings
+from gmdistill.selection import pools
+from gmdistill.students import made_up
 
 CONFIG = f"--config={pathlib.Path(__file__).parents[1] / 'tiny_config.py'}"
 
@@ -98,6 +104,54 @@ def test_a_budget_of_tokens_is_kept_to(tmp_path):
       by_class[labels[row]] = by_class.get(labels[row], 0) + tokens[row]
   assert max(by_class.values()) <= 20
   assert done["methods"]["random"]["tokens"] == sum(by_class.values())
+
+
+@pytest.mark.parametrize("kind", ["text", "answers", "messages"])
+def test_rows_of_language_are_read_back_as_they_were(kind, tmp_path):
+  model = epath.Path(made_up.write(tmp_path / "llama"))
+  tokenizer = plain_tokens.PlainTokenizer.of_folder(model)
+  rows = tiny_language.write_rows(tmp_path / "rows", kind)
+  key = "task" if kind == "answers" else ""
+  options = loading.Options(
+    str(rows), max_length=80, group_key=key, reported_split="validation"
+  )
+  corpus = language.load(options, tokenizer, model)
+  config = recipe.changed(recipe.Recipe(data=options), task__kind="next_token")
+  drawn = np.arange(5, 35)
+  pool = pools.Pool(
+    None, row_batches.take(corpus.train, drawn), corpus.selection, 1
+  )
+  said = chosen_rows.texts_of(config, corpus)
+  choice = chosen_rows.Choice(drawn, pool, np.arange(30.0), np.arange(4, 28))
+  for name, content in said.files(choice).items():
+    (tmp_path / name).write_bytes(content)
+  raw = lines(rows / "train.jsonl")
+  for x in lines(tmp_path / "rows.jsonl"):
+    if kind != "text":  # of which a row is a part
+      assert raw[x["row"]].items() <= x.items()
+  # By the fields that are told, over those of the config.
+  again = dataclasses.replace(
+    options, name=f"{tmp_path}/*.jsonl", **said.columns
+  )
+  read = language.load(again, tokenizer, model)
+  np.testing.assert_array_equal(
+    read.reported.token_ids, corpus.reported.token_ids
+  )
+  both = [*read.train.token_ids, *read.selection.token_ids]
+  assert {x.tobytes() for x in both} == {
+    x.tobytes() for x in corpus.train.token_ids[9:33]
+  }
+  assert read.group_names == corpus.group_names
+
+
+def test_a_column_that_lines_have_is_refused_before_anything_is_done(tmp_path):
+  rows = "".join(f"word {i},{i % 2}\n" for i in range(20))
+  (tmp_path / "rows.csv").write_text(f"text,score\n{rows}")
+  config = tiny_config.get_config()
+  config.data.name = str(tmp_path / "rows.csv")
+  with pytest.raises(errors.InputError, match="a column 'score'"):
+    selecting.run(settings.recipe(config), ["random"], str(tmp_path / "out"))
+  assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
