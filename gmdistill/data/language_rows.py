@@ -121,7 +121,8 @@ def _said_splits(files):
   name = row_lines.SPLIT
   if any(file.split or name not in table_rows.columns(file) for file in files):
     return None
-  found, wrong = [], ""
+  found: list[list[str]] = []
+  wrong = ""
   for file in files:
     found.append([])
     for chunk in table_rows.chunks(file, (name,)):

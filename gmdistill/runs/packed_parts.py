@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
+from gmdistill.data import table_files
 from gmdistill.reports import tables
 from gmdistill.runs.config import settings
 from gmdistill.system import json_files, paths
@@ -27,18 +29,48 @@ def config_beside(root: epath.Path) -> dict[str, Any]:
 def _of_nobody(config: dict[str, Any]) -> dict[str, Any]:
   """Returns a config without the folders of the machine that it ran on."""
   data, student = dict(config["data"]), dict(config["student"])
-  if os.path.exists(paths.path(data["name"])):
-    data["name"] = os.path.basename(data["name"].rstrip("/"))
+  data["name"] = of_files(data["name"])
+  choice = {
+    **config["choice"],
+    "written": of_files(config["choice"]["written"]),
+  }
   if student["pretrained"] and paths.path(student["pretrained"]).is_dir():
     student["pretrained"] = os.path.basename(student["pretrained"].rstrip("/"))
   return {
     **config,
     "data": {**data, "dir": ""},
     "student": {**student, "space": ""},
+    "choice": choice,
     "teachers": {**config["teachers"], "dirs": ()},
     "bank": {**config["bank"], "dir": "", "along": ""},
     "start": "",
   }
+
+
+def of_files(name: str) -> str:
+  """Returns a data set's name, of files of this machine without the folders
+  that they lie in; of a glob, its last folder stays."""
+  on_the_hub = name.startswith(table_files.ON_THE_HUB)
+  if on_the_hub or not paths.is_local(name) or not table_files.are_meant(name):
+    return name
+  parts = name.rstrip("/").split("/")
+  return "/".join(parts[-2 if re.search(r"[*?]", parts[-1]) else -1 :])
+
+
+# The folders before a file or folder, as a command line or a call names it.
+_FOLDERS = re.compile(
+  r"""(?<![^\s='"(])(~[^/\s'"]*|\.{1,2})?/([^\s'",/]+/)*(?=[^\s'",/])"""
+)
+
+
+def of_card(card: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a card whose commands name no folder of this machine."""
+  told = dict(card)
+  for name in ("provenance", "made_from"):
+    of = told.get(name)
+    if isinstance(of, dict) and isinstance(of.get("command"), str):
+      told[name] = {**of, "command": _FOLDERS.sub("", of["command"])}
+  return told
 
 
 def head(title: str, count: int, *, kind: str, file: str) -> str:

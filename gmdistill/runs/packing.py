@@ -62,7 +62,7 @@ def contents(source: epath.PathLike, where: str = ".") -> dict[str, bytes]:
   syn, card = set_files.load(folder)
   root = paths.absolute(folder).parent
   config = packed_parts.config_beside(root)
-  card = {**card, "task": config["data"]["name"]}
+  card = {**packed_parts.of_card(card), "task": config["data"]["name"]}
   space = {
     f"space/{name}": (root / "space" / name).read_bytes()
     for name in ("tokenizer.json", "embeddings.safetensors")

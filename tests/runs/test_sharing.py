@@ -101,13 +101,35 @@ def test_a_pack_names_no_folder_of_its_maker(tmp_path, finished_run):
   config["data"] |= {"name": str(rows), "dir": ""}
   config["teachers"]["dirs"] = [str(tmp_path / "teacher")]
   config["student"]["space"] = str(run / "space")
+  config["choice"]["written"] = str(tmp_path / "somebody" / "more.jsonl")
   (run / "config.json").write_text(json.dumps(config))
+  card = json.loads((run / "set" / "card.json").read_text())
+  card["provenance"]["command"] = (
+    f"gmdistill distill --config=sst2 --workdir={run} "
+    f"'--config.data.name={rows}' --config.start=hf:org/set"
+  )
+  (run / "set" / "card.json").write_text(json.dumps(card))
   files = packing.contents(run)
   assert set(files) == FILES
-  for name in ("README.md", "config.json"):
+  for name in ("README.md", "config.json", "set/card.json"):
     assert b"somebody" not in files[name], name
+  command = json.loads(files["set/card.json"])["provenance"]["command"]
+  assert command == (
+    "gmdistill distill --config=sst2 --workdir=run "
+    "'--config.data.name=rows.csv' --config.start=hf:org/set"
+  )
   assert json.loads(files["config.json"])["data"]["name"] == "rows.csv"
   assert json.loads(files["set/card.json"])["task"] == "rows.csv"
+  # Files that lie nowhere any more, and globs.
+  for name, told in (
+    (f"{tmp_path}/somebody/gone.csv", "gone.csv"),
+    (f"{tmp_path}/somebody/kept/*.jsonl", "kept/*.jsonl"),
+    ("glue/sst2", "glue/sst2"),
+    ("hf:org/name", "hf:org/name"),
+  ):
+    config["data"]["name"] = name
+    (run / "config.json").write_text(json.dumps(config))
+    assert json.loads(packing.contents(run)["set/card.json"])["task"] == told
 
 
 def test_a_zip_has_the_same_files_and_is_the_same_each_time(
