@@ -104,6 +104,12 @@ def test_a_pipeline_that_makes_no_sense_is_refused(fields, said, tmp_path):
   assert not (tmp_path / "out").exists()
 
 
+def test_too_few_rows_to_select_are_told_by_the_pipelines_field(tmp_path):
+  config = make_config(stages=("select", "train"), rows_per_class=5000)
+  with pytest.raises(errors.InputError, match="^rows_per_class=5000 is more"):
+    pipeline.run(config, str(tmp_path))
+
+
 def test_a_runs_config_is_no_pipelines_and_unknown_data_are_refused(
   tmp_path, capsys
 ):
