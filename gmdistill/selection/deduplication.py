@@ -6,7 +6,6 @@ for it.
 """
 
 import dataclasses
-import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -176,7 +175,8 @@ METHODS: dict[str, Callable[[Rows, Options], Copies]] = {
 
 
 def normalised(text: Any) -> str:
-  """Returns a text, or a pair, as it is compared: letters and digits alone.
+  """Returns a text, or a pair, as it is compared: letters, their marks and
+  digits alone.
 
   Case, accents' encoding, punctuation and spaces make no difference, but of a
   text that has nothing else.
@@ -184,7 +184,24 @@ def normalised(text: Any) -> str:
   if not isinstance(text, str):
     return "\n".join(map(normalised, text))
   folded = unicodedata.normalize("NFKC", text).casefold()
-  return re.sub(r"[\W_]+", " ", folded).strip() or " ".join(folded.split())
+  return " ".join(folded.translate(_LETTERS).split()) or " ".join(
+    folded.split()
+  )
+
+
+class _Letters(dict[int, str]):
+  """What becomes of each character, for `str.translate`."""
+
+  def __missing__(self, code: int) -> str:
+    letter = chr(code)
+    # Vowels are marks in many scripts; what chooses a glyph is none.
+    is_mark = unicodedata.category(letter) in ("Mn", "Mc")
+    kept = letter.isalnum() or (is_mark and not 0xFE00 <= code <= 0xFE0F)
+    self[code] = letter if kept else " "
+    return self[code]
+
+
+_LETTERS = _Letters()
 
 
 def _grams(text, options):

@@ -107,6 +107,11 @@ def test_a_text_of_signs_alone_is_no_copy_of_another():
   assert deduplication.normalised(("A b.", "c")) == "a b\nc"
 
 
+def test_vowels_that_are_marks_tell_texts_apart_and_glyph_choices_do_not():
+  texts = ["की", "का", "की!", "good ❤", "good ❤\ufe0f"]
+  assert copies_of("exact", texts).of.tolist() == [-1, -1, 0, -1, 3]
+
+
 def test_a_similarity_of_one_is_an_equal_set_of_n_grams():
   texts = ["a text of words", "a text of words", "a text of word"]
   found = copies_of("minhash", texts, similarity=1.0).of
