@@ -236,6 +236,8 @@ class _Reading:
 
   def _group(self, value, chunk, row):
     try:
+      if isinstance(value, float) and value % 1:
+        raise ValueError
       return int(value)
     except (TypeError, ValueError):
       if isinstance(value, str) and value.strip():

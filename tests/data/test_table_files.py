@@ -215,6 +215,18 @@ def test_parquet_keeps_the_names_that_datasets_gives_classes(tmp_path):
   assert train(path, classes=("glad", "sad")) == rows
 
 
+@pytest.mark.parametrize("value", ["1.5", "Infinity", "null"])
+def test_a_group_is_a_whole_number_or_a_word(tmp_path, value):
+  lines = [f'{{"text": "a b", "label": {n % 2}, "part": 2}}' for n in range(8)]
+  path = write(tmp_path, "rows.jsonl", "\n".join(lines).encode())
+  source = opened(path, group_key="part")
+  assert sources.read(source, "train").groups.tolist() == [2] * 8
+  lines[3] = lines[3].replace("2}", f"{value}}}")
+  path = write(tmp_path, "rows.jsonl", "\n".join(lines).encode())
+  with pytest.raises(errors.InputError, match="line 4: 'part' is"):
+    opened(path, group_key="part")
+
+
 # What is handled, and said.
 
 
