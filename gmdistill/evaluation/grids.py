@@ -73,14 +73,15 @@ def summary(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
       all rows) and `rows`, of each row its `mean`, `std` and `n`.
 
   Returns:
-    By row the `mean` and the `worst` recovery; and `below`: the cells in which
-    the set is below K-centers by more than two standard errors.
+    By row the `mean` and the `worst` recovery, 0 where a student diverged; and
+    `below`: the cells in which the set is below K-centers by more than two
+    standard errors.
   """
   names = sorted({name for cell in cells for name in cell["rows"]})
   recovery = {}
   for name in names:
     shares = [
-      cell["rows"][name]["mean"] / cell["full"]
+      _mean(cell["rows"][name]) / cell["full"]
       for cell in cells
       if name in cell["rows"]
     ]
@@ -101,12 +102,17 @@ def _is_below(rows: Mapping[str, Any]) -> bool:
     return False
   ours, theirs = rows["distilled"], rows["k_centers"]
   error = np.hypot(_error(ours), _error(theirs))
-  return bool(ours["mean"] < theirs["mean"] - 2 * error)
+  return bool(_mean(ours) < _mean(theirs) - 2 * error)
+
+
+def _mean(row: Mapping[str, Any]) -> float:
+  """Returns a row's mean; 0 where a student diverged, which is a NaN."""
+  return float(np.nan_to_num(row["mean"]))
 
 
 def _error(row: Mapping[str, Any]) -> float:
-  """Returns the standard error of a row's mean; 0 of one student."""
-  return (row["std"] or 0.0) / np.sqrt(row["n"])
+  """Returns the standard error of a row's mean; 0 of one student, or NaN."""
+  return float(np.nan_to_num(row["std"] or 0.0) / np.sqrt(row["n"]))
 
 
 def _sentence(cells, below) -> str:

@@ -13,7 +13,8 @@ def ranked(
   """Returns how each row of a table ranks students.
 
   Args:
-    by_row: By row, the accuracy of each student that is trained on it.
+    by_row: By row, the accuracy of each student that is trained on it; NaN:
+      diverged, which is as good as 0.
     full: The accuracy of each student that is trained on all rows.
 
   Returns:
@@ -21,11 +22,12 @@ def ranked(
     are alike), and `regret`: what all rows' best student is better than the one
     that the row would choose, both trained on all rows.
   """
-  full_N = np.asarray(full)
+  full_N = np.nan_to_num(full)
   found = {}
   for name, accuracies in by_row.items():
-    tau = stats.kendalltau(accuracies, full_N).statistic
-    chosen = full_N[int(np.argmax(accuracies))]
+    own_N = np.nan_to_num(accuracies)
+    tau = stats.kendalltau(own_N, full_N).statistic
+    chosen = full_N[int(np.argmax(own_N))]
     found[name] = {
       "tau": float(np.nan_to_num(tau)),
       "regret": float(full_N.max() - chosen),

@@ -42,6 +42,20 @@ def test_a_grid_says_where_a_set_does_not_hold():
   assert found["recovery"]["distilled"]["mean"] == pytest.approx(mean)
 
 
+def test_a_set_whose_students_diverge_does_not_hold():
+  nan = float("nan")
+  lost, both = cell(nan, 0.6), cell(nan, nan)
+  lost["rows"]["distilled"]["std"] = nan
+  found = grids.summary([cell(0.78, 0.6), lost])
+  assert found["below"] == ["own, sgd"] and "1 of 2" in found["sentence"]
+  assert found["recovery"]["distilled"]["worst"] == 0
+  assert found["recovery"]["k_centers"]["mean"] == pytest.approx(0.6 / 0.8)
+  assert not grids.summary([both])["below"]
+  full = [0.6, 0.7, 0.9, 0.8]
+  ranked = rankings.ranked({"set": [0.1, nan, 0.4, 0.3]}, full)["set"]
+  assert ranked["regret"] == 0 and ranked["tau"] == pytest.approx(2 / 3)
+
+
 def test_sgd_descends():
   problem = make_problem()
   syn = synthetic.SyntheticSet(make_synthetic())
