@@ -89,7 +89,7 @@ def _stepper(objective: contract.Objective, optimizer, syn, penalty):
   def step(problem, carry, anchor, real, key):
     x, state, students = carry
     scale = jnp.square(problem.embeddings).sum(axis=1).mean()
-    count = jax.tree.leaves(students or real)[0].shape[0]
+    count = len(jax.tree.leaves((students, real))[0])
     keys = jax.random.split(key, count)
 
     def one(student_real_key):

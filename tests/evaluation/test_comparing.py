@@ -6,11 +6,14 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+import tiny_config
 from conftest import make_examples, make_problem, make_synthetic
 
 from gmdistill import main
 from gmdistill.data import batches
 from gmdistill.evaluation import grids, rankings
+from gmdistill.runs import alternating, jobs
+from gmdistill.runs.config import recipe, settings
 from gmdistill.sets import synthetic
 
 CONFIG = f"--config={pathlib.Path(__file__).parents[1] / 'tiny_config.py'}"
@@ -151,3 +154,16 @@ def test_evaluate_measures_text_made_of_a_set(given, tmp_path, capsys):
   assert {*found["rows"]} == kinds
   assert all(len(row["texts"]) == 8 for row in found["rows"].values())
   assert (tmp_path / "projections.json").is_file()
+
+
+def test_students_without_a_state_take_turns_with_tokens_too():
+  config = recipe.changed(
+    settings.recipe(tiny_config.get_config()),
+    objective="distribution_matching+0.1*token_distance",
+  )
+  job = jobs.prepare(config)
+  syn = job.parameterization.decode(job.params)
+  ids, changed = alternating.alternate(
+    job, syn, rounds=1, num_steps=1, penalty=1.0
+  )
+  assert ids.shape == syn.batch.mask.shape and 0 <= changed <= ids.size

@@ -1,5 +1,7 @@
 """Objectives that draw a way to train every outer step."""
 
+import pathlib
+
 import conftest
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ from conftest import make_problem, make_real, make_synthetic
 
 from gmdistill import errors
 from gmdistill.objectives import contract, finetune_ahead, travelling
-from gmdistill.runs.config import recipe, schedule, settings
+from gmdistill.runs.config import assembly, recipe, schedule, settings
 from gmdistill.sets import synthetic
 from gmdistill.students import small
 from gmdistill.training import fitting, optimizers
@@ -223,3 +225,25 @@ def test_a_config_draws_numbers_of_steps_and_refuses_other_ends():
   assert all(x.shape[0] == 3 for x in leaves)
   with pytest.raises(errors.InputError, match="use until=0"):
     schedule.stages(recipe.changed(config, finetune_ahead__until=2))
+
+
+def test_other_depths_are_of_the_layers_that_a_pretrained_student_has():
+  config = recipe.changed(
+    settings.recipe(tiny_config.get_config()),
+    student__pretrained=str(pathlib.Path(__file__).parents[1] / "tiny_bert"),
+    student__num_layers=0,
+    objective="travelling",
+    travelling__rates=(1e-3,),
+    travelling__students=("transformer",),
+  )
+  problem = assembly.setup(config).problem
+  (stage,) = schedule.stages(config)
+
+  def students(problem):
+    return stage.objective.init(problem, jax.random.key(0), jnp.float32(0))
+
+  _, (other,) = jax.eval_shape(students, problem)
+  assert other.params == jax.eval_shape(problem.init, jax.random.key(0))
+  deeper = ("own", f"transformer:{problem.student.num_layers + 1}")
+  with pytest.raises(errors.InputError, match="has more layers than"):
+    assembly.setup(recipe.changed(config, travelling__students=deeper))

@@ -5,6 +5,7 @@ from typing import Any
 from gmdistill import errors
 from gmdistill.evaluation import exact_match, metrics
 from gmdistill.sets import spaces
+from gmdistill.students import families
 from gmdistill.teachers import divergences, ensembles
 
 
@@ -166,6 +167,8 @@ def require_fitting(built: spaces.Setup, config: Any) -> None:
         f"kd.{field}={value} is about layers, which a student of "
         f"kind={config.student.kind} has not; use student.kind=transformer."
       )
+  if "travelling" in config.objective:
+    _require_layers(built.problem, config.travelling.students)
   classes = built.corpus.num_classes
   if config.kd.loss == "bild" and classes < divergences.LEAST_BILD:
     raise errors.InputError(
@@ -180,6 +183,20 @@ def require_fitting(built: spaces.Setup, config: Any) -> None:
       f"exact_match.num_rows={config.exact_match.num_rows} asks a language "
       f"model, and task.kind={config.task.kind} has classes; use 0."
     )
+
+
+def _require_layers(problem, students):
+  """Refuses students of more layers than the pretrained one whose first they
+  keep."""
+  for named in students if problem.initial is not None else ():
+    kind, _, layers = named.partition(":")
+    family, most = families.FAMILIES.get(kind), problem.student.num_layers
+    known = family is not None and family.module is type(problem.student)
+    if known and layers.isdigit() and int(layers) > most:
+      raise errors.InputError(
+        f"travelling.students: {named} has more layers than the pretrained "
+        f"student's {most}, of which it keeps the first; use at most {most}."
+      )
 
 
 def _require_language(config):

@@ -186,7 +186,7 @@ def _module(family, fields, problem):
   """Returns the module of a student beside a problem's own."""
   own = problem.student
   if family.module is type(own):
-    return own.clone(num_layers=fields["num_layers"])
+    return own.clone(num_layers=fields["num_layers"] or own.num_layers)
   known = family.takes({**fields, "max_positions": own.max_positions})
   return family.module(problem.groups, **known)
 
