@@ -86,8 +86,11 @@ def opening(run: finished.Run, rows: Sequence[tables.Row]) -> list[str]:
     return []
   per_class = run.summary.get("data_per_class")
   plural = "" if per_class == 1 else "s"
+  what = f"{per_class} learned example{plural} for each"
+  if "num_texts" in run.summary:
+    what = finished.size(run)
   said = (
-    f"{per_class} learned example{plural} for each of the {len(names)} classes "
+    f"{what} of the {len(names)} classes "
     f"of {data_name(run)} train a student that is right on "
     f"{tables.percent(distilled['mean'], 1)} % of rows it has never seen"
   )
@@ -167,8 +170,8 @@ def use(run: finished.Run) -> dict[str, Any]:
     steps = len(run.tensors["learning_rates"])
     mind = (
       f"The set was learned for its own {steps} steps, the protocol replay. "
-      "Students of another optimiser get less out of it; how much less, the "
-      "last command measures."
+      "Students of another optimiser may get less out of it; how much less, "
+      "the last command measures."
     )
   return {
     "commands": [

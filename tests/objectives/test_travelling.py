@@ -13,7 +13,13 @@ from conftest import make_problem, make_real, make_synthetic
 
 from gmdistill import errors
 from gmdistill.objectives import contract, finetune_ahead, travelling
-from gmdistill.runs.config import assembly, recipe, schedule, settings
+from gmdistill.runs.config import (
+  assembly,
+  outputs,
+  recipe,
+  schedule,
+  settings,
+)
 from gmdistill.sets import synthetic
 from gmdistill.students import small
 from gmdistill.training import fitting, optimizers
@@ -247,3 +253,16 @@ def test_other_depths_are_of_the_layers_that_a_pretrained_student_has():
   deeper = ("own", f"transformer:{problem.student.num_layers + 1}")
   with pytest.raises(errors.InputError, match="has more layers than"):
     assembly.setup(recipe.changed(config, travelling__students=deeper))
+
+
+def test_a_card_names_all_that_a_sum_of_objectives_learns_for():
+  config = recipe.changed(
+    settings.recipe(tiny_config.get_config()),
+    objective="travelling+look_ahead",
+    finetune__num_steps=7,
+  )
+  said = outputs.limits(config)
+  assert "its own 2 steps" in said and "7 steps of several optimisers" in said
+  assert "may get far less" not in said
+  alone = outputs.limits(recipe.changed(config, objective="look_ahead"))
+  assert "may get far less" in alone and "several" not in alone

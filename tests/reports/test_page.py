@@ -6,9 +6,18 @@ import json
 import re
 
 import pytest
+from etils import epath
 from test_report import make_run, make_summary, page_of
 
-from gmdistill.reports import compared, figures, finished, theme, words
+from gmdistill.reports import (
+  compared,
+  figures,
+  finished,
+  tables,
+  theme,
+  words,
+)
+from gmdistill.runs import text_reports
 
 SHARES = (0.2126, 0.7152, 0.0722)  # of red, green and blue in a luminance
 
@@ -71,6 +80,22 @@ def test_a_page_opens_with_what_one_sees_and_ends_with_how_to_go_on(
   for term in ("K-centers", "finetune", "recovery", "selection split"):
     assert f"<dt>{term}</dt>" in defined
   assert "topics" not in defined  # no row of this run
+
+
+def test_a_file_of_texts_opens_with_how_many_they_are(tmp_path):
+  folder = epath.Path(tmp_path)
+  rows = [{"text": "a fine film", "label": "good"}]
+  rows += [{"text": "a dull one", "label": "bad"}]
+  (folder / "set.jsonl").write_text("\n".join(map(json.dumps, rows)))
+  row = {"mean": 0.7, "std": 0.1, "n": 3, "unit": "accuracy"}
+  measured = {"scratch": row | {"row": "distilled"}}  # as its card says
+  (folder / "evaluation.json").write_text(json.dumps(measured))
+  run = text_reports.load(folder / "set.jsonl", folder)
+  (said,) = words.opening(run, tables.results_table(run))
+  assert said.startswith(
+    "2 texts of the 2 classes of set.jsonl train a student"
+  )
+  assert "70.0 %" in said
 
 
 def test_a_run_without_numbers_opens_with_none(tmp_path):

@@ -82,30 +82,31 @@ def first_card(
 
 def limits(config: recipes.Recipe) -> str:
   """Returns for which students and steps a recipe's set is learned."""
-  names = schedule.names(config.objective)
+  names, ways, rest = schedule.names(config.objective), [], ""
   if any(schedule.OBJECTIVES[name].steps for name in names):
-    way = (
-      f"its own {config.replay_steps} steps, the protocol replay; an optimiser "
-      "such as Adam may get far less out of it"
-    )
-  elif "finetune_ahead" in names:
-    way = (
+    ways.append(f"its own {config.replay_steps} steps, the protocol replay")
+    rest = "; an optimiser such as Adam may get far less out of it"
+  if "finetune_ahead" in names:
+    ways.append(
       f"the protocol finetune, {config.finetune.num_steps} steps of AdamW at "
-      f"{config.finetune.rates[0]:g}; other steps may get less out of it"
+      f"{config.finetune.rates[0]:g}"
     )
-  elif "travelling" in names:
+    rest = "; other steps may get less out of it"
+  if "travelling" in names:
     counts = config.travelling.steps or (config.finetune.num_steps,)
     steps = " or ".join(map(str, counts))
-    way = (
-      f"{steps} steps of several optimisers, rates and "
-      "students; gmdistill evaluate --protocol=grid says under which it holds"
-    )
-  else:
-    way = "no steps in particular, by matching what real rows say of students"
+    ways.append(f"{steps} steps of several optimisers, rates and students")
+    rest = "; gmdistill evaluate --protocol=grid says under which it holds"
+  ways = ways or [
+    "no steps in particular, by matching what real rows say of students"
+  ]
   reads = "the students that read its embedding space"
   if config.readable:
     reads = "any student, of any tokenizer: it is text"
-  return f"The set is for {reads}. It was learned for {way}."
+  return (
+    f"The set is for {reads}. It was learned for {', and for '.join(ways)}"
+    f"{rest}."
+  )
 
 
 def write_set(
