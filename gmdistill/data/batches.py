@@ -151,6 +151,26 @@ def cut(batch: Batch, length: int) -> Batch:
   )
 
 
+def last(
+  inputs: Array, mask: Array, length: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the last places of every row, put at the end of a length.
+
+  Args:
+    inputs: [N, L] ids, or [N, L, D] embeddings, padded after their last token.
+    mask: [N, L].
+    length: What is left of L: shorter rows are padded in front.
+  """
+  mask_NxL, rows_Nx1 = np.asarray(mask), np.arange(len(mask))[:, None]
+  ends_Nx1 = mask_NxL.shape[1] - mask_NxL[:, ::-1].argmax(axis=1)[:, None]
+  places = ends_Nx1 - length + np.arange(length)[None]
+  known = np.maximum(places, 0)
+  return (
+    np.asarray(inputs)[rows_Nx1, known],
+    mask_NxL[rows_Nx1, known] & (places >= 0),
+  )
+
+
 _PARTS: dict[str, Any] = {"tokens": Tokens, "teachers": TeacherTargets}
 
 # Every array that a batch may bring, by its path: "inputs", "tokens/weights".

@@ -160,6 +160,16 @@ class Tokenizer:
         mask[row] = encoding.attention_mask
     return ids, mask
 
+  def said(self, ids: Sequence[int]) -> str:
+    """Returns what ids say: without special tokens, the parts of a word put
+    together."""
+    if self._is_bpe:
+      text: str = self._tokenizer.decode([int(i) for i in ids])
+      return text.strip()
+    special = {name for names in SPECIAL_TOKENS.values() for name in names}
+    tokens = [self.tokens[i] for i in ids]
+    return " ".join(x for x in tokens if x not in special).replace(" ##", "")
+
   @functools.cached_property
   def unknown_id(self) -> int:
     """The id of what it has no token for; -1: it has one for everything."""

@@ -51,15 +51,8 @@ def as_texts(
   ids, _ = nearest_text.nearest_tokens(
     jax.numpy.asarray(batch.inputs), table[: len(tokenizer.tokens)], k=1
   )
-  special = {
-    name for names in tokenizing.SPECIAL_TOKENS.values() for name in names
-  }
-  texts = []
-  for ids_L, mask_L in zip(ids[..., 0], np.asarray(batch.mask), strict=True):
-    tokens = [tokenizer.tokens[i] for i in ids_L[mask_L]]
-    kept = [token for token in tokens if token not in special]
-    texts.append(" ".join(kept).replace(" ##", ""))
-  return texts
+  rows = zip(ids[..., 0], np.asarray(batch.mask), strict=True)
+  return [tokenizer.said(ids_L[mask_L]) for ids_L, mask_L in rows]
 
 
 def audit(

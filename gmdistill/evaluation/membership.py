@@ -7,6 +7,7 @@ from scipy import stats
 
 from gmdistill.data import batches
 from gmdistill.sets import spaces
+from gmdistill.students import tasks
 
 OTHERS = 500  # training rows that a set did not start from
 
@@ -34,7 +35,7 @@ def attacks(
   """Returns what an attacker learns who has the set and a row.
 
   The score of a row is its likeness to the nearest example: the mean cosine
-  of their embeddings, place by place.
+  of their embeddings, place by place; from the end where that is asked.
 
   Args:
     setup: Whose table measures likeness, and the data.
@@ -65,11 +66,15 @@ def attacks(
 def _likeness(setup, batch, examples):
   """Returns of each row [N] its likeness to the nearest example."""
   length = min(batch.mask.shape[1], examples.mask.shape[1])
-  own_MxLxD = unit(np.asarray(setup.problem.embed(batch))[:, :length])
-  own_MxLxD = own_MxLxD * np.asarray(batch.mask)[:, :length, None]
+  own, ids_NxL = np.asarray(setup.problem.embed(batch)), examples.token_ids
+  own_mask, mask_NxL = np.asarray(batch.mask), examples.mask
+  if tasks.asks_at_end(setup.problem.task):
+    own, own_mask = batches.last(own, own_mask, length)
+    ids_NxL, mask_NxL = batches.last(ids_NxL, mask_NxL, length)
+  own_MxLxD = unit(own[:, :length]) * own_mask[:, :length, None]
   table = np.asarray(setup.problem.embeddings)
   scores = []
-  for ids_L, mask_L in zip(examples.token_ids, examples.mask, strict=True):
+  for ids_L, mask_L in zip(ids_NxL, mask_NxL, strict=True):
     row_LxD = unit(table[ids_L[:length]]) * mask_L[:length, None]
     cosines_M = np.einsum("mld,ld->m", own_MxLxD, row_LxD)
     scores.append(cosines_M.max() / max(mask_L[:length].sum(), 1))

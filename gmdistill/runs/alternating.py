@@ -40,7 +40,8 @@ def alternate(
     penalty: rho, over the mean square of the table's rows.
   """
   config, stage = job.config, job.stages[-1]
-  table_VxD = job.setup.problem.embeddings
+  setup = job.setup
+  table_VxD = setup.problem.embeddings[: len(setup.corpus.tokenizer.tokens)]
   optimizer = optax.chain(
     optax.clip_by_global_norm(1.0), optax.adam(config.outer.learning_rate)
   )

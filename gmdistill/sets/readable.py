@@ -45,6 +45,7 @@ def likely(
   *,
   k: int = 10,
   weight: float = 0.1,
+  unembedding_VxD: jax.Array | None = None,
 ) -> np.ndarray:
   """Returns tokens [M, L] near each embedding that a language model expects.
 
@@ -57,7 +58,10 @@ def likely(
     reads: The language model, a token at a time.
     k: Candidates a place.
     weight: Of the language model; 0: the nearest token.
+    unembedding_VxD: Whose products with the hidden states are its logits; None:
+      the table, as of tied ones.
   """
+  whole_VxD = table_VxD if unembedding_VxD is None else unembedding_VxD
   ids_MxLxK, cosines_MxLxK = nearest_text.nearest_tokens(
     syn.batch.inputs, table_VxD, k=k
   )
@@ -66,7 +70,7 @@ def likely(
   for place in range(1, chosen_MxL.shape[1]):
     hidden_MxD, kept = reads(kept, chosen_MxL[:, place - 1], place - 1)
     candidates_MxK = jnp.asarray(ids_MxLxK[:, place])
-    logits_MxK = jnp.einsum("md,mkd->mk", hidden_MxD, table_VxD[candidates_MxK])
+    logits_MxK = jnp.einsum("md,mkd->mk", hidden_MxD, whole_VxD[candidates_MxK])
     score_MxK = cosines_MxLxK[:, place] + weight * jax.nn.log_softmax(
       logits_MxK
     )

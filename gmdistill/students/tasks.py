@@ -111,6 +111,11 @@ def label_words(words: Sequence[int]) -> Task:
   )
 
 
+def asks_at_end(task: Task) -> bool:
+  """Whether a row's last token is asked: rows are alike from their ends."""
+  return isinstance(task.logits, _Words)
+
+
 class Said(NamedTuple):
   """What a language model says at every place, before any logits of V."""
 

@@ -4,16 +4,19 @@ import json
 import pathlib
 import shutil
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_config
+import tiny_language
 
 from gmdistill import main
 from gmdistill.data import texts as row_texts
-from gmdistill.evaluation import common_runs, membership
-from gmdistill.runs.commands import auditing
-from gmdistill.runs.config import assembly, settings
-from gmdistill.sets import text_sets
+from gmdistill.evaluation import audits, common_runs, membership
+from gmdistill.runs import first_set, start_rows
+from gmdistill.runs.commands import auditing, projecting
+from gmdistill.runs.config import assembly, recipe, settings
+from gmdistill.sets import synthetic, text_sets
 from gmdistill.system import paths
 
 CONFIG = f"--config={pathlib.Path(__file__).parents[1] / 'tiny_config.py'}"
@@ -109,6 +112,35 @@ def test_a_runs_set_is_audited_into_its_card(finished_run, tmp_path, capsys):
   # After a few steps it is its start rows still.
   assert found["membership"]["start_rows"] == 8
   assert found["membership"]["start_against_other_rows"] > 0.9
+
+
+def test_a_set_of_a_language_model_is_read_from_its_end(tmp_path):
+  config = settings.recipe(tiny_language.get_config(tmp_path, "classes"))
+  setup = assembly.setup(config)
+  stored = assembly.parameterization(config, setup.problem)
+  batch = stored.decode(first_set.first_params(setup, config, stored)).batch
+  rows = start_rows.by_name(setup, config)
+  texts = row_texts.by_part(config.data, setup.corpus)
+  told = audits.as_texts(
+    batch, setup.problem.embeddings, setup.corpus.tokenizer
+  )
+  for text, row in zip(told, rows, strict=True):
+    *words, last = text.split()
+    assert last == "answer:" and " ".join(words[1:]) in texts["train"][row]
+  subject = audits.Subject(told, batch, np.asarray(batch.labels), rows)
+  real = audits.Parts(texts["train"], texts["reported"])
+  found = audits.audit(setup, subject, real)
+  assert found["membership"]["start_against_other_rows"] > 0.99
+  made = projecting._made(
+    recipe.changed(config, projections__rounds=0),
+    setup,
+    synthetic.SyntheticSet(batch),
+  )
+  assert "likely tokens" in made
+  nearest = synthetic.embedded(made["nearest real rows"], setup.problem.embed)
+  np.testing.assert_allclose(
+    nearest.batch.inputs, jnp.asarray(batch.inputs), atol=1e-6
+  )
 
 
 def test_runs_of_tokens_are_the_longest_in_common():

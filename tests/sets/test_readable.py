@@ -44,6 +44,21 @@ def test_a_language_model_decides_among_near_tokens():
   assert (said[:, 1:] == 7).all()
 
 
+def test_a_language_model_says_tokens_by_its_unembedding():
+  table = make_problem().embeddings
+  table = table.at[7].set(table[3] + 0.01)
+  syn = near(np.full((4, 6), 3), table)
+  whole = jnp.zeros_like(table).at[7].set(1.0)
+
+  def reads(kept, ids, place):
+    return jnp.ones((4, 8)), kept
+
+  said = readable.likely(
+    syn, table, reads, k=2, weight=10.0, unembedding_VxD=whole
+  )
+  assert (said[:, 1:] == 7).all()
+
+
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_a_decoder_with_a_memory_chooses_as_one_that_reads_all_anew(kind):
   problem = conftest.make_problem(

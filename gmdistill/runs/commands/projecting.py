@@ -15,7 +15,7 @@ from gmdistill.runs.commands import shared
 from gmdistill.runs.config import assembly, outputs
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.sets import readable, synthetic
-from gmdistill.students import decoders, generation, problems
+from gmdistill.students import decoder_names, generation, problems, tasks
 from gmdistill.system import logs
 
 
@@ -60,9 +60,11 @@ def _made(config, setup, syn) -> dict[str, synthetic.SyntheticSet]:
     "soft": syn,
     "nearest tokens": readable.with_ids(syn, readable.nearest(syn, table_VxD)),
   }
-  if isinstance(setup.problem.student, decoders.Decoder):
-    reads = reads_tokens(setup.problem, syn.batch.mask.shape[1])
-    ids = readable.likely(syn, table_VxD, reads)
+  length, train = syn.batch.mask.shape[1], setup.corpus.train
+  if decoder_names.is_one(setup.problem.student):
+    reads = reads_tokens(setup.problem, length)
+    whole = problems.unembedding(setup.problem)
+    ids = readable.likely(syn, table_VxD, reads, unembedding_VxD=whole)
     made["likely tokens"] = readable.with_ids(syn, ids)
   else:
     logs.say("likely tokens: left out, no decoder reads this set's table")
@@ -77,9 +79,11 @@ def _made(config, setup, syn) -> dict[str, synthetic.SyntheticSet]:
       penalty=options.penalty,
     )
     made["ADMM"] = readable.with_ids(syn, ids)
-  rows = readable.nearest_rows(syn, setup.corpus.train, table_VxD)
-  taken = batches.take(setup.corpus.train, rows)
-  length = syn.batch.mask.shape[1]
+  if tasks.asks_at_end(setup.problem.task):
+    ids_NxL, mask_NxL = batches.last(train.token_ids, train.mask, length)
+    train = train._replace(token_ids=ids_NxL, mask=mask_NxL)
+  rows = readable.nearest_rows(syn, train, table_VxD)
+  taken = batches.take(train, rows)
   made["nearest real rows"] = readable.with_ids(
     syn, taken.token_ids[:, :length], taken.mask[:, :length]
   )
@@ -99,7 +103,7 @@ def reads_tokens(problem: problems.Problem, length: int) -> readable.Reads:
   def hidden(problem, params, cache, ids_M, place):
     x_Mx1xD = problem.embeddings[ids_M][:, None]
     hidden_Mx1xD, cache = module.apply(
-      {"params": params, **cache},
+      {**generation.variables_of(problem, params), **cache},
       x_Mx1xD,
       jnp.ones((len(ids_M), length), bool),
       place,
