@@ -220,7 +220,7 @@ def _said(outputs: student_outputs.Outputs, table_VxD: jax.Array) -> Any:
 
 def _token_weights(batch: batches.Batch) -> jax.Array:
   assert batch.tokens is not None and batch.tokens.weights is not None
-  return jnp.asarray(batch.tokens.weights).sum(axis=1)
+  return jnp.asarray(batch.tokens.weights).sum(axis=-1)
 
 
 def _class_logits(

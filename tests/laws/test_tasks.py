@@ -116,6 +116,13 @@ def test_a_mean_score_over_buckets_is_that_over_rows(name):
   np.testing.assert_allclose(
     found, [(scores * counts).sum() / counts.sum()], rtol=1e-5
   )
+  order = readings.order(rows)
+  parts = {"first": np.arange(3), "rest": np.arange(3, len(order))}
+  means = readings.means(problem, stacked, buckets, parts)
+  for name, at in parts.items():
+    chosen = order[at]
+    mean = np.average(scores[chosen], weights=counts[chosen])
+    np.testing.assert_allclose(means[name], [mean], rtol=1e-5)
 
 
 def test_a_student_of_a_key_is_one_student_whatever_it_is_trained_by():
