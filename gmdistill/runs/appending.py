@@ -157,8 +157,9 @@ def _among_all(labels_MxO, classes, num_classes, smoothing):
 
 
 def _write_start(setup, config, old, folder, command, source):
-  """Writes the set that the run starts from, unless an earlier call did."""
-  if (folder / "card.json").is_file():
+  """Writes the set that the run starts from, unless the run has begun."""
+  begun = (folder.parent / "config.json").is_file()  # which is this config
+  if begun and (folder / "card.json").is_file():
     before = json_files.read(folder / "card.json", "give a new --workdir.")
     if before.get("made_from") != source.get("sha256"):
       raise errors.InputError(
@@ -192,9 +193,11 @@ def _with_old(fresh, old, rows):
     whole[rows] = np.asarray(before)
     return whole
 
+  # Every position of a start is read.
+  filled = synthetic.without_padding(old.batch)
   batch = dataclasses.replace(
     fresh.batch,
-    inputs=placed(fresh.batch.inputs, old.batch.inputs),
+    inputs=placed(fresh.batch.inputs, filled.inputs),
     labels=placed(fresh.batch.labels, old.batch.labels),
     attention=placed(fresh.batch.attention, old.batch.attention),
   )
