@@ -146,8 +146,11 @@ def _features(config, given):
   A student from random weights knows no meaning: of it, the mean of its
   table's vectors, which the text has taught.
   """
-  # All rows to report on, however few of them students are measured on.
-  setup = assembly.setup(recipes.changed(config, data__reported_rows=0))
+  # All rows, cut at one length: however few students are measured on, and
+  # however short the rows that they train on.
+  setup = assembly.setup(
+    recipes.changed(config, data__reported_rows=0, data__train_length=0)
+  )
   corpus, problem = setup.corpus, setup.problem
   if problem.is_pretrained:
     params = problem.init(jax.random.key(0))

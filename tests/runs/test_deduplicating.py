@@ -84,11 +84,18 @@ def test_kept_and_dropped_are_all_rows_and_copies_name_the_kept(
   assert "--config.data.name=" in said
 
 
-def test_all_reported_rows_count_however_few_are_measured_on(data, tmp_path):
-  few = "--config.data.reported_rows=5"
-  assert dedup(data, tmp_path / "out", "semantic", few) == 0
+def test_rows_are_compared_whole_and_all_of_them(data, tmp_path):
+  fields = dict(reported_rows=5, train_length=6, max_length=16)
+  more = [f"--config.data.{name}={x}" for name, x in fields.items()]
+  more.append("--config.dedup.clusters=1")
+  assert dedup(data, tmp_path / "out", "semantic", *more) == 0
   kept = lines(tmp_path / "out/kept.jsonl")
   assert sum(x["split"] == "test" for x in kept) == 21
+  # The last of the training rows is a row of the test split.
+  (leaked,) = (
+    x for x in lines(tmp_path / "out/dropped.jsonl") if x["row"] == 63
+  )
+  assert leaked["reason"] == "leaked" and leaked["similarity"] > 0.999
 
 
 def test_kept_rows_are_read_back_as_data(data, tmp_path):

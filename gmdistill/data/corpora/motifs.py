@@ -2,7 +2,7 @@
 
 Simulated, so that what decides a row is known: a background of independent
 letters, 42 % of them G or C as in the human genome, into which the motif of the
-row's class is written at a random place. Each letter of a motif is another one
+row's class is written at a random place. Each letter of a motif is drawn anew
 with a chance of one in ten. A pure function of a fixed seed.
 """
 
@@ -28,7 +28,7 @@ LETTERS, SHARES = "ACGT", (0.29, 0.21, 0.21, 0.29)
 
 LENGTH = 90  # letters a row
 
-CHANGED = 0.1  # of a motif's letters
+CHANGED = 0.1  # of a motif's letters, some of which are drawn the same
 
 ROWS = {"train": 1000, "test": 400}  # a class
 
