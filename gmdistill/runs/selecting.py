@@ -75,7 +75,9 @@ def run(
     console.show(text(done))
     data = folder if len(names) == 1 else folder / names[0]
     told = row_lines.flags(data / "*.jsonl", done["columns"])
-    console.show(f"next: gmdistill distill ... {told}")
+    # Some of the rows become its selection split.
+    fewer = f"with a smaller {config.size_field}"
+    console.show(f"next, {fewer}: gmdistill distill ... {told}")
   return done
 
 

@@ -59,12 +59,13 @@ def test_a_method_leaves_its_rows_and_scores_which_are_data(tmp_path, capsys):
   assert "hardest" in row["about"]
   said = capsys.readouterr()
   assert "el2n" in said.out and "hardest" in said.err
+  assert "next, with a smaller data_per_class: gmdistill distill" in said.out
   fields = dict(
     summary["columns"], text_keys=(summary["columns"]["text_keys"],)
   )
   read = loading.load(loading.Options(f"{tmp_path}/*.jsonl", **fields))
   both = len(read.train.labels) + len(read.selection.labels)
-  assert both == len(rows)
+  assert both == len(rows) > len(read.train.labels)
   assert len(read.reported.labels) == len(lines(reported))
 
 
