@@ -52,7 +52,9 @@ def attacks(
   found = {
     "is": "area under the curve of telling rows apart by their likeness to the "
     "set; 0.5 is chance",
-    "training_against_held_out": auc(outside_scores, held_scores),
+    "training_against_held_out": auc(outside_scores, held_scores)
+    if len(outside)
+    else None,
     "start_rows": len(members),
     "start_against_other_rows": None,
   }

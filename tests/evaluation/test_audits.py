@@ -11,6 +11,7 @@ import tiny_config
 import tiny_language
 
 from gmdistill import main
+from gmdistill.data import batches
 from gmdistill.data import texts as row_texts
 from gmdistill.evaluation import audits, common_runs, membership
 from gmdistill.runs import first_set, start_rows
@@ -141,6 +142,16 @@ def test_a_set_of_a_language_model_is_read_from_its_end(tmp_path):
   np.testing.assert_allclose(
     nearest.batch.inputs, jnp.asarray(batch.inputs), atol=1e-6
   )
+
+
+def test_of_a_set_of_all_training_rows_no_other_row_is_known(tiny):
+  _, setup = tiny
+  train = setup.corpus.train
+  batch = batches.as_batch(batches.take(train, np.arange(3)), 4)
+  every, rng = np.arange(len(train.labels)), np.random.default_rng(0)
+  found = membership.attacks(setup, batch, every, np.arange(3), rng)
+  assert found["training_against_held_out"] is None
+  assert found["start_against_other_rows"] is None
 
 
 def test_runs_of_tokens_are_the_longest_in_common():

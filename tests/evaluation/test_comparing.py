@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import types
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from gmdistill import main
 from gmdistill.data import batches
 from gmdistill.evaluation import grids, rankings
 from gmdistill.runs import alternating, jobs
+from gmdistill.runs.commands import comparing
 from gmdistill.runs.config import recipe, settings
 from gmdistill.sets import synthetic
 
@@ -144,6 +146,32 @@ def test_evaluate_measures_a_ranking(given, tmp_path, capsys):
 def test_a_grid_measures_sets_alone(given, capsys):
   assert command("evaluate", *given, "--protocol=grid", "--row=full") == 2
   assert "leave --row out" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_measuring(
+  given, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setattr(comparing, "_grid", None)
+  (tmp_path / "file").write_text("")
+  to = f"--workdir={tmp_path / 'file'}"
+  assert command("evaluate", *given, to, "--protocol=grid") == 2
+  assert "cannot be written" in capsys.readouterr().err
+
+
+def test_baselines_of_another_size_than_the_set_are_told(capsys):
+  def student(rows):
+    return types.SimpleNamespace(
+      config=types.SimpleNamespace(data_per_class=2),
+      setup=types.SimpleNamespace(corpus=types.SimpleNamespace(num_classes=2)),
+      syn=synthetic.SyntheticSet(make_synthetic(per_class=rows)),
+    )
+
+  comparing._say_size(student(2))
+  assert not capsys.readouterr().err
+  comparing._say_size(student(5))
+  said = capsys.readouterr().err
+  assert "10 examples, and the baselines have 4" in said
+  assert "--config.data_per_class=5" in said
 
 
 def test_evaluate_measures_text_made_of_a_set(given, tmp_path, capsys):

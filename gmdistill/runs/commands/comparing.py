@@ -56,17 +56,17 @@ def evaluate(flags: Any, config: recipes.Recipe, source: epath.Path) -> None:
     "projections": projecting.projections,
     "ranking": _ranking,
   }[name]
+  run = (source.parent if shared.is_text_set(source) else source).parent
+  place = run if (run / "summary.json").is_file() else None
+  if flags.workdir:  # refused before anything is measured
+    place = folders.writable(flags.workdir)
   found = measure(config, source)
   if flags.json:
     console.data(found)
   else:
     console.show(found["table"])
-  run = (source.parent if shared.is_text_set(source) else source).parent
-  place = run if (run / "summary.json").is_file() else None
-  if flags.workdir:
-    place = folders.writable(flags.workdir)
-    place.mkdir(parents=True, exist_ok=True)
   if place is not None:
+    place.mkdir(parents=True, exist_ok=True)
     folders.write_json(place / f"{name}.json", found)
     logs.say(f"{name}: {place / f'{name}.json'}")
 
@@ -89,6 +89,18 @@ def _student(
   setup = assembly.setup(config)
   syn, _ = shared.fitting_set(setup, source, config)
   return _Student(named, config, setup, outputs.table(setup, config), syn)
+
+
+def _say_size(student: _Student) -> None:
+  """Says so where a set is of another size than the rows beside it."""
+  count = student.setup.corpus.num_classes
+  ours, each = len(student.syn.batch), student.config.data_per_class
+  if ours != count * each:
+    logs.say(
+      f"the set has {ours} examples, and the baselines have {count * each}: "
+      f"data_per_class={each} of {count} classes; at the set's size they are "
+      f"by --config.data_per_class={max(round(ours / count), 1)}"
+    )
 
 
 # -- grid --------------------------------------------------------------------
@@ -133,8 +145,10 @@ def _ways(student: _Student) -> list[tuple[grids.Way, protocols.Protocol]]:
 
 def _grid(config: recipes.Recipe, source: epath.Path) -> dict[str, Any]:
   cells = []
-  for named in config.grid.students:
+  for place, named in enumerate(config.grid.students):
     student = _student(named, config, source)
+    if not place:
+      _say_size(student)
     full = student.table.full(assembly.protocol(student.config, "full"))
     for way, protocol in _ways(student):
       label = f"{named}, {way.name}"
@@ -244,6 +258,7 @@ def _ranking(config: recipes.Recipe, source: epath.Path) -> dict[str, Any]:
 def _scores(config: recipes.Recipe, source: epath.Path) -> dict[str, float]:
   """Returns the label- and augmentation-robust scores of a set."""
   student = _student(OWN, config, source)
+  _say_size(student)
   name = "finetune" if student.setup.problem.is_pretrained else "scratch"
   protocol = assembly.protocol(config, name)
   protocol = protocol._replace(
