@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,13 @@ def texts(
   if not config.choice.written:
     return ()
   return _read(setup, config).texts
+
+
+def identity_of_bank(config: recipes.Recipe) -> dict[str, Any]:
+  """Returns what the bank in `bank.dir` is of; {}: there is none."""
+  folder = paths.path(config.bank.dir)
+  is_there = config.bank.dir and (folder / "bank.json").is_file()
+  return bank.read(folder) if is_there else {}
 
 
 def identity(config: recipes.Recipe) -> dict[str, str]:

@@ -81,6 +81,7 @@ def choose(
       setup.labels,
       {**config.to_dict(), "num_steps": 0},
       *candidates.identity(config).values(),
+      *candidates.identity_of_bank(config).items(),
     ],
   )
   kept = cache.read_arrays(entry)

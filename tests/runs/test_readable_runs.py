@@ -11,7 +11,7 @@ from etils import epath
 
 from gmdistill import errors, main
 from gmdistill.data import texts as row_texts
-from gmdistill.runs import candidates, jobs, leading_rows
+from gmdistill.runs import candidates, jobs, leading_rows, start_rows
 from gmdistill.runs.commands import shared
 from gmdistill.runs.config import assembly, recipe, settings
 from gmdistill.sets import set_files, synthetic
@@ -93,6 +93,21 @@ def test_rows_are_chosen_class_by_class_and_kept(fields):
     job.setup, config, job.stages[0], job.mesh, job.draws[0]
   )
   np.testing.assert_array_equal(again.rows, job.rows)
+
+
+def test_rows_are_chosen_anew_by_another_bank(tmp_path, monkeypatch):
+  config = changed(initialise="matching_pursuit", bank__dir=str(tmp_path))
+  setup, taken = assembly.setup(config), []
+
+  def choose(run, method):
+    taken.append(method)
+    return start_rows.Chosen(np.arange(8), np.ones(8))
+
+  monkeypatch.setattr(leading_rows, "_choose", choose)
+  for seed, times in ((1, 1), (1, 1), (2, 2)):
+    (tmp_path / "bank.json").write_text(json.dumps({"options": {"seed": seed}}))
+    leading_rows.choose(setup, config, None, None, None)
+    assert len(taken) == times
 
 
 def test_candidates_are_narrowed_where_there_are_more_rows_than_the_pool():
