@@ -78,6 +78,8 @@ def _comparison(runs: Sequence[finished.Run]) -> dict[str, Any]:
   merged = [row for row in comparison.over_seeds(rows) if row["seeds"] > 1]
   groups: dict[str, list[finished.Run]] = {}
   for run in runs:
+    if "num_texts" in run.summary:
+      continue  # texts of a file are of no size a class, nor of a student's
     about = "{dataset}, {student}, length {sequence_length}"
     groups.setdefault(about.format_map(run.summary), []).append(run)
   measured = sorted({p for run in runs for p in finished.measured(run)})

@@ -135,7 +135,7 @@ def _row(line, where, names, labelled):
   elif labels_C is None:
     labels_C = np.full(len(names), 1 / len(names), np.float32)
   weight = row.get("weight", 1.0)
-  if not _is_number(weight) or not 0 <= weight < np.inf:
+  if not _is_number(weight) or weight < 0:
     raise errors.InputError(
       f"{where}: weight={weight!r} must be a number of at least 0."
     )
@@ -194,7 +194,8 @@ def _soft(labels, where, names):
 
 
 def _is_number(x):
-  return isinstance(x, int | float) and not isinstance(x, bool)
+  is_one = isinstance(x, int | float) and not isinstance(x, bool)
+  return is_one and abs(x) < 1e30  # no NaN, and a float32 says it
 
 
 def read_card(

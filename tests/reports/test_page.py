@@ -17,6 +17,7 @@ from gmdistill.reports import (
   theme,
   words,
 )
+from gmdistill.reports import page as report_page
 from gmdistill.runs import text_reports
 
 SHARES = (0.2126, 0.7152, 0.0722)  # of red, green and blue in a luminance
@@ -96,6 +97,9 @@ def test_a_file_of_texts_opens_with_how_many_they_are(tmp_path):
     "2 texts of the 2 classes of set.jsonl train a student"
   )
   assert "70.0 %" in said
+  both = [run, finished.load_run(make_run(tmp_path / "run"))]
+  page = report_page.write(both, tmp_path / "both.html").read_text()
+  assert "set.jsonl" in page and "70.0 ± 10.0" in page
 
 
 def test_a_run_without_numbers_opens_with_none(tmp_path):

@@ -47,6 +47,8 @@ def read(tmp_path, *rows):
     ({"text": "a", "labels": [1.0]}, ["must be 2 probabilities"]),
     ({"text": "a", "label": 0, "weight": -1}, ["weight=-1", "at least 0"]),
     ({"text": "a", "label": 0, "weight": "x"}, ["weight='x'", "a number"]),
+    ({"text": "a", "label": 0, "weight": 1e39}, ["weight=1e+39", "a number"]),
+    ({"text": "a", "labels": [10**400, 0]}, ["must be 2 probabilities"]),
     ("{", ["is no {"]),
   ],
 )
