@@ -85,6 +85,18 @@ def test_planted_rows_are_caught_whatever_the_file_says(tiny, texts, tmp_path):
   assert "copies of training rows" in said and "copies of reported rows" in said
 
 
+def test_an_attack_that_succeeds_is_said():
+  none = {"start_against_other_rows": None, "training_against_held_out": None}
+  found = {"rows": 1, "copies": {"rows": 0}, "leakage": {"rows": 0}}
+  for key, words in (
+    ("start_against_other_rows", "which rows it started from"),
+    ("training_against_held_out", "who was among the training rows"),
+  ):
+    for auc, told in ((0.9, True), (0.6, False)):
+      (said,) = auditing.verdicts(found | {"membership": none | {key: auc}})
+      assert (words in said) == told == ("none of the attacks" not in said)
+
+
 def test_texts_of_nobody_are_not_accused(tiny, tmp_path):
   rows = [
     {"text": f"Sheep number {i} jumps over fence {i * i}", "label": i % 4}

@@ -169,6 +169,12 @@ def verdicts(found: Mapping[str, Any]) -> list[str]:
       f"An attacker tells its start rows from others (AUC {inside:.2f}): the "
       "set gives away which rows it started from."
     )
+  trained = member["training_against_held_out"]
+  if trained is not None and trained > audits.TOLD_APART:
+    said.append(
+      f"An attacker tells training rows from held-out ones (AUC {trained:.2f})"
+      ": the set gives away who was among the training rows."
+    )
   if found["leakage"]["rows"]:
     said.append(
       f"{found['leakage']['rows']} rows are copies of reported rows: what is "
