@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,10 @@ from conftest import make_problem, make_synthetic
 from orbax.checkpoint import v1 as ocp
 
 from gmdistill import main
+from gmdistill.data import row_lines
 from gmdistill.runs.commands import shared, verbs
+from gmdistill.runs.config import flags as flag_values
+from gmdistill.runs.config import settings
 from gmdistill.sets import set_files, synthetic
 from gmdistill.system import folders, logs, paths
 
@@ -87,6 +91,25 @@ def test_a_next_command_has_the_config_and_the_data_of_the_one_before():
   )
   found = shared.config_flags(command, "data")
   assert found == "--config=quickstart:kd '--config.data.name=my rows.csv'"
+
+
+@pytest.mark.parametrize(
+  "classes", ["0,1", "very bad,so-so", "it's,Sci/Tech", "007,8", "a"]
+)
+def test_fields_that_rows_are_read_back_by_are_read_as_they_are_told(classes):
+  fields = {"text_keys": "Review Text,2", "label_key": "0", "classes": classes}
+  words = shlex.split(row_lines.flags("my rows/*.jsonl", fields))
+  values, rest = flag_values.parse(["gmdistill", CONFIG, *words])
+  data = settings.recipe(values.config).data
+  assert (rest, data.name) == ([], "my rows/*.jsonl")
+  assert data.text_keys == ("Review Text", "2") and data.label_key == "0"
+  assert data.classes == tuple(classes.split(","))
+
+
+def test_texts_may_be_pythons_too():
+  given = "--config.data.classes=('a','b')"
+  values, _ = flag_values.parse(["gmdistill", CONFIG, given])
+  assert settings.recipe(values.config).data.classes == ("a", "b")
 
 
 def test_compiled_programs_are_kept_in_the_cache_folder():

@@ -37,6 +37,7 @@ def parse(argv: list[str]) -> tuple[Any, list[str]]:
   absl_flags.DEFINE_integer("num_processes", 0, "", flag_values=values)
   absl_flags.DEFINE_integer("process_id", -1, "", flag_values=values)
   given, argv = _taken(argv, "--config=")
+  argv = [_as_texts(argument) for argument in argv]
   try:
     if given:
       from gmdistill.runs.config import shipped  # with JAX, slow to import
@@ -82,6 +83,20 @@ def _field_of(argument: str) -> list[str]:
   if not flag.startswith("--config."):
     return []
   return flag.removeprefix("--config.").split(".")
+
+
+# Fields of texts with commas between, which `data` itself parts.
+_TEXTS = (".data.text_keys", ".data.classes")
+
+
+def _as_texts(argument: str) -> str:
+  """Returns a flag whose value are texts, as the library reads texts: else 0,1
+  are numbers to it, and names with spaces are refused."""
+  flag, equals, value = argument.partition("=")
+  is_python = value.startswith(("(", "[", "'", '"'))
+  if not equals or is_python or not flag.endswith(_TEXTS):
+    return argument
+  return f"{flag}={(value,)!r}"
 
 
 def require_taken(verb: str, flags: Any) -> None:
