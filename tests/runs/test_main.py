@@ -106,6 +106,13 @@ def test_fields_that_rows_are_read_back_by_are_read_as_they_are_told(classes):
   assert data.classes == tuple(classes.split(","))
 
 
+def test_a_teachers_folder_may_have_spaces():
+  given = "--config.teachers.dirs=/home/some body/deep teacher"
+  values, _ = flag_values.parse(["gmdistill", CONFIG, given])
+  dirs = settings.recipe(values.config).teachers.dirs
+  assert dirs == ("/home/some body/deep teacher",)
+
+
 def test_texts_may_be_pythons_too():
   given = "--config.data.classes=('a','b')"
   values, _ = flag_values.parse(["gmdistill", CONFIG, given])

@@ -94,7 +94,10 @@ def _as_texts(argument: str) -> str:
   are numbers to it, and names with spaces are refused."""
   flag, equals, value = argument.partition("=")
   is_python = value.startswith(("(", "[", "'", '"'))
-  if not equals or is_python or not flag.endswith(_TEXTS):
+  of_texts = flag.endswith(_TEXTS)
+  # A folder, whose name may have spaces.
+  of_texts |= flag.endswith(".teachers.dirs") and "," not in value
+  if not equals or is_python or not of_texts:
     return argument
   return f"{flag}={(value,)!r}"
 
