@@ -20,7 +20,8 @@ from gmdistill.sets import nearest_text, spaces
 HELD_OUT = 500  # rows of the reported split that a set is held against
 TRAINING = 5000  # training rows whose features are looked at
 TOLD_APART = 0.75  # area under the curve from which on rows are told apart
-COPY = 0.9  # of a row's words that a training row has too: a copy
+COPY = 0.9  # of the words of two rows that both have: a copy
+PART = 8  # tokens of a row, from which on it may be a part of another
 
 Text = row_texts.Text
 
@@ -90,7 +91,7 @@ def audit(
     "copies": _copies(subject, reported, real, corpus.tokenizer),
     "distance": {
       "is": "cosine distance of a fresh student's features, around their mean, "
-      "to the nearest training row, the median",
+      f"to the nearest of {len(near)} training rows, the median",
       "set": _nearest_distance(own_MxF, features_NxF),
       "held_out": _nearest_distance(held_HxF, features_NxF),
     },
@@ -157,11 +158,19 @@ def _copies(subject, reported, real, tokenizer):
   runs_M = common_runs.longest_runs(tokens[0], tokens[1])
   lengths_M = np.array([len(x) for x in tokens[0]])
   copies = np.flatnonzero(overlap_M >= COPY)
+  is_part_M = (runs_M >= COPY * lengths_M) & (lengths_M >= PART)
+  is_part_M &= overlap_M < COPY  # else it is a copy already
   return {
-    "is": f"rows of which a training row has {COPY:.0%} of the words",
+    "is": f"rows that have {COPY:.0%} of their words and a training row's "
+    "in common",
     "rows": len(copies),
     "share": len(copies) / len(texts),
     "of": [int(nearest_M[m]) for m in copies],
+    "parts": {
+      "is": f"other rows, of {PART} tokens or more, {COPY:.0%} of which a "
+      "training row has in a row: copies that were cut",
+      "rows": int(is_part_M.sum()),
+    },
     "longest_run": {
       "is": "tokens in a row that a training row has too",
       "most": int(runs_M.max()),
@@ -225,7 +234,8 @@ def _leakage(subject, real):
   own, theirs = _numbered(_words(subject.texts), _words(reported))
   copies = np.flatnonzero(overlap_M >= COPY)
   return {
-    "is": "rows of which a reported row has so many of the words",
+    "is": "rows that have so many of their words and a reported row's in "
+    "common",
     "rows": len(copies),
     "of": [int(nearest_M[m]) for m in copies],
     "eight_words": common_runs.overlap(own, theirs, 8),

@@ -67,7 +67,8 @@ def short_rows(setup: spaces.Setup, config: recipes.Recipe) -> np.ndarray:
       f"sequence_length={config.sequence_length} leaves the class "
       f"{names[int(counts.argmin())]!r} {counts.min()} rows of at least "
       f"min_tokens={config.min_tokens}, fewer than "
-      f"data_per_class={config.data_per_class}; use a larger sequence_length."
+      f"data_per_class={config.data_per_class}; use a larger sequence_length, "
+      "or a smaller min_tokens."
     )
   return rows
 

@@ -69,25 +69,30 @@ def test_planted_rows_are_caught_whatever_the_file_says(tiny, texts, tmp_path):
     return max(range(len(texts[part])), key=lambda i: len(texts[part][i]))
 
   stolen, leaked = longest("train"), longest("reported")
+  words = texts["train"][stolen].split()
   found = audited(
     tiny,
     tmp_path,
     [
       {"text": texts["train"][stolen], "label": 0, "source": "written"},
       {"text": texts["reported"][leaked], "label": 1, "source": "written"},
+      {"text": " ".join(words[: len(words) // 3]), "label": 2},
       {"text": "Quite another sentence of nobody's.", "label": 2},
     ],
   )
   assert found["copies"]["of"][0] == stolen
   assert leaked in found["leakage"]["of"]
   assert found["membership"]["start_against_other_rows"] is None
+  assert found["copies"]["parts"]["rows"] == 1
   said = " ".join(auditing.verdicts(found))
   assert "copies of training rows" in said and "copies of reported rows" in said
+  assert "1 of 4 rows are parts of training rows" in said
 
 
 def test_an_attack_that_succeeds_is_said():
   none = {"start_against_other_rows": None, "training_against_held_out": None}
-  found = {"rows": 1, "copies": {"rows": 0}, "leakage": {"rows": 0}}
+  copies = {"rows": 0, "parts": {"rows": 0}}
+  found = {"rows": 1, "copies": copies, "leakage": {"rows": 0}}
   for key, words in (
     ("start_against_other_rows", "which rows it started from"),
     ("training_against_held_out", "who was among the training rows"),

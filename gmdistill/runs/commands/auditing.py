@@ -89,6 +89,11 @@ def as_text(found: Mapping[str, Any]) -> str:
     ("", "set", "held-out rows"),
     ("copies of training rows", f"{copies['rows']} of {found['rows']}", ""),
     (
+      "parts of training rows",
+      f"{copies['parts']['rows']} of {found['rows']}",
+      "",
+    ),
+    (
       "longest run of tokens in common",
       f"{run['mean']:.1f} (most {run['most']})",
       f"{run['held_out_mean']:.1f}",
@@ -162,6 +167,11 @@ def verdicts(found: Mapping[str, Any]) -> list[str]:
     said.append(
       f"{copies['rows']} of {found['rows']} rows are copies of training rows: "
       "whoever has the set has these rows."
+    )
+  if parts := copies["parts"]["rows"]:
+    said.append(
+      f"{parts} of {found['rows']} rows are parts of training rows, word for "
+      "word: whoever has the set has these parts."
     )
   inside = member["start_against_other_rows"]
   if inside is not None and inside > audits.TOLD_APART:
