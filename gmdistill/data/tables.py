@@ -220,7 +220,9 @@ def kept(data: Any) -> str:
   """
   try:
     if isinstance(data, list | tuple):
-      data = pa.Table.from_pylist(list(data))
+      # Of any row: what the first one lacks is a column too.
+      names = dict.fromkeys(name for row in data for name in row.keys())
+      data = {name: [row.get(name) for row in data] for name in names}
     table = pa.table(data)
   except (pa.ArrowException, TypeError, ValueError, AttributeError) as error:
     raise errors.InputError(

@@ -12,7 +12,7 @@ import pytest
 
 import gmdistill as gd
 from gmdistill import errors
-from gmdistill.data import loading, parts, sources, table_csv
+from gmdistill.data import loading, parts, sources, table_csv, tables
 
 CASES = pathlib.Path(__file__).resolve().parents[3] / "shared/cases"
 
@@ -538,6 +538,11 @@ def test_a_data_set_of_the_hub_is_read_where_datasets_keeps_it(
   monkeypatch.setitem(sys.modules, "datasets", None)
   with pytest.raises(errors.InputError, match=r"gmdistill\[hub-data\]"):
     opened("hf:org/name")
+
+
+def test_a_dict_may_lack_what_others_have():
+  rows = [{"text": "a b"}, *({"text": "c", "label": x} for x in "xyxy")]
+  assert train(tables.kept(rows)) == [("c", x) for x in "xyxy"]
 
 
 def test_what_is_no_table_is_refused():
