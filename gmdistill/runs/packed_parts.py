@@ -73,6 +73,16 @@ def of_card(card: Mapping[str, Any]) -> dict[str, Any]:
   return told
 
 
+# What the hub calls a number of rows, and from which on it is another.
+_SIZES = {
+  "n<1K": 10**3,
+  "1K<n<10K": 10**4,
+  "10K<n<100K": 10**5,
+  "100K<n<1M": 10**6,
+  "1M<n<10M": float("inf"),
+}
+
+
 def head(title: str, count: int, *, kind: str, file: str) -> str:
   """Returns the head of a README.md, which the hub reads.
 
@@ -88,7 +98,7 @@ def head(title: str, count: int, *, kind: str, file: str) -> str:
   about = huggingface_hub.DatasetCardData(
     pretty_name=title,
     task_categories=[f"text-{kind}"],
-    size_categories=["n<1K" if count < 1000 else "1K<n<10K"],
+    size_categories=[next(x for x, most in _SIZES.items() if count < most)],
     tags=[
       "dataset-distillation",
       "gmdistill",

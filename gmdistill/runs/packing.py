@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import tempfile
 import zipfile
 from typing import Any
 
@@ -39,13 +40,25 @@ def pack(source: epath.PathLike, target: str, where: str = ".") -> epath.Path:
   folder = folders.writable(target)
   if folder.exists() and any(folder.iterdir()):
     raise errors.InputError(f"{folder} is not empty; give another --to.")
+  if not paths.is_local(folder):
+    _write(folder, files)
+    return folder
+  folder.mkdir(parents=True, exist_ok=True)
+  # All aside first: a full disk leaves no part of a pack.
+  with tempfile.TemporaryDirectory(dir=folder) as aside:
+    _write(epath.Path(aside), files)
+    for place in epath.Path(aside).iterdir():
+      place.rename(folder / place.name)
+  return folder
+
+
+def _write(folder, files):
   by_folder: dict[str, dict[str, bytes]] = {}
   for name, content in files.items():
     place, _, leaf = name.rpartition("/")
     by_folder.setdefault(place, {})[leaf] = content
   for place, inside in by_folder.items():
     paths.write_files(folder / place if place else folder, inside)
-  return folder
 
 
 def contents(source: epath.PathLike, where: str = ".") -> dict[str, bytes]:

@@ -13,7 +13,7 @@ import safetensors.numpy
 
 import gmdistill as gd
 from gmdistill import errors, main
-from gmdistill.runs import packing
+from gmdistill.runs import packed_parts, packing
 from gmdistill.sets import snippets
 
 FILES = {
@@ -244,6 +244,35 @@ def texts(tmp_path):
   file = tmp_path / "texts.jsonl"
   file.write_text("".join(f"{json.dumps(x)}\n" for x in TEXTS))
   return file
+
+
+def test_a_pack_that_could_not_be_written_leaves_nothing(
+  texts, tmp_path, monkeypatch, capsys
+):
+  folder = tmp_path / "pack"
+  folder.mkdir()
+  write = packing.paths.write_files
+
+  def full(place, files):
+    if place.name == "set":
+      raise OSError(28, "No space left on device")
+    write(place, files)
+
+  monkeypatch.setattr(packing.paths, "write_files", full)
+  asked = ("pack", f"--set={texts}", f"--to={folder}")
+  assert "No space left" in refused(capsys, *asked)
+  assert not list(folder.iterdir())
+  monkeypatch.undo()
+  assert main.main(["x", *asked]) == 0
+  assert {x.name for x in folder.iterdir()} == {"README.md", "set"}
+
+
+@pytest.mark.parametrize(
+  "count, told", [(999, "n<1K"), (1000, "1K<n<10K"), (20_000, "10K<n<100K")]
+)
+def test_a_card_says_how_many_rows_there_are(count, told):
+  head = packed_parts.head("t", count, kind="classification", file="set/x")
+  assert told in head
 
 
 def test_a_text_set_is_packed_without_a_table(texts, tmp_path):
