@@ -9,14 +9,17 @@ ROWS = 64  # of a batch, as most splits are read
 _PARTS = 16  # of the longest row, to whose multiples rows are cut
 
 
-def lots(mask_NxL: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+def lots(
+  mask_NxL: np.ndarray, batch: int = ROWS
+) -> Iterator[tuple[int, np.ndarray]]:
   """Parts rows into at most three lots, each of which is cut at one length.
 
-  The lengths are those, of sixteenths of L, at which batches of `ROWS` rows
-  have the fewest places.
+  The lengths are those, of sixteenths of L, at which batches of so many
+  rows have the fewest places.
 
   Args:
     mask_NxL: True at the tokens of each row, which come first.
+    batch: Rows that are read at a time; the last ones of a lot are fewer.
 
   Yields:
     The length that the rows of a lot are cut at, ascending, and their numbers;
@@ -24,14 +27,14 @@ def lots(mask_NxL: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
   """
   full, floor = mask_NxL.shape[1], -1
   lengths_N = mask_NxL.sum(axis=1)
-  for cut in _cuts(lengths_N, full):
+  for cut in _cuts(lengths_N, full, batch):
     rows = np.flatnonzero((lengths_N > floor) & (lengths_N <= cut))
     floor = cut
     if rows.size:
       yield cut, rows
 
 
-def _cuts(lengths_N, full):
+def _cuts(lengths_N, full, batch):
   """Returns three ascending lengths; no row is longer than the last."""
   step = -(-full // _PARTS)
   grid_G = np.minimum(np.arange(1, -(-full // step) + 1) * step, full)
@@ -39,7 +42,7 @@ def _cuts(lengths_N, full):
   last = int(np.argmax(up_to_G == len(lengths_N)))
 
   def places(rows, cut):
-    return -(-rows // ROWS) * ROWS * cut
+    return -(-rows // batch) * batch * cut
 
   first_GxG, second_GxG = np.meshgrid(
     np.arange(last + 1), np.arange(last + 1), indexing="ij"

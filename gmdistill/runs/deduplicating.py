@@ -156,7 +156,7 @@ def _features(config, given):
     params = problem.init(jax.random.key(0))
 
     def read(examples):
-      return student_features.features_by_length(problem, params, examples)
+      return student_features.features(problem, params, examples)
   else:
 
     def read(examples):

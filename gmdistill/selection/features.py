@@ -15,40 +15,23 @@ def features(
   examples: batches.Examples,
   rows: int = 128,
 ) -> np.ndarray:
-  """Returns a student's features [N, F] of real rows (float32)."""
-  parts = []
-  for start in range(0, len(examples.labels), rows):
-    ids = examples.token_ids[start : start + rows]
-    mask = examples.mask[start : start + rows]
-    missing = rows - len(ids)
-    # The last chunk is padded to the one compiled shape.
-    ids = np.pad(ids, ((0, missing), (0, 0)))
-    mask = np.pad(mask, ((0, missing), (0, 0)))
-    # A base that processes hold together leaves its features on all of them.
-    chunk_features = devices.host(_chunk(problem, params, ids, mask))
-    parts.append(chunk_features[: rows - missing])
-  return np.concatenate(parts)
+  """Returns a student's features [N, F] of real rows (float32).
 
-
-def features_by_length(
-  problem: problems.Problem, params: trees.Params, examples: batches.Examples
-) -> np.ndarray:
-  """Returns what `features` does, short rows at less cost."""
-  parts = [
-    (
-      rows,
-      features(problem, params, _cut(batches.take(examples, rows), length)),
-    )
-    for length, rows in lengths.lots(examples.mask)
-  ]
-  order = np.concatenate([rows for rows, _ in parts])
-  return np.concatenate([of_part for _, of_part in parts])[np.argsort(order)]
-
-
-def _cut(examples, length):
-  return examples._replace(
-    token_ids=examples.token_ids[:, :length], mask=examples.mask[:, :length]
-  )
+  They are read `rows` at a time, short ones with little padding.
+  """
+  parts, order = [], []
+  for length, lot in lengths.lots(examples.mask, rows):
+    for start in range(0, len(lot), rows):
+      chosen = lot[start : start + rows]
+      missing = rows - len(chosen)
+      # The last chunk is padded to the one compiled shape.
+      ids = np.pad(examples.token_ids[chosen, :length], ((0, missing), (0, 0)))
+      mask = np.pad(examples.mask[chosen, :length], ((0, missing), (0, 0)))
+      # A base that processes hold together leaves its features on all of them.
+      chunk_features = devices.host(_chunk(problem, params, ids, mask))
+      parts.append(chunk_features[: len(chosen)])
+    order.append(lot)
+  return np.concatenate(parts)[np.argsort(np.concatenate(order))]
 
 
 def mean_vectors(

@@ -64,8 +64,19 @@ def test_features_are_those_of_the_student_whatever_the_chunk():
   two = student_features.features(problem, params, examples, rows=64)
   np.testing.assert_allclose(one, two, atol=1e-6)
   assert one.shape == (10, 8)
-  lots = student_features.features_by_length(problem, params, examples)
-  np.testing.assert_allclose(lots, two, atol=1e-5)
+
+
+def test_features_of_short_rows_are_those_of_padded_ones():
+  problem, examples = make_problem(), make_examples(10)
+  params = problem.init(jax.random.key(0))
+  one = student_features.features(problem, params, examples, rows=1)
+  lengths_N = examples.mask.sum(axis=1)
+  assert len(set(lengths_N)) > 1
+  alone = [
+    student_features.features(problem, params, batches.take(examples, [i]))
+    for i in range(10)
+  ]
+  np.testing.assert_allclose(one, np.concatenate(alone), atol=1e-5)
 
 
 def test_too_few_rows_and_unknown_methods_are_refused():
