@@ -10,6 +10,7 @@ import numpy as np
 
 from gmdistill import errors
 from gmdistill.data import (
+  formats,
   loading,
   parts,
   row_lines,
@@ -163,10 +164,11 @@ def _features(config, given):
       return student_features.mean_vectors(problem, examples)
 
   kept, chosen = splits.selection_split(given.whole.train.labels)
-  train = read(corpus.train)
+  # Slots for rationales are the same in every row.
+  train = read(formats.without_slots(corpus.train))
   found = np.zeros((len(given.texts), train.shape[1]), np.float32)
-  found[: given.front] = read(corpus.reported)
-  found[given.front + chosen] = read(corpus.selection)
+  found[: given.front] = read(formats.without_slots(corpus.reported))
+  found[given.front + chosen] = read(formats.without_slots(corpus.selection))
   found[given.front + kept] = train
   return found
 

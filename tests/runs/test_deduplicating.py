@@ -98,6 +98,24 @@ def test_rows_are_compared_whole_and_all_of_them(data, tmp_path):
   assert leaked["reason"] == "leaked" and leaked["similarity"] > 0.999
 
 
+def test_slots_for_rationales_are_no_text_to_compare(tmp_path, monkeypatch):
+  path = tmp_path / "rows.jsonl"
+  rows = [{"text": f"a b {i}", "label": i % 2, "why": "so"} for i in range(20)]
+  path.write_text("".join(f"{json.dumps(x)}\n" for x in rows))
+  config = tiny_config.get_config()
+  config.data.update(name=str(path), rationale_key="why", rationale_length=8)
+  config.student.max_positions, config.sequence_length = 32, 12
+  read, means = [], deduplicating.student_features.mean_vectors
+
+  def seen(problem, examples):
+    read.append(examples.mask.sum(axis=1).max())
+    return means(problem, examples)
+
+  monkeypatch.setattr(deduplicating.student_features, "mean_vectors", seen)
+  deduplicating.run(settings.recipe(config), "semantic", str(tmp_path / "out"))
+  assert len(read) == 3 and max(read) < 8
+
+
 def test_kept_rows_are_read_back_as_data(data, tmp_path):
   dedup(data, tmp_path / "out")
   before = loading.load(loading.Options(str(data)))
