@@ -18,7 +18,13 @@ class Chunk(NamedTuple):
 
 
 def require_utf8(file: table_files.TableFile, probe: bytes) -> None:
-  """Refuses UTF-16, whose every other byte is zero in most languages."""
+  """Refuses what is packed, and UTF-16, whose every other byte is zero in most
+  languages."""
+  if probe.startswith((b"PK\x03\x04", b"\x1f\x8b")):
+    raise errors.InputError(
+      f"{file.path}, line 1: the file is packed, as .zip, .gz and .xlsx are, "
+      "and no text; unpack it, or save the sheet as CSV in UTF-8"
+    )
   marked = probe.startswith((b"\xff\xfe", b"\xfe\xff"))
   if marked or probe[:4096].count(0) > len(probe[:4096]) // 4:
     raise errors.InputError(

@@ -1,7 +1,11 @@
 """CSV and TSV, as pyarrow reads them, and the line of whatever is wrong."""
 
+import contextlib
 import csv
 import io
+import itertools
+import re
+import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -80,6 +84,8 @@ def chunks(
         yield _chunk(file, dialect, rows, first + start)._replace(place=place)
       first += len(batch)
   except pa.ArrowInvalid as error:
+    if ragged := re.search(r"Row #(\d+): Expected", str(error)):
+      _refuse_letters(file, dialect, int(ragged[1]))
     if "straddling" not in str(error):
       raise
     raise errors.InputError(
@@ -98,7 +104,7 @@ def _batches(file, dialect, wanted, bad):
     bad.append(row)
     return "skip"
 
-  with file.path.open("rb") as stream:
+  with file.path.open("rb") as stream, _unsaid_letters():
     reader = arrow_csv.open_csv(
       stream,
       # Rows are numbered where one thread reads.
@@ -119,6 +125,22 @@ def _batches(file, dialect, wanted, bad):
       yield batch, stream.tell()
 
 
+@contextlib.contextmanager
+def _unsaid_letters():
+  """Keeps pyarrow from printing what it cannot decode of a row for `note`."""
+  hook = sys.unraisablehook
+
+  def other(told):
+    if not issubclass(told.exc_type, UnicodeDecodeError):
+      hook(told)
+
+  sys.unraisablehook = other
+  try:
+    yield
+  finally:
+    sys.unraisablehook = hook
+
+
 def _chunk(file, dialect, rows, first):
   def where(row):
     return _place(file, dialect, first + row)
@@ -132,6 +154,15 @@ def _chunk(file, dialect, rows, first):
         table_chunks.decoded(value, where, row)
       raise
   return table_chunks.Chunk(found, where)
+
+
+def _refuse_letters(file, dialect, number):
+  """Refuses a row of too few or many values whose letters are no UTF-8."""
+  place = _place(file, dialect, number - 2)
+  first = int(place.rpartition(" ")[2]) - 1
+  with file.path.open("rb") as stream:
+    for line in itertools.islice(stream, first, None):
+      table_chunks.decoded(line, lambda _: place, 0)
 
 
 def _refuse_ragged(file, dialect, row):

@@ -241,7 +241,7 @@ class _Reading:
       return int(value)
     except (TypeError, ValueError):
       if isinstance(value, str) and value.strip():
-        return value.strip()
+        return value.strip().encode(errors="replace").decode()
       raise errors.InputError(
         f"{chunk.where(row)}: {self._columns.group!r} is {_said(value)}, where "
         "config.data.group_key reads a whole number or a word"

@@ -227,6 +227,15 @@ def test_a_group_is_a_whole_number_or_a_word(tmp_path, value):
     opened(path, group_key="part")
 
 
+def test_a_group_of_half_a_character_can_be_printed(tmp_path):
+  lines = [
+    f'{{"text": "a", "label": {n % 2}, "part": "\\ud83d"}}' for n in range(8)
+  ]
+  path = write(tmp_path, "rows.jsonl", "\n".join(lines).encode())
+  rows = sources.read(opened(path, group_key="part"), "train")
+  assert rows.group_names == ("?",)
+
+
 # What is handled, and said.
 
 
@@ -279,6 +288,19 @@ DAMAGED = {
     GOOD + "café,pos\n".encode("cp1252"),
     "r.csv, line 14: the byte 0xe9",
     "iconv -f cp1252",
+  ),
+  "cp1252, and ragged": (
+    "r.csv",
+    GOOD + "café, bar,pos\n".encode("cp1252"),
+    "r.csv, line 14: the byte 0xe9",
+    "iconv -f cp1252",
+  ),
+  "a sheet": ("r.csv", b"PK\x03\x04\0\0", "line 1: the file is packed", "CSV"),
+  "packed": (
+    "r.jsonl",
+    b"\x1f\x8b\x08",
+    "line 1: the file is packed",
+    "unpack",
   ),
   "cp1252 json": (
     "r.jsonl",
