@@ -11,7 +11,7 @@ from gmdistill.data import batches
 from gmdistill.runs import written_filters
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.selection import row_gradients, warm_students
-from gmdistill.sets import spaces, text_sets
+from gmdistill.sets import spaces
 from gmdistill.students import adapters
 from gmdistill.system import cache, waits
 from gmdistill.teachers import rewards, writers
@@ -130,11 +130,8 @@ def _judge(setup, config) -> Callable[[int, list[str]], rewards.Judged]:
     text_set = written_filters.as_text_set(
       candidates, np.arange(len(texts)), len(names)
     )
-    batch = text_sets.as_batch(
-      text_set,
-      setup.corpus.tokenizer,
-      config.data.lengths["train"],
-      config.data.slots,
+    batch = written_filters.as_read(
+      text_set, setup, config, config.data.lengths["train"], config.data.slots
     )
     rows_SxBxK = at_students(batch)
     rows_SxBxK[:, is_empty_B] = 0  # who says nothing moves no student

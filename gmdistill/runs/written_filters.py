@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from gmdistill import errors
-from gmdistill.data import batches, formats
+from gmdistill.data import batches, formats, templates
 from gmdistill.data import texts as row_texts
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.selection import (
@@ -18,7 +18,7 @@ from gmdistill.selection import (
   row_gradients,
   warm_students,
 )
-from gmdistill.sets import spaces, text_sets
+from gmdistill.sets import readable, spaces, text_sets
 from gmdistill.system import logs
 
 # Why a text is dropped, and what would keep more.
@@ -134,13 +134,30 @@ def as_text_set(
   )
 
 
+def as_read(
+  text_set: text_sets.TextSet,
+  setup: spaces.Setup,
+  config: recipes.Recipe,
+  length: int,
+  slots: int = 0,
+) -> batches.Batch:
+  """Returns texts in rows of a length, in the template that rows have."""
+  tokenizer: Any = setup.corpus.tokenizer
+  if config.task.kind != "label_words":
+    return text_sets.as_batch(text_set, tokenizer, length, slots)
+  template = templates.Template(tokenizer, config.task.template)
+  return readable.in_template(
+    text_set, template, setup.corpus.text_keys, length
+  )
+
+
 def _lengths(candidates, left, setup, config):
   """Returns each text's tokens, and the least and the most of real rows."""
   train = formats.without_slots(setup.corpus.train)
   longest = train.mask.shape[1]
   text_set = as_text_set(candidates, left, setup.corpus.num_classes)
   # One place more shows which are longer than any row can be.
-  read = text_sets.as_batch(text_set, setup.corpus.tokenizer, longest + 1)
+  read = as_read(text_set, setup, config, longest + 1)
   tail = config.writer.length_quantile
   least, most = np.quantile(train.mask.sum(axis=1), [tail, 1 - tail])
   if most >= longest:

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 import tiny_config
+import tiny_language
 from etils import epath
 
 from gmdistill import errors, main
@@ -82,6 +83,21 @@ def write(model, data):
 
 def lines_of(path):
   return [json.loads(x) for x in path.read_text().splitlines()]
+
+
+def test_texts_are_as_long_as_rows_in_the_template_that_both_have(tmp_path):
+  config = recipe.changed(
+    settings.recipe(tiny_language.get_config(tmp_path, "classes")),
+    writer__confidence=0.0,
+    dedup__similarity=1.0,
+  )
+  setup = assembly.setup(config)
+  parts = row_texts.by_part(config.data, setup.corpus)
+  candidates = written_filters.Candidates(
+    list(parts["reported"]), setup.corpus.reported.labels
+  )
+  found = written_filters.kept(candidates, setup, config, parts["train"])
+  assert not {"too short", "too long"} & set(found.reasons)
 
 
 def test_what_is_written_is_a_text_set_and_the_others_say_why_not(
