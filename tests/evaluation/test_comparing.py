@@ -8,13 +8,14 @@ import jax
 import numpy as np
 import pytest
 import tiny_config
+import tiny_language
 from conftest import make_examples, make_problem, make_synthetic
 
-from gmdistill import main
+from gmdistill import errors, main
 from gmdistill.data import batches
-from gmdistill.evaluation import grids, rankings
+from gmdistill.evaluation import grids, measuring, rankings
 from gmdistill.runs import alternating, jobs
-from gmdistill.runs.commands import comparing
+from gmdistill.runs.commands import compared_students, comparing
 from gmdistill.runs.config import recipe, settings
 from gmdistill.sets import synthetic
 
@@ -158,6 +159,28 @@ def test_a_folder_that_cannot_be_written_is_told_before_measuring(
   assert "cannot be written" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("protocol, field, words", [
+  ("grid", "grid.students=('own','textcnm')", "did you mean textcnn"),
+  ("grid", "grid.students=()", "must be one or more"),
+  ("ranking", "ranking.poolings=('first','middle')", "none of first, mean"),
+  ("ranking", "ranking.layers=()", "must have one or more each"),
+])  # fmt: skip
+def test_students_that_there_are_not_are_told_before_measuring(
+  given, monkeypatch, capsys, protocol, field, words
+):
+  monkeypatch.setattr(measuring, "measure", None)
+  flag = f"--config.{field}"
+  others = [x for x in given if not x.startswith(flag.split("=")[0])]
+  assert command("evaluate", *others, f"--protocol={protocol}", flag) == 2
+  assert words in capsys.readouterr().err
+
+
+def test_a_word_is_said_by_no_student_that_tells_classes(tmp_path):
+  config = settings.recipe(tiny_language.get_config(tmp_path, "classes"))
+  with pytest.raises(errors.InputError, match="textcnn would be the Llama"):
+    compared_students.of_name("textcnn", config, tmp_path)
+
+
 def test_baselines_of_another_size_than_the_set_are_told(capsys):
   def student(rows):
     return types.SimpleNamespace(
@@ -166,9 +189,9 @@ def test_baselines_of_another_size_than_the_set_are_told(capsys):
       syn=synthetic.SyntheticSet(make_synthetic(per_class=rows)),
     )
 
-  comparing._say_size(student(2))
+  compared_students.say_size(student(2))
   assert not capsys.readouterr().err
-  comparing._say_size(student(5))
+  compared_students.say_size(student(5))
   said = capsys.readouterr().err
   assert "10 examples, and the baselines have 4" in said
   assert "--config.data_per_class=5" in said

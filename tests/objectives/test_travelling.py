@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 import tiny_config
+import tiny_language
 from conftest import make_problem, make_real, make_synthetic
 
 from gmdistill import errors
@@ -253,6 +254,17 @@ def test_other_depths_are_of_the_layers_that_a_pretrained_student_has():
   deeper = ("own", f"transformer:{problem.student.num_layers + 1}")
   with pytest.raises(errors.InputError, match="has more layers than"):
     assembly.setup(recipe.changed(config, travelling__students=deeper))
+
+
+def test_other_kinds_of_student_say_no_words(tmp_path):
+  config = recipe.changed(
+    settings.recipe(tiny_language.get_config(tmp_path, "classes")),
+    objective="travelling",
+    travelling__students=("own", "textcnn"),
+  )
+  with pytest.raises(errors.InputError, match="use own alone"):
+    assembly.setup(config)
+  assembly.setup(recipe.changed(config, travelling__students=("own",)))
 
 
 def test_a_card_names_all_that_a_sum_of_objectives_learns_for():

@@ -2,49 +2,23 @@
 
 import dataclasses
 import itertools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 from etils import epath
 
 from gmdistill import errors
 from gmdistill.data import batches
-from gmdistill.evaluation import (
-  baselines,
-  grids,
-  measuring,
-  protocols,
-  rankings,
-)
-from gmdistill.runs.commands import projecting, shared
-from gmdistill.runs.config import assembly, checks, outputs
+from gmdistill.evaluation import grids, measuring, protocols, rankings
+from gmdistill.runs.commands import compared_students, projecting, shared
+from gmdistill.runs.config import assembly, checks
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.selection import coresets
-from gmdistill.sets import spaces, synthetic
+from gmdistill.sets import synthetic
 from gmdistill.system import console, folders, logs
 
 PROTOCOLS = ("grid", "projections", "ranking")
 BESIDE = ("random", "k_centers")
-OWN = "own"  # the student of the config
-
-
-class _Student(NamedTuple):
-  """One student, and what trains it."""
-
-  name: str
-  config: recipes.Recipe
-  setup: spaces.Setup
-  table: baselines.Table
-  syn: synthetic.SyntheticSet
-
-  @property
-  def fine_tuning(self) -> Any:
-    """The fields of the protocol that is its own: AdamW."""
-    return (
-      self.config.finetune
-      if self.setup.problem.is_pretrained
-      else self.config.scratch
-    )
 
 
 def evaluate(flags: Any, config: recipes.Recipe, source: epath.Path) -> None:
@@ -71,42 +45,12 @@ def evaluate(flags: Any, config: recipes.Recipe, source: epath.Path) -> None:
     logs.say(f"{name}: {place / f'{name}.json'}")
 
 
-def _student(
-  named: str, config: recipes.Recipe, source: epath.Path
-) -> _Student:
-  """Returns a student by its kind and layers, such as `transformer:3`."""
-  if named != OWN:
-    kind, _, layers = named.partition(":")
-    if layers and not layers.isdigit():
-      raise errors.InputError(
-        f"grid.students: {named!r} is no kind and layers; write own, "
-        "transformer:3 or textcnn."
-      )
-    changes: dict[str, Any] = {"student__kind": kind}
-    if layers:
-      changes["student__num_layers"] = int(layers)
-    config = recipes.changed(config, **changes)
-  setup = assembly.setup(config)
-  syn, _ = shared.fitting_set(setup, source, config)
-  return _Student(named, config, setup, outputs.table(setup, config), syn)
-
-
-def _say_size(student: _Student) -> None:
-  """Says so where a set is of another size than the rows beside it."""
-  count = student.setup.corpus.num_classes
-  ours, each = len(student.syn.batch), student.config.data_per_class
-  if ours != count * each:
-    logs.say(
-      f"the set has {ours} examples, and the baselines have {count * each}: "
-      f"data_per_class={each} of {count} classes; at the set's size they are "
-      f"by --config.data_per_class={max(round(ours / count), 1)}"
-    )
-
-
 # -- grid --------------------------------------------------------------------
 
 
-def _ways(student: _Student) -> list[tuple[grids.Way, protocols.Protocol]]:
+def _ways(
+  student: compared_students.Student,
+) -> list[tuple[grids.Way, protocols.Protocol]]:
   """Returns the ways to train a student, the set's own steps last."""
   options, base = student.config.grid, student.fine_tuning
   rates = options.rates or tuple(x * base.rates[0] for x in (1 / 3, 1, 3))
@@ -145,10 +89,10 @@ def _ways(student: _Student) -> list[tuple[grids.Way, protocols.Protocol]]:
 
 def _grid(config: recipes.Recipe, source: epath.Path) -> dict[str, Any]:
   cells = []
-  for place, named in enumerate(config.grid.students):
-    student = _student(named, config, source)
-    if not place:
-      _say_size(student)
+  students = compared_students.of_grid(config, source)
+  compared_students.say_size(students[0])
+  for student in students:
+    named = student.name
     full = student.table.full(assembly.protocol(student.config, "full"))
     for way, protocol in _ways(student):
       label = f"{named}, {way.name}"
@@ -210,12 +154,32 @@ def _candidates(
   ]
 
 
+def _ranked(config, source) -> dict[str, compared_students.Student]:
+  """Returns the student of each candidate: what cannot be trained is told
+  before any is measured."""
+  known: dict[Any, compared_students.Student] = {}
+  found = {}
+  for name, changes, _ in _candidates(config):
+    fields = tuple(changes.values())
+    if fields not in known:  # with whatever rate
+      known[fields] = compared_students.of_name(
+        compared_students.OWN, recipes.changed(config, **changes), source
+      )
+    found[name] = known[fields]
+  if not found:
+    raise errors.InputError(
+      "ranking.layers, ranking.poolings and ranking.rate_factors must have one "
+      "or more each."
+    )
+  return found
+
+
 def _ranking(config: recipes.Recipe, source: epath.Path) -> dict[str, Any]:
-  students = []
+  students, of_name = [], _ranked(config, source)
   by_row: dict[str, list[float]] = {"distilled": [], "k_centers": []}
   seconds = {"set": 0.0, "full": 0.0}
-  for name, changes, factor in _candidates(config):
-    one = _student(OWN, recipes.changed(config, **changes), source)
+  for name, _, factor in _candidates(config):
+    one = of_name[name]
     base = one.fine_tuning
     protocol = protocols.fine_tuning(
       **{
@@ -257,8 +221,8 @@ def _ranking(config: recipes.Recipe, source: epath.Path) -> dict[str, Any]:
 
 def _scores(config: recipes.Recipe, source: epath.Path) -> dict[str, float]:
   """Returns the label- and augmentation-robust scores of a set."""
-  student = _student(OWN, config, source)
-  _say_size(student)
+  student = compared_students.of_name(compared_students.OWN, config, source)
+  compared_students.say_size(student)
   name = "finetune" if student.setup.problem.is_pretrained else "scratch"
   protocol = assembly.protocol(config, name)
   protocol = protocol._replace(
@@ -292,7 +256,7 @@ def _scores(config: recipes.Recipe, source: epath.Path) -> dict[str, float]:
   }
 
 
-def _random(student: _Student) -> batches.Batch:
+def _random(student: compared_students.Student) -> batches.Batch:
   """Returns random rows, as the first of the table's."""
   setup, config = student.setup, student.config
   rows = coresets.choose(

@@ -168,7 +168,7 @@ def require_fitting(built: spaces.Setup, config: Any) -> None:
         f"kind={config.student.kind} has not; use student.kind=transformer."
       )
   if "travelling" in config.objective:
-    _require_layers(built.problem, config.travelling.students)
+    _require_travellers(built.problem, config)
   classes = built.corpus.num_classes
   if config.kd.loss == "bild" and classes < divergences.LEAST_BILD:
     raise errors.InputError(
@@ -185,9 +185,15 @@ def require_fitting(built: spaces.Setup, config: Any) -> None:
     )
 
 
-def _require_layers(problem, students):
-  """Refuses students of more layers than the pretrained one whose first they
-  keep."""
+def _require_travellers(problem, config):
+  """Refuses other students where a word is said, and those of more layers than
+  the pretrained one whose first they keep."""
+  students = config.travelling.students
+  if config.task.kind != "classes" and {*students} - {"own"}:
+    raise errors.InputError(
+      f"travelling.students={students} tell classes, and task.kind="
+      f"{config.task.kind} asks for words; use own alone."
+    )
   for named in students if problem.initial is not None else ():
     kind, _, layers = named.partition(":")
     family, most = families.FAMILIES.get(kind), problem.student.num_layers
