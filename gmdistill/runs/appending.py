@@ -16,7 +16,7 @@ from gmdistill import errors
 from gmdistill.runs import distill, first_set, forgetting, workdirs
 from gmdistill.runs.config import assembly, checks, outputs
 from gmdistill.runs.config import recipe as recipes
-from gmdistill.sets import set_files, synthetic
+from gmdistill.sets import set_files, synthetic, wrappers
 from gmdistill.system import console, folders, json_files, logs
 
 SHARE = 3  # an append takes one of so many parts of a whole run's outer steps
@@ -167,7 +167,10 @@ def _write_start(setup, config, old, folder, command, source):
         "--workdir."
       )
     return
-  stored = assembly.parameterization(config, setup.problem)
+  # As the old set is: finished, its labels smoothed.
+  stored = wrappers.with_smoothed_labels(
+    assembly.parameterization(config, setup.problem), config.label_smoothing
+  )
   params = first_set.first_params(setup, config, stored)
   fresh = jax.device_get(jax.jit(stored.decode)(params))
   rows = _places(old, config.data_per_class)

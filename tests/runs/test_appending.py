@@ -145,6 +145,19 @@ def test_more_examples_of_a_class_start_from_real_rows(
   )
 
 
+def test_new_examples_start_with_labels_as_smooth_as_the_runs(
+  two, tmp_path, monkeypatch
+):
+  def prepared(config, *_):
+    raise errors.InputError(str(config.start))  # in place of a run
+
+  monkeypatch.setattr(appending.distill, "run", prepared)
+  more = [f"--config.{x}" for x in ("label_smoothing=0.3", "labels=hard")]
+  assert append(two, tmp_path, *more) == 2
+  start = tensors(tmp_path / "start")["labels"]
+  np.testing.assert_allclose(start[2:4], [[0.1, 0.8, 0.1]] * 2, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
   "more, said",
   [
