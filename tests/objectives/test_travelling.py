@@ -234,9 +234,10 @@ def test_a_config_draws_numbers_of_steps_and_refuses_other_ends():
     schedule.stages(recipe.changed(config, finetune_ahead__until=2))
 
 
-def test_other_depths_are_of_the_layers_that_a_pretrained_student_has():
+def test_other_depths_are_of_the_layers_that_a_pretrained_student_has(tmp_path):
   config = recipe.changed(
     settings.recipe(tiny_config.get_config()),
+    data__name=str(tiny_language.write_rows(tmp_path, "classes")),
     student__pretrained=str(pathlib.Path(__file__).parents[1] / "tiny_bert"),
     student__num_layers=0,
     objective="travelling",
