@@ -95,7 +95,7 @@ def test_an_attack_that_succeeds_is_said():
   found = {"rows": 1, "copies": copies, "leakage": {"rows": 0}}
   for key, words in (
     ("start_against_other_rows", "which rows it started from"),
-    ("training_against_held_out", "who was among the training rows"),
+    ("training_against_held_out", "gives them away, or the two splits differ"),
   ):
     for auc, told in ((0.9, True), (0.6, False)):
       (said,) = auditing.verdicts(found | {"membership": none | {key: auc}})

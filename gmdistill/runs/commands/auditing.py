@@ -182,8 +182,8 @@ def verdicts(found: Mapping[str, Any]) -> list[str]:
   trained = member["training_against_held_out"]
   if trained is not None and trained > audits.TOLD_APART:
     said.append(
-      f"An attacker tells training rows from held-out ones (AUC {trained:.2f})"
-      ": the set gives away who was among the training rows."
+      f"Training rows are told from held-out ones (AUC {trained:.2f}): the set "
+      "gives them away, or the two splits differ, as in length."
     )
   if found["leakage"]["rows"]:
     said.append(
