@@ -87,6 +87,8 @@ def opening(run: finished.Run, rows: Sequence[tables.Row]) -> list[str]:
   per_class = run.summary.get("data_per_class")
   plural = "" if per_class == 1 else "s"
   what = f"{per_class} learned example{plural} for each"
+  if run.config.get("readable"):  # the rows stay as they are
+    what = f"{per_class} chosen text{plural} for each"
   if "num_texts" in run.summary:
     what = finished.size(run)
   said = (

@@ -1,6 +1,7 @@
 """The page as it is read: its outline, its words, its colours, its width."""
 
 import base64
+import dataclasses
 import html.parser
 import json
 import re
@@ -100,6 +101,14 @@ def test_a_file_of_texts_opens_with_how_many_they_are(tmp_path):
   both = [run, finished.load_run(make_run(tmp_path / "run"))]
   page = report_page.write(both, tmp_path / "both.html").read_text()
   assert "set.jsonl" in page and "70.0 ± 10.0" in page
+
+
+def test_rows_that_stay_text_are_chosen_and_not_learned(tmp_path):
+  run = finished.load_run(make_run(tmp_path / "run"))
+  for is_text, what in ((False, "learned examples"), (True, "chosen texts")):
+    own = dataclasses.replace(run, config=run.config | {"readable": is_text})
+    said = words.opening(own, tables.results_table(own))
+    assert said[0].startswith(f"2 {what} for each of the 2 classes")
 
 
 def test_a_run_without_numbers_opens_with_none(tmp_path):
