@@ -95,10 +95,11 @@ def _rows(plan, state, folder, command):
 
 
 def _teach(plan, state, folder, command):
+  del command  # of no teacher alone
   recipe = state.recipe
   if plan.teacher_layers:
     recipe = recipes.changed(recipe, student__num_layers=plan.teacher_layers)
-  teaching.teach(_flags(config=recipe, workdir=str(folder)), [], command)
+  teaching.teach(_flags(config=recipe, workdir=str(folder)), [], "")
 
 
 def _relabel(plan, state, folder, command):

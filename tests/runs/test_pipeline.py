@@ -39,7 +39,9 @@ def test_the_stages_are_those_of_the_registry_and_in_order():
 def test_raw_rows_become_a_student_and_what_is_done_is_not_done_again(
   tmp_path, monkeypatch, capsys
 ):
-  done = pipeline.run(make_config(dedup_method="exact"), str(tmp_path))
+  command = "gmdistill pipeline --config=mine.py --workdir=here"
+  config = make_config(dedup_method="exact")
+  done = pipeline.run(config, str(tmp_path), command)
   way = done["ways"]["whole"]
   assert list(way["stages"]) == pipeline._names(pipelines.STAGES)
   folders = {name: tmp_path / own for name, own in way["stages"].items()}
@@ -65,7 +67,9 @@ def test_raw_rows_become_a_student_and_what_is_done_is_not_done_again(
   audited = json.loads((folders["audit"] / "audit.json").read_text())
   assert card["audit"] == audited
   assert 0 < way["protocols"]["scratch"]["mean"] < 1
-  assert "whole" in capsys.readouterr().out
+  said = capsys.readouterr().out
+  # No command that a pipeline's config is not for.
+  assert "whole" in said and "gmdistill distill --config=mine.py" not in said
 
   def never(*_):
     raise AssertionError("a stage that is done is worked again")

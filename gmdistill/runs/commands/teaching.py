@@ -55,16 +55,20 @@ def teach(flags: Any, rest: list[str], command: str) -> None:
   shared.save_of_run(folder, setup, params, config)
   field = "teachers.dirs" if config.has_classes else "student.pretrained"
   if flags.json:
-    told = {setup.problem.task.unit: accuracy, "seconds": seconds}
-    console.data({**told, "folder": str(folder)})
+    measured = {setup.problem.task.unit: accuracy, "seconds": seconds}
+    console.data({**measured, "folder": str(folder)})
     return
-  console.show(
+  told = (
     f"teacher: {shared.told(setup, accuracy)} on the reported split; trained "
-    f"in {units.seconds(seconds)}; next: gmdistill distill "
-    f"{shared.config_flags(command, 'data')} "
-    f"--config.{field}={shlex.quote(str(folder))} "
-    f"--workdir={shlex.quote(f'{folder}-run')}"
+    f"in {units.seconds(seconds)}"
   )
+  if command:  # else whoever called goes on by itself
+    told += (
+      f"; next: gmdistill distill {shared.config_flags(command, 'data')} "
+      f"--config.{field}={shlex.quote(str(folder))} "
+      f"--workdir={shlex.quote(f'{folder}-run')}"
+    )
+  console.show(told)
 
 
 def relabel(flags: Any, rest: list[str], command: str) -> None:
