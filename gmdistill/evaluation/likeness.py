@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from scipy import special
 
 LEAST = 1000  # rows of either: of fewer the clusters say little
 
@@ -53,8 +54,7 @@ def area(p_K: np.ndarray, q_K: np.ndarray, scale: float = _SCALE) -> float:
 
 
 def _kl(p_1xK, r_WxK):
-  safe = np.where(p_1xK > 0, p_1xK / np.where(r_WxK > 0, r_WxK, 1.0), 1.0)
-  return (p_1xK * np.log(safe)).sum(axis=1)
+  return special.rel_entr(p_1xK, r_WxK).sum(axis=1)
 
 
 def to_training(
