@@ -184,6 +184,15 @@ class _Chooser:
     chosen = self._best(scores_P)
     seconds = time.monotonic() - start
     memory = devices.peak_memory() - before if known else None
+    classes = np.bincount(
+      self._pool.rows.labels[chosen], minlength=self._pool.num_classes
+    )
+    tokens = self._config.subset.tokens_per_class
+    if tokens and not classes.all():
+      raise errors.InputError(
+        f"subset.tokens_per_class={tokens} leaves a class no row by "
+        f"--method={name}; use {self._pool.lengths.max()} or more."
+      )
     lengths = self._pool.lengths[chosen]
     choice = chosen_rows.Choice(self._drawn, self._pool, scores_P, chosen)
     paths.write_files(folder, self._texts.files(choice))
@@ -195,14 +204,8 @@ class _Chooser:
       "memory_bytes": memory,
       "protocols": self._measured(name, chosen),
     }
-    classes = np.bincount(
-      self._pool.rows.labels[chosen], minlength=self._pool.num_classes
-    )
     logs.say(f"{name}: {row['about']}")
-    if (
-      classes.min() < self._per_class
-      and not self._config.subset.tokens_per_class
-    ):
+    if classes.min() < self._per_class and not tokens:
       logs.say(f"{name}: a class has {classes.min()} rows that may be taken")
     return row
 

@@ -63,5 +63,13 @@ def begun(
     return
   folder.mkdir(parents=True, exist_ok=True)
   with folders.held(folder):
-    folders.write_json(folder / "config.json", config.to_dict())
-    yield Work(folder, None)
+    claimed = folder / "config.json"
+    is_new = not claimed.is_file()
+    folders.write_json(claimed, config.to_dict())
+    try:
+      yield Work(folder, None)
+    except errors.InputError:
+      # What is refused has begun nothing: it is mended in the same folder.
+      if is_new:
+        claimed.unlink()
+      raise

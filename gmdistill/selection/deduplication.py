@@ -79,10 +79,13 @@ def minhash(rows: Rows, options: Options) -> Copies:
   # Of a larger one, the index would have a single band: candidates are
   # compared by their n-grams in any case.
   least = min(max(options.similarity, 0.05), 0.9)
-  index = errors.named(
-    "dedup.permutations",
-    lambda: datasketch.MinHashLSH(least, num_perm=count),
-  )
+  try:
+    index = datasketch.MinHashLSH(least, num_perm=count)
+  except ValueError as error:
+    raise errors.InputError(
+      f"dedup.permutations={count} are too few to look for dedup.similarity="
+      f"{options.similarity}; use more, such as 128."
+    ) from error
   copies = _none(len(rows.texts))
   encoded = (
     [x.encode("utf-8", "surrogatepass") for x in _grams(text, options)]

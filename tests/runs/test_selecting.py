@@ -107,6 +107,22 @@ def test_a_budget_of_tokens_is_kept_to(tmp_path):
   assert done["methods"]["random"]["tokens"] == sum(by_class.values())
 
 
+def test_what_is_refused_on_the_way_is_mended_in_the_same_folder(tmp_path):
+  config = tiny_config.get_config()
+  config.protocols = ("scratch",)
+
+  def choose(tokens):
+    config.subset.tokens_per_class = tokens
+    recipe = settings.recipe(config)
+    return selecting.run(recipe, ["el2n"], str(tmp_path), measured=False)
+
+  config.subset.update(num_students=1, num_steps=2, checkpoints=1)
+  with pytest.raises(errors.InputError, match="a class no row") as refused:
+    choose(1)
+  enough = int(re.findall(r"use (\d+) or more", str(refused.value))[0])
+  assert choose(enough)["methods"]["el2n"]["rows"] >= 4
+
+
 @pytest.mark.parametrize("kind", ["text", "answers", "messages"])
 def test_rows_of_language_are_read_back_as_they_were(kind, tmp_path):
   model = epath.Path(made_up.write(tmp_path / "llama"))
