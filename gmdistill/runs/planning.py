@@ -21,6 +21,7 @@ from gmdistill.sets import language_spaces
 from gmdistill.students import (
   bases,
   decoder_configs,
+  decoder_forms,
   decoder_weights,
   problems,
   tasks,
@@ -51,9 +52,10 @@ def _problem(config: recipes.Recipe, folder: epath.Path) -> problems.Problem:
     )
   fields = decoder_configs.Fields.of_folder(folder, decoder_weights.FORMS)
   form = decoder_weights.FORMS[fields["model_type"]]
-  student = config.to_dict()["student"]
+  # A change before the training would make no other shapes, and has weights.
+  student = config.to_dict()["student"] | {"peft": ""}
   module = form.module(
-    **form.read(fields),
+    **decoder_forms.arguments(fields, folder, student["num_layers"]),
     **{name: student[name] for name in ("remat", "unroll", "compute")},
   )
   table: Any = jax.ShapeDtypeStruct(

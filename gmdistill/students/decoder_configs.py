@@ -42,8 +42,12 @@ class Fields(dict[str, Any]):
         f"{', '.join(families)}."
       )
     fields = cls(content, path)
-    fields.refuse("quantization_config", None, "weights of full precision")
+    fields.refuse_quantised()
     return fields
+
+  def refuse_quantised(self) -> None:
+    """Refuses weights that are numbers only with the scales beside them."""
+    self.refuse("quantization_config", None, "weights of full precision")
 
   def size(self, name: str, default: int | None = None) -> int:
     """Returns a positive integer; `default` where it is absent or null."""

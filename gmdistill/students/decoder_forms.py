@@ -23,8 +23,27 @@ def checked(
     InputError: none can.
   """
   fields = decoder_configs.Fields(config, folder / decoder_configs.NAME)
+  fields.refuse_quantised()
   decoder_weights.FORMS[family].read(fields)
   return fields
+
+
+def arguments(
+  fields: decoder_configs.Fields, folder: epath.Path, num_layers: int
+) -> dict[str, Any]:
+  """Returns a student's arguments, of the first layers; 0: of all.
+
+  Raises:
+    InputError: it has fewer layers.
+  """
+  found = decoder_weights.FORMS[fields["model_type"]].read(fields)
+  total = found["num_layers"]
+  if not 0 <= num_layers <= total:
+    raise errors.InputError(
+      f"student.num_layers={num_layers}, but {folder} has {total} layers; use "
+      f"1 to {total}, or 0 for all."
+    )
+  return {**found, "num_layers": num_layers or total}
 
 
 def load(
@@ -44,20 +63,13 @@ def load(
   """
   form = decoder_weights.FORMS[family]
   fields = decoder_configs.Fields(config, folder / decoder_configs.NAME)
-  arguments = form.read(fields)
-  count, total = choices.get("num_layers", 0), arguments["num_layers"]
-  if not 0 <= count <= total:
-    raise errors.InputError(
-      f"student.num_layers={count}, but {folder} has {total} layers; use 1 to "
-      f"{total}, or 0 for all."
-    )
-  arguments["num_layers"] = count or total
-  module = form.module(**arguments)
+  given = arguments(fields, folder, choices.get("num_layers", 0))
+  module = form.module(**given)
   place = choices.get("place", decoder_weights.whole)
   params, table = decoder_weights.read_weights(
     folder, family, module, place=place
   )
-  return arguments, params, table
+  return given, params, table
 
 
 def write(

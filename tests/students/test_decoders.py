@@ -205,6 +205,13 @@ def test_another_architecture_is_refused_by_name(
   assert "\n" not in str(error.value)
 
 
+def test_a_pretrained_student_is_of_full_precision(tmp_path):
+  fields = dict(quantization_config={"quant_method": "fp8"})
+  folder = write_directory(tmp_path, "qwen3", **fields)
+  with pytest.raises(errors.InputError, match="full precision alone"):
+    hugging_face.read_config(folder)
+
+
 def test_missing_and_damaged_shards_are_named(tmp_path):
   folder = write_directory(tmp_path, "qwen2")
   with pytest.raises(errors.InputError, match="has neither"):
