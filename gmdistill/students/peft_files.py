@@ -28,7 +28,15 @@ _PLAIN = {
   "layer_replication": (None,),
   "lora_bias": (False, None),
   "trainable_token_indices": (None,),
+  "alora_invocation_tokens": (None, []),
+  "use_qalora": (False, None),
+  "use_bdlora": (None,),
+  "kasa_config": (None,),
+  "arrow_config": (None,),
 }
+
+# How pairs may have started; by another name, PEFT changes the base as well.
+_STARTS = ("gaussian", "eva", "orthogonal", "mica")
 
 
 def save(
@@ -127,11 +135,11 @@ def load(
   config = _read_config(place)
   tensors = _read_tensors(place, base_id)
   form = decoder_weights.FORMS[family]
-  ours: dict[str, list[tuple[str, str]]] = {}  # by their part of a layer
-  for name, part in form.names.layer.items():
-    theirs, _, third = part.partition("#")
-    ours.setdefault(theirs, []).append((name, third))
   shapes = adapters.kernels(decoder_weights.shapes(module)["layers"])
+  ours: dict[str, list[tuple[str, str]]] = {}  # by their part of a layer
+  for name in shapes:
+    theirs, _, third = form.names.layer[name].partition("#")
+    ours.setdefault(theirs, []).append((name, third))
   scale = config["lora_alpha"] / _ranked(config, config["r"])
   layers: dict[str, Any] = {}
   for theirs, letters in _by_matrix(place, tensors, form.names.layers).items():
@@ -140,10 +148,12 @@ def load(
         f"{place} changes {theirs}, which is no matrix of a {family} layer; it "
         "is an adapter of another base, or of more than its layers."
       )
-    own = _alpha_of(config, theirs) / _ranked(config, _rank(letters)) / scale
     for name, third in ours[theirs]:
       filled = _filled(place, letters, shapes[name].shape, theirs, third)
-      filled["B"] = filled["B"] * np.float32(own)
+      for i, tensor in letters["A"].items():
+        alpha = _alpha_of(config, f"{form.names.layers}.{i}.{theirs}")
+        own = alpha / _ranked(config, len(tensor)) / scale
+        filled["B"][i] *= np.float32(own)
       adapters.put(layers, name, {k: jnp.asarray(x) for k, x in filled.items()})
   targets = tuple(name.split("/")[-1] for name in adapters.pairs(layers))
   rank = config["r"]
@@ -174,6 +184,13 @@ def _read_config(place):
         f"{place} has {name}={config[name]!r} in its {CONFIG}; only plain "
         "pairs of matrices are known."
       )
+  start = config.get("init_lora_weights")
+  if isinstance(start, str) and start.lower() not in _STARTS:
+    raise errors.InputError(
+      f"{place} has init_lora_weights={start!r} in its {CONFIG}, by which the "
+      "base is changed too; save it with path_initial_model_for_weight_"
+      "conversion, which makes plain pairs of it."
+    )
   return config
 
 
@@ -213,28 +230,31 @@ def _by_matrix(place, tensors, layers):
       )
     letters = sorted_out.setdefault(match[3], {"A": {}, "B": {}})
     letters[match[4]][int(match[2])] = tensor
+  for theirs, letters in sorted_out.items():
+    if letters["A"].keys() != letters["B"].keys():
+      raise errors.InputError(
+        f"{place} has one matrix of a pair alone, of {theirs}; save the "
+        "adapter again with save_pretrained."
+      )
   return sorted_out
-
-
-def _rank(letters):
-  return max(x.shape[0] for x in letters["A"].values())
 
 
 def _ranked(config, rank):
   return rank**0.5 if config.get("use_rslora") else rank
 
 
-def _alpha_of(config, theirs):
+def _alpha_of(config, matrix):
   for pattern, alpha in (config.get("alpha_pattern") or {}).items():
-    if re.fullmatch(rf"(.*\.)?{pattern}", theirs):
+    if re.fullmatch(rf"(.*\.)?({pattern})", matrix):
       return alpha
   return config["lora_alpha"]
 
 
 def _filled(place, letters, shape, theirs, third):
-  """Returns A [N, in, r] and B [N, r, out], zero where a layer has none."""
+  """Returns A [N, in, r] and B [N, r, out], zero where a layer has none, or a
+  rank of its own that is lower."""
   count, rows, columns = shape
-  rank = _rank(letters)
+  rank = max(len(x) for x in letters["A"].values())
   filled = {
     "A": np.zeros((count, rows, rank), np.float32),
     "B": np.zeros((count, rank, columns), np.float32),
@@ -244,11 +264,13 @@ def _filled(place, letters, shape, theirs, third):
       turned = tensor.T
       if letter == "B" and third:
         turned = np.split(turned, 3, axis=-1)[int(third)]
-      if i >= count or turned.shape != filled[letter].shape[1:]:
+      own = len(letters["A"][i])
+      right = (rows, own) if letter == "A" else (own, columns)
+      if i >= count or turned.shape != right:
         raise errors.InputError(
           f"{place} has lora_{letter} of shape {tensor.shape} for {theirs} of "
           f"layer {i}, but the base has {count} layers with matrices of "
           f"{(rows, columns)}; it is an adapter of another base."
         )
-      filled[letter][i] = turned
+      filled[letter][i, : right[0], : right[1]] = turned
   return filled

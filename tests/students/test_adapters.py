@@ -182,6 +182,37 @@ def test_an_adapter_comes_back_from_its_directory(family, tmp_path):
   )
 
 
+def test_a_layer_may_have_a_scale_and_a_rank_of_its_own(llama, tmp_path):
+  adapted = adapters.lora(llama.module, llama.params, rank=2, targets=("up",))
+  params = drawn(adapted)
+  where = dict(family="llama", base_id="a" * 64)
+  save = lambda: peft_files.save(  # noqa: E731
+    tmp_path, adapted.student, params, base="llama", **where
+  )
+  save()
+  config = json.loads((tmp_path / peft_files.CONFIG).read_text())
+  config["alpha_pattern"] = {"layers.1.mlp.(up|gate)_proj": 12}
+  (tmp_path / peft_files.CONFIG).write_text(json.dumps(config))
+  path = tmp_path / peft_files.WEIGHTS
+  tensors = safetensors.numpy.load_file(path)
+  name = "base_model.model.model.layers.1.mlp.up_proj.lora_{}.weight"
+  tensors[name.format("A")] = tensors[name.format("A")][:1]
+  tensors[name.format("B")] = tensors[name.format("B")][:, :1].copy()
+  safetensors.numpy.save_file(tensors, path)
+  student, read = peft_files.load(tmp_path, llama.module, **where)
+  pair, expected = read["layers"]["up"], params["layers"]["up"]
+  np.testing.assert_array_equal(pair["A"][0], expected["A"][0])
+  np.testing.assert_array_equal(pair["B"][0], expected["B"][0])
+  # Rank 1 of alpha 12, where the others' scale is 2.
+  np.testing.assert_array_equal(pair["A"][1][:, :1], expected["A"][1][:, :1])
+  np.testing.assert_allclose(pair["B"][1][:1], 6 * expected["B"][1][:1])
+  assert student.scale == 2 and not pair["B"][1][1:].any()
+  del tensors[name.format("A")]
+  safetensors.numpy.save_file(tensors, path)
+  with pytest.raises(errors.InputError, match="one matrix of a pair alone"):
+    peft_files.load(tmp_path, llama.module, **where)
+
+
 def test_an_adapter_of_another_base_is_refused(llama, gpt2, tmp_path):
   adapted = adapters.lora(llama.module, llama.params, rank=2)
   peft_files.save(
@@ -208,6 +239,8 @@ def test_an_adapter_of_another_base_is_refused(llama, gpt2, tmp_path):
     (dict(peft_type="IA3"), "type IA3"),
     (dict(use_dora=True), "use_dora=True"),
     (dict(r=0), "r=0"),
+    (dict(alora_invocation_tokens=[3]), "alora_invocation_tokens"),
+    (dict(init_lora_weights="pissa_niter_4"), "the base is changed too"),
   ):
     (tmp_path / peft_files.CONFIG).write_text(json.dumps(config | fields))
     with pytest.raises(errors.InputError, match=message):

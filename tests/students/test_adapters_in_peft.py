@@ -67,9 +67,9 @@ def test_one_of_theirs_gives_the_same_logits_here(family, rslora, tmp_path):
     lora_alpha=5,
     target_modules=["c_attn", "c_fc"] if family == "gpt2" else targets,
     use_rslora=rslora,
-    layers_to_transform=[1],
-    rank_pattern={"c_attn" if family == "gpt2" else "v_proj": 2},
-    alpha_pattern={"c_fc" if family == "gpt2" else "gate_proj": 7},
+    layers_to_transform=[1] if rslora else None,
+    rank_pattern={"1.attn.c_attn" if family == "gpt2" else "1.*v_proj": 2},
+    alpha_pattern={"1.mlp.c_fc" if family == "gpt2" else "gate_proj": 7},
     init_lora_weights=False,
     task_type="CAUSAL_LM",
   )
