@@ -63,6 +63,8 @@ class PlainTokenizer(tokenizing.Tokenizer):
         f"{folder / FILE} is not a tokenizer.json of the tokenizers library"
       ) from error
     fields = read_config(folder)
+    if "eos_token" not in fields:
+      fields["eos_token"] = _end_by_id(folder, read)
     return cls(read, {x: fields[x] for x in NAMES if fields.get(x)})
 
   @classmethod
@@ -98,8 +100,18 @@ class PlainTokenizer(tokenizing.Tokenizer):
 
   @property
   def config(self) -> str:
-    """The text of a `tokenizer_config.json` that says what its tokens do."""
-    return json.dumps(self.special, indent=2) + "\n"
+    """The text of a `tokenizer_config.json` that says what its tokens do.
+
+    By its class it is read as it stands: those of Llama and GPT-2 may put a
+    token before a text, or add one that the model's table has no row for.
+    """
+    told = {
+      "tokenizer_class": "PreTrainedTokenizerFast",
+      "model_input_names": ["input_ids", "attention_mask"],
+      "clean_up_tokenization_spaces": False,
+      **self.special,
+    }
+    return json.dumps(told, indent=2) + "\n"
 
   @property
   def generation_config(self) -> str:
@@ -150,6 +162,20 @@ class PlainTokenizer(tokenizing.Tokenizer):
         f"{folder}: the tokenizer has ids up to {self.vocab_size - 1}, but the "
         f"model's table has {count} rows; they are not of one model."
       )
+
+
+def _end_by_id(folder, tokenizer):
+  """Returns the control token that a model's config names by its id, if any:
+  the directories of GPT-2 name it nowhere else."""
+  path = folder / "config.json"
+  if not path.is_file():
+    return None
+  number = json_files.read(path, "copy or download it again.").get(
+    "eos_token_id"
+  )
+  added = tokenizer.get_added_tokens_decoder()
+  token = added.get(number) if type(number) is int else None
+  return token.content if token is not None and token.special else None
 
 
 def read_config(folder: epath.Path) -> dict[str, Any]:

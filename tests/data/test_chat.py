@@ -75,6 +75,13 @@ def test_a_folder_tells_which_token_does_what(tmp_path):
   tokenizer = plain_tokens.PlainTokenizer.of_folder(folder)
   assert tokenizer.special == {"eos_token": "</s>", "pad_token": "<|end|>"}
   assert tokenizer.pad_id == CONTROL.index("<|end|>")
+  # Where nothing is said of it, the model's config tells what ends a text.
+  write_folder(tmp_path, model_max_length=1024)
+  for number, special in ((1, {"eos_token": "</s>"}), (9, {}), ([1], {})):
+    config = json.dumps({"eos_token_id": number})
+    (folder / "config.json").write_text(config)
+    read = plain_tokens.PlainTokenizer.of_folder(folder)
+    assert read.special == special
   tokenizer.require_rows(300, folder)  # a table may have rows to spare
   with pytest.raises(errors.InputError, match="ids up to .* has 260 rows"):
     tokenizer.require_rows(260, folder)

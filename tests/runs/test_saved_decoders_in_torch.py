@@ -6,7 +6,7 @@ import pytest
 import tiny_language
 from etils import epath
 
-from gmdistill.data import batches, chat
+from gmdistill.data import batches, chat, plain_tokens
 from gmdistill.runs.commands import shared
 from gmdistill.runs.config import assembly, settings
 from gmdistill.students import generation
@@ -76,6 +76,18 @@ def test_a_saved_student_has_its_bases_template_and_tokens(saved):
   for text in TEXTS:
     own = setup.corpus.tokenizer.ids(text)
     assert tokenizer.encode(text, add_special_tokens=False) == own
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_no_class_of_tokenizers_adds_tokens_there(family, saved, tmp_path):
+  tokenizer = saved[0].corpus.tokenizer
+  (tmp_path / "config.json").write_text(f'{{"model_type": "{family}"}}')
+  (tmp_path / plain_tokens.FILE).write_text(tokenizer.to_json())
+  (tmp_path / plain_tokens.CONFIG).write_text(tokenizer.config)
+  read = transformers.AutoTokenizer.from_pretrained(str(tmp_path))
+  assert len(read) == tokenizer.vocab_size
+  assert read(TEXTS[0]).input_ids == tokenizer.row(TEXTS[0])[0]
+  assert read.eos_token_id == tokenizer.special_id("eos")
 
 
 def test_the_evaluation_harness_reads_what_we_do(saved):
