@@ -123,7 +123,8 @@ def main(args: argparse.Namespace) -> None:
         continue
       ids, first = tokenizer(texts[0]).input_ids, 1
       if len(texts) > 1:  # a prompt, and what is said to it
-        first, gap = len(ids), " " * (not texts[0][-1:].isspace())
+        joined = texts[0][-1:].isspace() or texts[1][:1].isspace()
+        first, gap = max(len(ids), 1), " " * bool(texts[0] and not joined)
         more = tokenizer(gap + texts[1], add_special_tokens=False).input_ids
         ids = [*ids, *more, tokenizer.eos_token_id]
       ids = torch.tensor([ids])
