@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 import tiny_language
+from etils import epath
 
 from gmdistill import errors
 from gmdistill import main as command_line
@@ -13,6 +14,7 @@ from gmdistill.data import batches
 from gmdistill.objectives import bank, bank_building
 from gmdistill.reports import finished, markdown, page, tables
 from gmdistill.runs import distill, jobs
+from gmdistill.runs.commands import shared
 from gmdistill.runs.config import assembly, settings
 from gmdistill.sets import set_files
 from gmdistill.students import adapters
@@ -115,6 +117,13 @@ def test_a_student_is_a_whole_decoder_on_disk_and_a_peft_adapter(run, capsys):
   own.student.pretrained = str(student)
   with pytest.raises(errors.InputError, match="an adapter of another base"):
     assembly.setup(settings.recipe(own))
+  # LoRA over a base that was changed before: no directory has that base.
+  own.student.update(pretrained=run[1].student.pretrained, adapter="lora")
+  over = settings.recipe(own)
+  setup = assembly.setup(over)
+  params = setup.problem.init(jax.random.key(0))
+  shared.save_of_run(epath.Path(student), setup, params, over)
+  assert not list((student / "adapter").iterdir())
 
 
 def test_going_on_from_a_set_starts_at_what_it_says(run):

@@ -69,8 +69,7 @@ def save_student(
 ) -> epath.Path:
   """Writes a student as a Hugging Face directory; returns it.
 
-  A change of a decoder becomes the decoder that it makes, and where it is LoRA,
-  stands alone too, as a PEFT adapter in the folder `adapter`, over the `base`.
+  A change of a decoder becomes the decoder that it makes.
   """
   student, whole = problem.student, params
   if problem.frozen is not None:
@@ -91,15 +90,6 @@ def save_student(
     (saved / "generation_config.json").write_text(told)
     if base:
       _keep_template(saved, base)
-  if isinstance(problem.student, adapters.LowRank):
-    peft_files.save(
-      saved / "adapter",
-      problem.student,
-      params,
-      family=families.form_of(student).model_type,
-      base=base,
-      base_id=adapters.identity(problem.frozen),
-    )
   return saved
 
 
@@ -116,15 +106,34 @@ def save_of_run(
   params: Any,
   config: recipes.Recipe,
 ) -> epath.Path:
-  """Writes a student of a run; see `save_student`."""
-  return save_student(
+  """Writes a student of a run; see `save_student`.
+
+  LoRA stands alone too, as a PEFT adapter in the folder `adapter`; but not over
+  a base that `student.peft` has changed, which lies nowhere.
+  """
+  problem, base = setup.problem, config.student.pretrained
+  saved = save_student(
     folder,
-    setup.problem,
+    problem,
     params,
     tokenizer=setup.corpus.tokenizer,
     label_names=setup.corpus.label_names,
-    base=config.student.pretrained,
+    base=base,
   )
+  alone, student = saved / "adapter", problem.student
+  if isinstance(student, adapters.LowRank) and not config.student.peft:
+    peft_files.save(
+      alone,
+      student,
+      params,
+      family=families.form_of(student.module).model_type,
+      base=base,
+      base_id=adapters.identity(problem.frozen),
+    )
+  else:
+    for name in (peft_files.CONFIG, peft_files.WEIGHTS):
+      (alone / name).unlink(missing_ok=True)  # of an earlier student there
+  return saved
 
 
 def check_exportable(setup: spaces.Setup) -> None:
