@@ -81,6 +81,7 @@ class Table:
     self._unit = setup.problem.task.unit
     self._trainers: dict[tuple[int, int], trainers.Trainer] = {}
     self._untaught: set[str] = set()
+    self._pools: dict[int, coresets.Pool] = {}
     cut = functools.partial(
       readings.length_buckets, num_classes=self._num_classes
     )
@@ -238,14 +239,16 @@ class Table:
     train, size = self._rows, self._options.data_per_class
     if method == "length_matched":
       train, method = language_tokens.longest(train, size), "random"
-    rows = coresets.choose(
-      method,
-      self._setup.problem,
-      train,
-      per_class=size,
-      pool=self._options.coreset_pool,
-      seed=seed,
-    )
+    drawn, problem = self._options.coreset_pool, self._setup.problem
+    if method in ("herding", "k_centers"):
+      if seed not in self._pools:
+        read = coresets.read_pool(problem, train, max(drawn, size), seed)
+        self._pools = {seed: read}  # which both of them choose from
+      rows = coresets.chosen_from(self._pools[seed], method, size)
+    else:
+      rows = coresets.choose(
+        method, problem, train, per_class=size, pool=drawn, seed=seed
+      )
     return row_batches.take(train, rows)
 
   def full(self, protocol: protocols.Protocol) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -147,15 +148,45 @@ def choose(
   errors.choice("initialise", method, ALL)
   if method == "random":
     return random(examples.labels, per_class, seed)
-  rows = np.arange(len(examples.labels))
-  rows = limited(examples.labels, rows, max(pool, per_class), seed)
-  few = batches.take(examples, rows)
+  drawn = max(pool, per_class)
   if method == "topics":
-    return rows[closest_topics(few, per_class)]
+    rows = np.arange(len(examples.labels))
+    rows = limited(examples.labels, rows, drawn, seed)
+    return rows[closest_topics(batches.take(examples, rows), per_class)]
+  read = read_pool(problem, examples, drawn, seed)
+  return chosen_from(read, method, per_class)
+
+
+class Pool(NamedTuple):
+  """Rows that were drawn to choose a coreset from, and a student's features."""
+
+  rows: np.ndarray  # [P], numbers
+  labels: np.ndarray  # [P]
+  features: np.ndarray  # [P, F]
+
+
+def read_pool(
+  problem: problems.Problem, examples: batches.Examples, size: int, seed: int
+) -> Pool:
+  """Returns at most `size` rows of each class, and a fresh student's features.
+
+  Args:
+    problem: The student's.
+    examples: Real rows.
+    size: Rows a class, drawn at random; all where fewer.
+    seed: Of the draw and of the student.
+  """
+  rows = np.arange(len(examples.labels))
+  rows = limited(examples.labels, rows, size, seed)
+  few = batches.take(examples, rows)
   params = problem.init(jax.random.key(seed))
-  features = student_features.features(problem, params, few)
+  return Pool(rows, few.labels, student_features.features(problem, params, few))
+
+
+def chosen_from(pool: Pool, method: str, per_class: int) -> np.ndarray:
+  """Returns the rows of a pool that `herding` or `k_centers` chooses."""
   select = herding if method == "herding" else k_centers
-  return rows[select(features, few.labels, per_class)]
+  return pool.rows[select(pool.features, pool.labels, per_class)]
 
 
 def choose_long(

@@ -6,7 +6,7 @@ import numpy as np
 from gmdistill import trees
 from gmdistill.data import batches, lengths
 from gmdistill.students import problems
-from gmdistill.system import devices
+from gmdistill.system import devices, waits
 
 
 def features(
@@ -19,19 +19,24 @@ def features(
 
   They are read `rows` at a time, short ones with little padding.
   """
-  parts, order = [], []
-  for length, lot in lengths.lots(examples.mask, rows):
-    for start in range(0, len(lot), rows):
-      chosen = lot[start : start + rows]
-      missing = rows - len(chosen)
-      # The last chunk is padded to the one compiled shape.
-      ids = np.pad(examples.token_ids[chosen, :length], ((0, missing), (0, 0)))
-      mask = np.pad(examples.mask[chosen, :length], ((0, missing), (0, 0)))
-      # A base that processes hold together leaves its features on all of them.
-      chunk_features = devices.host(_chunk(problem, params, ids, mask))
-      parts.append(chunk_features[: len(chosen)])
-    order.append(lot)
-  return np.concatenate(parts)[np.argsort(np.concatenate(order))]
+  chunks = [
+    (length, lot[start : start + rows])
+    for length, lot in lengths.lots(examples.mask, rows)
+    for start in range(0, len(lot), rows)
+  ]
+  parts = []
+  for length, chosen in waits.over(
+    chunks, "features", len(examples.mask), "rows", rows
+  ):
+    missing = rows - len(chosen)
+    # The last chunk is padded to the one compiled shape.
+    ids = np.pad(examples.token_ids[chosen, :length], ((0, missing), (0, 0)))
+    mask = np.pad(examples.mask[chosen, :length], ((0, missing), (0, 0)))
+    # A base that processes hold together leaves its features on all of them.
+    chunk_features = devices.host(_chunk(problem, params, ids, mask))
+    parts.append(chunk_features[: len(chosen)])
+  order = np.concatenate([chosen for _, chosen in chunks])
+  return np.concatenate(parts)[np.argsort(order)]
 
 
 def mean_vectors(

@@ -4,11 +4,13 @@ import dataclasses
 import inspect
 import json
 
+import numpy as np
 import pytest
 import tiny_config
 
 from gmdistill.evaluation import baselines, protocols
 from gmdistill.runs.config import assembly, outputs, settings
+from gmdistill.selection import coresets
 
 OTHER = {
   int: lambda x: x + 1,
@@ -67,3 +69,30 @@ def test_a_protocol_without_an_identity_leaves_no_row(monkeypatch, tmp_path):
     table.coreset("replay", protocol, "herding")
     found["mean"] = 0.25
     assert table.coreset("replay", protocol, "herding")["mean"] == kept
+
+
+def test_herding_and_k_centers_choose_from_one_reading_of_features(
+  monkeypatch,
+):
+  config = settings.recipe(tiny_config.get_config())
+  setup = assembly.setup(config)
+  read, reading = [], coresets.student_features.features
+  monkeypatch.setattr(
+    coresets.student_features,
+    "features",
+    lambda *x, **y: read.append(1) or reading(*x, **y),
+  )
+  table = outputs.table(setup, config)
+  for method in ("herding", "k_centers", "random"):
+    chosen = table.coreset_rows(method, 0)
+    alone = coresets.choose(
+      method,
+      setup.problem,
+      setup.corpus.train,
+      per_class=config.per_group,
+      pool=config.coreset_pool,
+    )
+    np.testing.assert_array_equal(
+      chosen.token_ids, setup.corpus.train.token_ids[alone]
+    )
+  assert len(read) == 1 + 2
