@@ -53,9 +53,9 @@ class FinishedRun(finished.Run):
 
   def figures(self) -> dict[str, Any]:
     """Returns every figure that its files allow, of matplotlib, by title."""
-    from gmdistill.reports import figures  # matplotlib is slow to import
+    from gmdistill.reports import heat_maps  # matplotlib is slow to import
 
-    return figures.make_all(self)
+    return heat_maps.make_all(self)
 
   def report(self) -> epath.Path:
     """Writes `report.html` into the workdir; returns its path."""

@@ -20,7 +20,7 @@ from gmdistill import main
 from gmdistill.data import row_lines
 from gmdistill.runs.commands import shared, verbs
 from gmdistill.runs.config import flags as flag_values
-from gmdistill.runs.config import settings
+from gmdistill.runs.config import pipelines, settings
 from gmdistill.sets import set_files, synthetic
 from gmdistill.system import folders, logs, paths
 
@@ -111,6 +111,34 @@ def test_a_teachers_folder_may_have_spaces():
   values, _ = flag_values.parse(["gmdistill", CONFIG, given])
   dirs = settings.recipe(values.config).teachers.dirs
   assert dirs == ("/home/some body/deep teacher",)
+
+
+@pytest.mark.parametrize(
+  "given, texts",
+  [
+    ("protocols=replay, scratch", ("replay", "scratch")),
+    ("metrics=nats,macro_f1", ("nats", "macro_f1")),
+    ("grid.students=own,transformer:3", ("own", "transformer:3")),
+    ("teachers.dirs=/some body/a,/b", ("/some body/a", "/b")),
+    ("task.words= yes, no", (" yes", " no")),
+    ("log_to=", ()),
+  ],
+)
+def test_several_texts_have_commas_between(given, texts):
+  values, _ = flag_values.parse(["gmdistill", CONFIG, f"--config.{given}"])
+  found = settings.recipe(values.config).to_dict()
+  for name in given.partition("=")[0].split("."):
+    found = found[name]
+  assert found == texts
+
+
+def test_the_stages_of_a_pipeline_have_commas_between():
+  flags = ["--config=pipeline/quickstart:tiny", "--config.stages=dedup,train"]
+  values, _ = flag_values.parse(["gmdistill", *flags])
+  assert pipelines.read(values.config).stages == ("dedup", "train")
+  flags = [flags[0], "--config.run.protocols=replay,scratch"]
+  values, _ = flag_values.parse(["gmdistill", *flags])
+  assert pipelines.read(values.config).run.protocols == ("replay", "scratch")
 
 
 def test_texts_may_be_pythons_too():

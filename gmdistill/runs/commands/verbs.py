@@ -152,7 +152,7 @@ FLAGS = {
   "ablate": ("", "leave out one stage at a time too; a table of all"),
   "compare": ("", "distil anew too, to compare"),
   "format": ("html|markdown", "a page, or one --table"),
-  "table": ("NAME", "results, rows, costs, provenance or published"),
+  "table": ("NAME", "results, rows, groups, costs, provenance or published"),
   "to": ("DIR|FILE.zip", "where a packed set goes"),
   "repo": ("ORG/NAME", "a data set of the hub, made where it is absent"),
   "private": ("", "for its owners alone"),

@@ -1,6 +1,7 @@
 """The flags of the command line, and the config that they change."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags as absl_flags
@@ -37,11 +38,13 @@ def parse(argv: list[str]) -> tuple[Any, list[str]]:
   absl_flags.DEFINE_integer("num_processes", 0, "", flag_values=values)
   absl_flags.DEFINE_integer("process_id", -1, "", flag_values=values)
   given, argv = _taken(argv, "--config=")
-  argv = [_as_texts(argument) for argument in argv]
   try:
     if given:
-      from gmdistill.runs.config import shipped  # with JAX, slow to import
+      # With JAX, slow to import.
+      from gmdistill.runs.config import pipelines, shipped
 
+      names = pipelines.of_texts()
+      argv = [_as_texts(argument, names) for argument in argv]
       # Before the flags that change its fields are read: they are known by it.
       config = shipped.config_for(given)
       for argument in argv:
@@ -86,20 +89,26 @@ def _field_of(argument: str) -> list[str]:
 
 
 # Fields of texts with commas between, which `data` itself parts.
-_TEXTS = (".data.text_keys", ".data.classes")
+_PARTED_THERE = ("data.text_keys", "data.classes")
 
 
-def _as_texts(argument: str) -> str:
+def _as_texts(argument: str, names: Sequence[str]) -> str:
   """Returns a flag whose value are texts, as the library reads texts: else 0,1
-  are numbers to it, and names with spaces are refused."""
+  are numbers to it, a,b is one text, and names with spaces are refused.
+
+  `names`: of the fields that are texts, with their groups.
+  """
   flag, equals, value = argument.partition("=")
   is_python = value.startswith(("(", "[", "'", '"'))
-  of_texts = flag.endswith(_TEXTS)
-  # A folder, whose name may have spaces.
-  of_texts |= flag.endswith(".teachers.dirs") and "," not in value
-  if not equals or is_python or not of_texts:
+  named = [name for name in names if flag.endswith(f".{name}")]
+  if not equals or is_python or not named:
     return argument
-  return f"{flag}={(value,)!r}"
+  texts = [value]
+  if named[0] not in _PARTED_THERE:
+    texts = [x for x in value.split(",") if x.strip()]
+    if named[0] != "task.words":  # which may begin with a space
+      texts = [x.strip() for x in texts]
+  return f"{flag}={tuple(texts)!r}"
 
 
 def require_taken(verb: str, flags: Any) -> None:

@@ -53,6 +53,16 @@ def pipeline(
   return ml_collections.ConfigDict({**values, "run": run}).lock()
 
 
+def of_texts() -> list[str]:
+  """Returns the fields, of runs and pipelines, that are several texts."""
+  texts = fields.of(Pipeline)["stages"].kind
+  return [
+    field.name.removeprefix("run.")
+    for field in fields.walk(Pipeline)
+    if field.kind == texts
+  ]
+
+
 def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """Returns the same pipeline, small enough to end in a minute on a CPU."""
   settings.tiny(config.run)
