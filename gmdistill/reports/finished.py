@@ -157,7 +157,7 @@ def objectives(run: Run) -> list[str]:
   return str(run.config.get("objective", "")).replace(" ", "").split(",")
 
 
-def rows_of(run: Run, protocol: str) -> dict[str, Any]:
+def rows_of(run: Run, protocol: str | None) -> dict[str, Any]:
   """The rows of a protocol, by their keys."""
   found = (run.summary.get("protocols") or {}).get(protocol) or {}
   return {key: cell for key, cell in found.items() if key != "unit"}

@@ -4,17 +4,39 @@ from collections.abc import Sequence
 
 from gmdistill.reports import finished, tables
 
+_SCORES = {
+  "accuracy": "Accuracy",
+  "nats": "Nats a token, the less the better,",
+}
+
 
 def told_as(run: finished.Run) -> dict[str, str]:
   """What the numbers of a run are, in words."""
-  if finished.unit_of(run, finished.main_protocol(run)) == "accuracy":
-    return {
-      "score": "Accuracy",
-      "recovery": "the share of the accuracy on the full data",
-    }
+  protocol = finished.main_protocol(run)
+  unit, of = finished.unit_of(run, protocol), "the accuracy on the full data"
+  if finished.rows_of(run, protocol).get("zero_shot"):
+    of = "what the full data gain over zero-shot"
   return {
-    "score": "Nats a token, the less the better,",
-    "recovery": "the share of what the full data gain over zero-shot",
+    "unit": unit,
+    "score": _SCORES[unit],
+    "recovery": f"the share of {of}",
+  }
+
+
+def told_together(runs: Sequence[finished.Run]) -> dict[str, str]:
+  """The same of several runs, whose table says no unit."""
+  told = [told_as(run) for run in runs]
+  scores, recoveries = (
+    list(dict.fromkeys(x[key] for x in told)) for key in ("score", "recovery")
+  )
+  scores = ["Accuracy in %" if x == "Accuracy" else x for x in scores]
+  units = {x["unit"] for x in told}
+  kinds = ["points"] * ("accuracy" in units) + ["nats"] * ("nats" in units)
+  return {
+    "kind": "Accuracy" if "accuracy" in units else "Nats",
+    "score": " or ".join([scores[0], *(x.lower() for x in scores[1:])]),
+    "recovery": " or ".join(recoveries),
+    "difference": " or ".join(kinds),
   }
 
 

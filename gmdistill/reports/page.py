@@ -5,6 +5,7 @@ The tables are in `results`, the figures in `figures`.
 
 import contextlib
 import importlib.resources
+import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -90,11 +91,19 @@ def _comparison(runs: Sequence[finished.Run]) -> dict[str, Any]:
         figure = compared.data_per_class_figure(members, protocol)
         by_size[f"{kind}: {protocol}"] = figures.as_image(figure)
   for protocol in measured:
-    for cost in compared.COSTS:
+    units_of = [finished.unit_of(run, protocol) for run in runs]
+    for cost, unit in itertools.product(
+      compared.COSTS, dict.fromkeys(units_of)
+    ):
+      members = [
+        run for run, x in zip(runs, units_of, strict=True) if x == unit
+      ]
       with contextlib.suppress(errors.InputError):  # fewer than two runs
-        figure = compared.cost_figure(runs, protocol, cost)
+        figure = compared.cost_figure(members, protocol, cost)
         title = f"{protocol}, against {compared.COSTS[cost][0]}"
-        by_cost[title] = figures.as_image(figure)
+        by_cost[f"{title}, {unit}" if title in by_cost else title] = (
+          figures.as_image(figure)
+        )
     for kind, found in comparison.ablations(runs, protocol).items():
       tables[f"{protocol}, {kind}" if kind else protocol] = _ablation_table(
         found
@@ -103,6 +112,7 @@ def _comparison(runs: Sequence[finished.Run]) -> dict[str, Any]:
   with contextlib.suppress(errors.InputError):  # measured by none
     layers = figures.as_image(compared.layers_figure(runs))
   return {
+    "told_as": headlines.told_together(runs),
     "results": _wide_table(rows) if rows else None,
     "seeds": _table(merged) if merged else None,
     "ablations": tables,

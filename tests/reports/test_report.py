@@ -1,5 +1,6 @@
 """Laws of the report, on workdirs that the tests write themselves."""
 
+import itertools
 import json
 import re
 import subprocess
@@ -12,7 +13,15 @@ from matplotlib.figure import Figure
 from safetensors import numpy as safetensors_numpy
 
 from gmdistill import errors
-from gmdistill.reports import compared, comparison, figures, finished, tables
+from gmdistill.reports import (
+  compared,
+  comparison,
+  figures,
+  finished,
+  headlines,
+  opened,
+  tables,
+)
 from gmdistill.reports import page as report_page
 
 ROWS = ["random", "herding", "K-centers", "distilled", "full"]
@@ -455,11 +464,43 @@ def test_several_runs_are_compared_by_cost_and_by_layer(tmp_path):
     compared.cost_figure(loaded[:1], "finetune", "distill_seconds")
 
 
+def test_runs_of_words_and_of_classes_are_each_told_in_their_unit(tmp_path):
+  runs = []
+  for unit, size in itertools.product(("accuracy", "nats"), (1, 5)):
+    summary = make_summary(size)
+    rows = summary["protocols"]["finetune"]
+    rows["zero_shot"] = {"mean": 0.5 if unit == "accuracy" else 4.0, "n": 1}
+    rows["unit"] = unit
+    summary["cost"]["set_bytes"] = 1000 * size
+    runs.append(make_run(tmp_path / f"{unit}-{size}", summary))
+  told = {
+    key: headlines.told_together([report_page.load_run(x) for x in of])["score"]
+    for key, of in (("both", runs), ("words", runs[2:]), ("one", runs[:2]))
+  }
+  nats = "nats a token, the less the better,"
+  assert told["both"] == f"Accuracy in % or {nats}"
+  assert (told["words"], told["one"]) == (nats.capitalize(), "Accuracy in %")
+  page = page_of(runs, tmp_path)
+  assert "finetune, against size of the set, nats" in page
+  assert "the accuracy on the full data" not in page
+  assert "Nats against cost" in page_of(runs[2:], tmp_path)
+
+
 def test_every_figure_is_made_and_described(workdir):
   made = figures.make_all(report_page.load_run(workdir))
   assert set(made) == TITLES
   for figure in made.values():
     assert isinstance(figure, Figure) and len(figure.get_label()) > 20
+
+
+def test_an_opened_run_has_its_grid_among_the_figures(workdir):
+  cell = {"student": "own", "way": "own steps", "full": 0.8}
+  cell["rows"] = {"distilled": {"mean": 0.4, "std": 0.01, "n": 3}}
+  (workdir / "grid.json").write_text(json.dumps({"cells": [cell]}))
+  assert set(opened.load_run(workdir).figures()) == {
+    *TITLES,
+    "Ways of training",
+  }
 
 
 def test_stage_boundaries_split_the_loss(workdir):
