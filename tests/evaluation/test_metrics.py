@@ -1,6 +1,7 @@
 """Numbers beside the accuracy: their laws, and where they are told."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from gmdistill import errors
 from gmdistill.data import loading
 from gmdistill.evaluation import metrics
 from gmdistill.reports import finished, markdown, tables
+from gmdistill.runs.commands import using
 from gmdistill.runs.config import assembly, outputs, settings
 
 TRUE = np.array([0, 0, 0, 0, 1, 1, 2, 2])
@@ -151,3 +153,15 @@ def test_classes_have_the_order_that_is_given_or_are_refused(graded):
     loading.load(loading.Options(name=graded, classes="good,bad"))
   with pytest.raises(errors.InputError, match="of rows in files"):
     loading.load(loading.Options(name="docstrings", classes="a,b"))
+
+
+def test_evaluate_prints_nats_as_nats_and_shares_in_percent(capsys):
+  told = {"nats": (0.52, 0.01), "macro_f1": (0.74, 0.02)}
+  metrics = {x: {"mean": mean, "std": std} for x, (mean, std) in told.items()}
+  row = {"row": "random", "unit": "accuracy", "mean": 0.8, "std": 0.01, "n": 2}
+  using._show({"scratch": row | {"metrics": metrics}})
+  header, line = capsys.readouterr().out.splitlines()
+  assert re.split("  +", header)[2:] == [
+    *("accuracy, %", "nats", "macro_f1, %", "students")
+  ]
+  assert re.split("  +", line)[3:5] == ["0.520 ± 0.010", "74.0 ± 2.0"]

@@ -120,16 +120,13 @@ def _show(found: dict[str, Any]) -> None:
   console.table(
     (
       *("protocol", "row", tables.heading(list(found.values()))),
-      *(f"{x}, %" for x in metrics),
+      *(x if x in _UNITS else f"{x}, %" for x in metrics),
       *("students", *beside),
     ),
     [
       (
         *(name, str(row["row"]), tables.plus_minus(row)),
-        *(
-          tables.plus_minus(_metrics(row).get(x, {"mean": None}))
-          for x in metrics
-        ),
+        *(tables.plus_minus(_metric(row, x)) for x in metrics),
         str(row["n"]),
         *(f"{row[x]:.3g}" if x in row else "-" for x in beside),
       )
@@ -140,8 +137,16 @@ def _show(found: dict[str, Any]) -> None:
     console.show(f"{name}: {_BESIDE[name]}")
 
 
+_UNITS = ("nats",)  # metrics that are no shares
+
+
 def _metrics(row):
   return row.get("metrics") or {}
+
+
+def _metric(row, name):
+  unit = name if name in _UNITS else "accuracy"
+  return {**_metrics(row).get(name, {"mean": None}), "unit": unit}
 
 
 def report(flags: Any, rest: list[str], command: str) -> None:
