@@ -238,7 +238,7 @@ class Student:
 
   def _logits(self, texts):
     length = self.problem.student.max_positions - self._slots
-    ids, mask = self.tokenizer.encode(texts, length)
+    ids, mask = self._read(texts, length)
     rows = batches.Examples(ids, mask, np.zeros(len(texts), np.int32))
     # Padded to a few lengths and one number of rows: a program each.
     cut = min(-(-int(mask.sum(axis=1).max()) // 16) * 16, length)
@@ -250,6 +250,10 @@ class Student:
       rows = formats.with_slots(rows, self._slots, mask_id)
     batch = batches.as_batch(rows, len(self.label_names))
     return np.asarray(self._apply(self.params, batch))[: len(texts)]
+
+  def _read(self, texts, length):
+    """Returns ids [N, length] and mask [N, length] of texts."""
+    return self.tokenizer.encode(texts, length)
 
   def probabilities(
     self, texts: Sequence[str] | Sequence[tuple[str, str]]

@@ -16,7 +16,7 @@ from gmdistill.data import batches, loading
 from gmdistill.evaluation import measuring, readings
 from gmdistill.reports import opened as opened_runs
 from gmdistill.runs import distill as distillation
-from gmdistill.runs import opened
+from gmdistill.runs import opened, word_students
 from gmdistill.runs.commands import shared
 from gmdistill.runs.config import assembly, outputs, recipe, settings, shipped
 from gmdistill.sets import spaces
@@ -142,6 +142,8 @@ def train(
   params, _, _ = outputs.table(setup, config).student(
     assembly.protocol(config, name), measuring.stacked(syn)
   )
+  if config.task.kind == "label_words":
+    return word_students.WordStudent(setup, config, params)
   return opened.Student(
     setup.problem,
     params,

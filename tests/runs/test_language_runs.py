@@ -11,9 +11,10 @@ from etils import epath
 from gmdistill import errors
 from gmdistill import main as command_line
 from gmdistill.data import batches
+from gmdistill.data import texts as row_texts
 from gmdistill.objectives import bank, bank_building
 from gmdistill.reports import finished, markdown, page, tables
-from gmdistill.runs import distill, jobs
+from gmdistill.runs import distill, jobs, word_students
 from gmdistill.runs.commands import shared
 from gmdistill.runs.config import assembly, settings
 from gmdistill.sets import set_files
@@ -199,6 +200,23 @@ def test_label_words_tell_classes_by_the_word_that_follows(tmp_path):
   syn, card = set_files.load(tmp_path / "run" / "set")
   assert syn.batch.labels.shape == (4, 2)
   assert len(card["reader"]["head"]["words"]) == 2
+
+
+def test_a_student_that_says_words_reads_texts_in_their_template(tmp_path):
+  config = settings.recipe(tiny_language.get_config(tmp_path, "classes"))
+  setup = assembly.setup(config)
+  params = setup.problem.init(jax.random.key(0))
+  student = word_students.WordStudent(setup, config, params)
+  rows = setup.corpus.reported
+  texts = row_texts.by_part(config.data, setup.corpus)["reported"]
+  batch = batches.as_batch(rows, 2)
+  np.testing.assert_allclose(
+    student.logits(list(texts)),
+    setup.problem.apply(params, batch).logits,
+    atol=1e-5,
+  )
+  with pytest.raises(errors.InputError, match="row 1 of the texts has two"):
+    student.predict([("one", "two")])
 
 
 REFUSED = {
