@@ -85,11 +85,12 @@ def choose(
     ],
   )
   kept = cache.read_arrays(entry)
-  if processes.of_first(kept is not None) and kept is not None:
+  # Choosing takes all processes, and each machine may have its own cache.
+  absent = processes.largest(int(kept is None))
+  if kept is not None and not absent:
     return start_rows.Chosen(kept["rows"], kept["weights"])
   chosen = _choose(run, method)
-  if processes.is_first():
-    cache.write_arrays(entry, chosen._asdict())
+  cache.write_arrays(entry, chosen._asdict())
   return chosen
 
 

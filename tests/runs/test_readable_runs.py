@@ -15,6 +15,7 @@ from gmdistill.runs import candidates, jobs, leading_rows, start_rows
 from gmdistill.runs.commands import shared
 from gmdistill.runs.config import assembly, recipe, settings
 from gmdistill.sets import set_files, synthetic
+from gmdistill.system import processes
 
 CONFIG = f"--config={pathlib.Path(__file__).parents[1] / 'tiny_config.py'}"
 FIELDS = dict(
@@ -108,6 +109,24 @@ def test_rows_are_chosen_anew_by_another_bank(tmp_path, monkeypatch):
     (tmp_path / "bank.json").write_text(json.dumps({"options": {"seed": seed}}))
     leading_rows.choose(setup, config, None, None, None)
     assert len(taken) == times
+
+
+def test_rows_are_chosen_by_all_processes_where_one_has_not_kept_them(
+  monkeypatch,
+):
+  config = changed(initialise="matching_pursuit", seed=7)
+  setup, taken = assembly.setup(config), []
+
+  def choose(run, method):
+    taken.append(method)
+    return start_rows.Chosen(np.arange(8), np.ones(8))
+
+  monkeypatch.setattr(leading_rows, "_choose", choose)
+  leading_rows.choose(setup, config, None, None, None)
+  # Another process has it not, and cannot choose alone.
+  monkeypatch.setattr(processes, "largest", lambda value: max(value, 1))
+  leading_rows.choose(setup, config, None, None, None)
+  assert len(taken) == 2
 
 
 def test_candidates_are_narrowed_where_there_are_more_rows_than_the_pool():
