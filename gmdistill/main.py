@@ -40,6 +40,11 @@ def _main(argv):
     flags, rest = flag_values.parse([argv[0], *argv[2:]])
     flag_values.require_taken(verb, flags)
     command = shlex.join(["gmdistill", *argv[1:]])
+    if flags.coordinator and not flags.distributed:
+      raise errors.InputError(
+        "--coordinator is of several processes that are one run; give "
+        "--distributed too, or leave it out."
+      )
     if flags.distributed and verb not in verbs.DISTRIBUTED:
       raise errors.InputError(
         f"--distributed goes with {', '.join(verbs.DISTRIBUTED)}, and {verb} "

@@ -324,6 +324,10 @@ def test_a_bad_field_is_one_line_and_writes_nothing(
     (["sweep", CONFIG, "--workdir=x", "--distributed"], "the same --workdir"),
     (["bank", CONFIG, "--workdir=x", "--distributed"], "and bank is no work"),
     (
+      ["plan", CONFIG, "--coordinator=localhost:1234", "--num_processes=2"],
+      "give --distributed too",
+    ),
+    (
       ["plan", CONFIG, "--distributed", "--coordinator=localhost:99999"]
       + ["--num_processes=2", "--process_id=0"],
       "a port from 1 to 65535",
