@@ -1,5 +1,6 @@
 """What a page says in sentences: what one sees, what words mean, what next."""
 
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,6 +49,9 @@ _ALWAYS = {
   "selection split": "training rows held back to choose the step and the "
   "learning rates by; the reported split is looked at once, at the end",
 }
+
+# Kinds of students that train cannot write as a Hugging Face directory.
+UNSAVED = ("bilstm", "textcnn")
 
 CAPTIONS = {
   "Accuracy by step": "The curve is the selection split; dashed lines are the "
@@ -175,11 +179,15 @@ def use(run: finished.Run) -> dict[str, Any]:
       "Students of another optimiser may get less out of it; how much less, "
       "the last command measures."
     )
+  quoted = shlex.quote(f"{folder}/set")
+  commands = [
+    f"gmdistill train --set={quoted} --workdir=student",
+    f"gmdistill evaluate --set={quoted} --protocol=scratch",
+  ]
+  if (run.config.get("student") or {}).get("kind") in UNSAVED:
+    del commands[0]
   return {
-    "commands": [
-      f"gmdistill train --set={folder}/set --workdir=student",
-      f"gmdistill evaluate --set={folder}/set --protocol=scratch",
-    ],
+    "commands": commands,
     "python": "\n".join(
       [
         "import gmdistill as gd",
@@ -197,7 +205,8 @@ def _use_of_texts(file: str) -> dict[str, Any]:
   """Returns the same of a file of texts, which any student reads."""
   return {
     "commands": [
-      f"gmdistill {verb} --set={file} --config=NAME --protocol=finetune{rest}"
+      f"gmdistill {verb} --set={shlex.quote(file)} --config=NAME "
+      f"--protocol=finetune{rest}"
       for verb, rest in (("train", " --workdir=student"), ("evaluate", ""))
     ],
     "python": f'pandas.read_json("{file}", lines=True)',

@@ -12,6 +12,7 @@ from etils import epath
 
 from gmdistill import errors
 from gmdistill.data import tokenizing
+from gmdistill.reports import words
 from gmdistill.runs import packed_parts, packing_texts
 from gmdistill.sets import hub, nearest_text, set_files, spaces, text_sets
 from gmdistill.system import folders, paths, units
@@ -141,8 +142,7 @@ learned from them. `examples.jsonl` names the token that is nearest to each.
 With gmdistill, which measures students on the data that `config.json` names:
 
 ```
-gmdistill train --set={where} --workdir=student
-gmdistill evaluate --set={where}
+{train}gmdistill evaluate --set={where}
 ```
 
 {alone}## Limits
@@ -189,6 +189,9 @@ def readme(
   student = card.get("encoder") or f"a fresh {config['student']['kind']}"
   ways = ", ".join(config["protocols"])
   use = card.get("use")
+  train = f"gmdistill train --set={where} --workdir=student\n"
+  if config["student"].get("kind") in words.UNSAVED:
+    train = ""
   shape = f"{count} learned sequences."
   if classes:
     named = packed_parts.named(classes)
@@ -201,6 +204,7 @@ def readme(
     length=card.get("sequence_length"),
     results=packed_parts.results(card),
     where=where,
+    train=train,
     alone=_ALONE.format(use=use) if use else "",
     student=f"{student}, trained by `{ways}`",
     size=units.size(card["bytes"]),

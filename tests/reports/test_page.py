@@ -5,6 +5,7 @@ import dataclasses
 import html.parser
 import json
 import re
+import shlex
 
 import pytest
 from etils import epath
@@ -20,6 +21,7 @@ from gmdistill.reports import (
 )
 from gmdistill.reports import page as report_page
 from gmdistill.runs import text_reports
+from gmdistill.students import families
 
 SHARES = (0.2126, 0.7152, 0.0722)  # of red, green and blue in a luminance
 
@@ -82,6 +84,20 @@ def test_a_page_opens_with_what_one_sees_and_ends_with_how_to_go_on(
   for term in ("K-centers", "finetune", "recovery", "selection split"):
     assert f"<dt>{term}</dt>" in defined
   assert "topics" not in defined  # no row of this run
+
+
+def test_a_page_names_no_command_that_would_be_refused(tmp_path):
+  known = families.FAMILIES.items()
+  assert words.UNSAVED == tuple(x for x, family in known if not family.form)
+  for kind, verbs in (
+    ("textcnn", ["evaluate"]),
+    ("transformer", ["train", "evaluate"]),
+  ):
+    folder = make_run(tmp_path / f"my {kind}", student={"kind": kind})
+    commands = words.use(finished.load_run(folder))["commands"]
+    parted = [shlex.split(command) for command in commands]
+    assert [x[1] for x in parted] == verbs
+    assert all(x[2] == f"--set={folder}/set" for x in parted)
 
 
 def test_a_file_of_texts_opens_with_how_many_they_are(tmp_path):

@@ -80,6 +80,15 @@ def test_a_packed_set_is_measured_as_the_run_did(packed, finished_run, capsys):
   assert found[0] == found[1]
 
 
+def test_a_card_names_no_command_that_would_be_refused(packed):
+  card = json.loads((packed / "set" / "card.json").read_text())
+  config = json.loads((packed / "config.json").read_text())
+  assert "gmdistill train --set=" in packing.readme(card, config, [{}])
+  config["student"]["kind"] = "textcnn"
+  told = packing.readme(card, config, [{}])
+  assert "gmdistill train" not in told and "gmdistill evaluate" in told
+
+
 def test_the_hubs_own_parser_reads_the_card(packed):
   card = huggingface_hub.DatasetCard.load(packed / "README.md")
   assert card.data.task_categories == ["text-classification"]

@@ -15,6 +15,7 @@ from gmdistill.runs.commands import shared
 from gmdistill.runs.config import assembly, checks, settings, teacher_fields
 from gmdistill.runs.config import remedies as plans
 from gmdistill.sets import set_files, synthetic
+from gmdistill.students import families
 from gmdistill.system import console, paths, processes, units
 
 
@@ -25,9 +26,14 @@ def distill(flags: Any, rest: list[str], command: str) -> None:
     raise errors.InputError("distill needs --config=NAME and --workdir=DIR.")
   distillation.run(flags.config, flags.workdir, command)
   folder = str(paths.path(flags.workdir)).rstrip("/")
-  if processes.is_first():
+  if not processes.is_first():
+    return
+  told = f"--set={shlex.quote(f'{folder}/set')}"
+  if families.named(flags.config.student.kind).form is None:
+    console.show(f"next: gmdistill evaluate {told}")
+  else:
     console.show(
-      f"next: gmdistill train --set={shlex.quote(f'{folder}/set')} "
+      f"next: gmdistill train {told} "
       f"--workdir={shlex.quote(f'{folder}-student')}"
     )
 
