@@ -33,6 +33,9 @@ def main(args: argparse.Namespace) -> None:
     inputs = inputs * rows["embeddings_scale"][..., None]
   if "basis" in rows:  # codes
     inputs = inputs @ rows["basis"]
+  besides = ("teacher", "attention", "rationale")
+  if more := [name for name in rows if name.startswith(besides)]:
+    raise SystemExit(f"Students lose to {', '.join(more)}; this reads no such.")
   if any("#" in name for name in steps["moved"]):
     raise SystemExit("GPT-2 holds three matrices in one; this reads no such.")
   is_decoder = card["pooling"] == "last"
@@ -63,7 +66,11 @@ def main(args: argparse.Namespace) -> None:
         name = name.removeprefix(PEFT).replace("lora_A.", "")
         tensors[name] = tensors[name] + adapter["scale"] * change
     out = torch.func.functional_call(
-      model, tensors, (), {"attention_mask": mask.long(), **words}
+      model,
+      tensors,
+      (),
+      {"attention_mask": mask.long(), **words},
+      tie_weights=False,  # a head is trained apart from the table
     )
     if not is_decoder:
       weight = mask[..., None] / mask.sum(1)[:, None, None]
@@ -83,7 +90,7 @@ def main(args: argparse.Namespace) -> None:
       return -(rows["labels"][at] * said).sum(-1).mean()
     targets, weights = rows["targets"][at], rows["target_weights"][at]
     if targets.is_floating_point():  # queries
-      table = model.get_output_embeddings().weight
+      table = own.get("lm_head.weight", model.get_output_embeddings().weight)
       each = ((targets @ table.T).softmax(-1) * said).sum(-1)
     else:
       each = said.gather(-1, targets.long()[..., None])[..., 0]

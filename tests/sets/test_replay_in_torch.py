@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 import tiny_language
 
 from gmdistill.data import batches
@@ -85,9 +86,12 @@ def ours(setup, syn):
   return float((scores * counts).sum() / counts.sum())
 
 
-@pytest.mark.parametrize("kind", ["text", "answers"])
-def test_a_part_of_a_decoder_trains_there_as_here(kind, tmp_path):
-  parts = dict(adapter="last_layers", trained_layers=1)
+@pytest.mark.parametrize(
+  "kind, adapter",
+  [("text", "last_layers"), ("answers", "last_layers"), ("text", "head")],
+)
+def test_a_part_of_a_decoder_trains_there_as_here(kind, adapter, tmp_path):
+  parts = dict(adapter=adapter, trained_layers=1)
   setup, syn, flags = make_set(tmp_path, kind, **parts)
   # No second space is put where an answer begins with one.
   lines = flags["data"].read_text()
@@ -118,6 +122,13 @@ def test_adapters_train_there_as_here(tmp_path, monkeypatch, capsys):
   nats = float(re.search(r"\d+\.\d+", capsys.readouterr().out)[0])
   assert nats == pytest.approx(-ours(setup, syn), abs=2e-4)
   assert next(downs, None) is None
+  # What students would lose besides is not left out in silence.
+  path = flags["set"] / "set.safetensors"
+  tensors = safetensors.numpy.load_file(path)
+  tensors["teacher_ids"] = np.zeros((2, 16, 1, 3), np.int32)
+  safetensors.numpy.save_file(tensors, path)
+  with pytest.raises(SystemExit, match="lose to teacher_ids"):
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
 
 
 def test_label_words_are_read_by_the_card_s_template(tmp_path):
