@@ -70,7 +70,7 @@ class Encoder:
     gap = _gap(prompt, completion)
     # The space belongs to the word after it, as byte-pair encodings have it.
     before = self.prompt(prompt)
-    after = self.tokenizer.ids(gap + completion) + self._end
+    after = self.tokenizer.ids_after(gap + completion) + self._end
     return before + after, [False] * len(before) + [True] * len(after)
 
   def messages(

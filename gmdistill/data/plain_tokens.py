@@ -137,6 +137,16 @@ class PlainTokenizer(tokenizing.Tokenizer):
     encoded = self._tokenizer.encode(text, add_special_tokens=False)
     return list(encoded.ids)
 
+  @functools.cached_property
+  def _puts_space(self) -> bool:
+    """Whether it puts a space before every text, as Llama 2's does."""
+    return self.decode(self.ids("a") * 2) == "a a"
+
+  def ids_after(self, text: str) -> list[int]:
+    """Returns the ids of a text that goes on with another."""
+    starts = self._puts_space and text.startswith(" ")
+    return self.ids(text[1:] if starts else text)
+
   def row(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
     """Returns the ids of a row, with what the tokenizer puts around it, and the
     characters of the text that each stands for."""

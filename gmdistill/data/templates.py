@@ -96,7 +96,7 @@ class Template(NamedTuple):
       )
     ids = []
     for word in words:
-      own = self.tokenizer.ids(word)
+      own = self.tokenizer.ids_after(word)
       if len(own) != 1:
         raise errors.InputError(
           f"task.words: {word!r} is {len(own)} tokens of this model; use words "

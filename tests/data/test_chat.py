@@ -6,11 +6,18 @@ import pathlib
 import make_tiny_chats
 import numpy as np
 import pytest
+import tokenizers
 from etils import epath
 from tiny_lms import CONTROL, byte_level, plain
 
 from gmdistill import errors
-from gmdistill.data import chat, plain_tokens, tokenizing
+from gmdistill.data import (
+  chat,
+  language_tokens,
+  plain_tokens,
+  templates,
+  tokenizing,
+)
 
 GOLDEN = json.loads(
   (pathlib.Path(__file__).parents[1] / "tiny_chats.json").read_text()
@@ -50,6 +57,30 @@ def test_control_tokens_in_a_text_are_text_unless_asked():
   assert not control & set(rows[mask].tolist())
   # One that only stands for itself stays whole.
   assert len(tokenizer.ids("<think>")) == 1
+
+
+def test_a_tokenizer_that_puts_spaces_itself_puts_no_second_one():
+  # As Llama 2's: a space before every text, written as a mark.
+  spaced = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<unk>"))
+  spaced.normalizer = tokenizers.normalizers.Sequence(
+    [
+      tokenizers.normalizers.Prepend("\u2581"),
+      tokenizers.normalizers.Replace(" ", "\u2581"),
+    ]
+  )
+  spaced.decoder = tokenizers.decoders.Metaspace()
+  trainer = tokenizers.trainers.BpeTrainer(
+    vocab_size=60, special_tokens=["<unk>"], show_progress=False
+  )
+  spaced.train_from_iterator(["yes", "no", "good", "a"] * 3, trainer)
+  tokenizer = plain_tokens.PlainTokenizer(spaced)
+  together = tokenizer.ids("good yes")
+  assert tokenizer.ids_after(" yes") == together[1:]
+  encoder = language_tokens.Encoder(tokenizer, None, 8)
+  assert encoder.answer("good", "yes") == (together, [False, True])
+  template = templates.Template(tokenizer, "")
+  assert template.words([], ["yes", "no"])[0] == together[1]
+  assert plain().ids_after(" the") == plain().ids(" the")
 
 
 @pytest.mark.parametrize("beginning", [False, True])
