@@ -105,9 +105,11 @@ def stage_costs(
   stages = schedule.stages(config)
   stored = assembly.parameterization(config, problem)
   shape = (config.num_sequences, config.sequence_length)
-  params = jax.eval_shape(
-    stored.init, _rows(shape, width=problem.embeddings.shape[1])
-  )
+  first = _rows(shape, width=problem.embeddings.shape[1])
+  if config.task.targets == "soft":  # queries, as wide as embeddings
+    tokens = dataclasses.replace(first.tokens, targets=first.inputs)
+    first = dataclasses.replace(first, tokens=tokens)
+  params = jax.eval_shape(stored.init, first)
   key = devices.put(mesh, jax.random.key(0))
   count, num_steps = config.num_students, outer.dispatch_size(config, stages)
   found = []

@@ -207,6 +207,8 @@ def test_a_model_without_weights_is_planned_for_by_its_shape(tmp_path, capsys):
   first = [*plan, "--config.student.peft=elsewhere"]
   assert main.main([*first, "--config.student.num_layers=1"]) == 0
   assert f"{units.number(8 * pairs)} parameters" in capsys.readouterr().out
+  assert main.main([*plan, "--config.task.targets=soft"]) == 0
+  capsys.readouterr()
   assert main.main([*plan, "--config.student.num_layers=4"]) == 2
   assert "has 3 layers; use 1 to 3" in capsys.readouterr().err
   assert main.main([*plan, "--config.task.kind=label_words"]) == 2
