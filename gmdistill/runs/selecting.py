@@ -14,7 +14,7 @@ from gmdistill import errors
 from gmdistill.data import batches, row_lines
 from gmdistill.reports import tables
 from gmdistill.runs import candidates, chosen_rows, work
-from gmdistill.runs.config import assembly, outputs, row_fields
+from gmdistill.runs.config import assembly, checks, outputs, row_fields
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.selection import coresets, diversity, methods, pools
 from gmdistill.sets import synthetic
@@ -161,8 +161,8 @@ class _Chooser:
     options = self._config.subset
     errors.named(
       "subset.matched",
-      lambda: assembly.require_matched(
-        self._setup, options.matched, "subset.matched"
+      lambda: checks.require_matched(
+        self._setup, options.matched, "subset.matched", some=False
       ),
     )
     methods.require(self._pool, name, options)
@@ -171,7 +171,7 @@ class _Chooser:
       raise errors.InputError(
         f"--method={name} needs about {units.size(needed)}, and the device has "
         f"{units.size(room)}; use a smaller subset.chunk, subset.sketch, "
-        "coreset_pool, or subset.matched=head."
+        "coreset_pool, or fewer tensors, as subset.matched=last_1."
       )
     if needed:
       logs.say(f"{name}: gradients of rows take about {units.size(needed)}")

@@ -257,6 +257,14 @@ FIELDS = {
   "longer than rows": (dict(sequence_length=30), "than the data.max_length=24"),
   "more than rows": (dict(num_sequences=9999), "num_sequences=9999 is more th"),
   "a label": (dict(label_smoothing=0.1), "label_smoothing=0.1 is of rows that"),
+  "no classes": (
+    dict(look_ahead=dict(centred=True)),
+    "look_ahead.centred=True is of rows that have classes",
+  ),
+  "no head": (
+    dict(objective="step_matching", step_matching=dict(matched="head")),
+    "step_matching.matched=head are no tensors of this student; use step_matc",
+  ),
   "no adapter of ours": (
     dict(student=dict(adapter="lore")),
     "did you mean lora",

@@ -189,6 +189,10 @@ REFUSED = {
     "kd.join=logits is of teachers that tell the same outcomes",
   ),
   "no features": (dict(kd=dict(features="mse")), "kd.features=mse is of rows"),
+  "bild of two": (
+    dict(teachers=dict(top_tokens=1), kd=dict(loss="bild")),
+    "2 outcomes of a token have one alone",
+  ),
   "no room": (
     dict(exact_match=dict(num_tokens=500)),
     "an answer of 500 are more than the student's 512 positions",
@@ -204,6 +208,18 @@ def test_what_teachers_and_answers_cannot_do_is_one_line(made, fields, said):
     recipe = settings.recipe(config)
     teacher_fields.with_teachers(assembly.setup(recipe), recipe)
   assert "\n" not in str(refused.value)
+
+
+def test_differences_of_logits_are_lost_at_tokens_too(made):
+  config = made[1].copy_and_resolve_references()
+  config.kd.loss = "bild"
+  recipe = settings.recipe(config)
+  setup = teacher_fields.with_teachers(assembly.setup(recipe), recipe)
+  batch = batches.as_batch(batches.take(setup.rows, [0, 1]), 0)
+  bare = batches.as_batch(batches.take(setup.corpus.train, [0, 1]), 0)
+  params = setup.problem.init(jax.random.key(0))
+  loss = jax.jit(lambda batch: setup.problem.loss(params, batch))
+  assert 2 * loss(batch) > loss(bare)  # the weight is one half
 
 
 def test_texts_and_classes_have_no_answers(tmp_path):

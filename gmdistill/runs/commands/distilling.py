@@ -167,7 +167,7 @@ def bank(flags: Any, rest: list[str], command: str) -> None:
   checks.require_no_rows(config, "a bank draws its own")
   options = assembly.bank_options(config)
   setup = teacher_fields.for_a_bank(assembly.setup(config), config)
-  assembly.require_matched(setup, options.matched, "bank")
+  checks.require_matched(setup, options.matched, "bank")
   folder = bank_building.build(flags.workdir, setup, options)
   console.show(
     f"next: gmdistill distill {shared.config_flags(command, 'data', 'student')}"

@@ -65,24 +65,8 @@ def setup(config: recipes.Recipe) -> spaces.Setup:
   for name in schedule.names(config.objective):
     options = schedule.options(config, name)
     if hasattr(options, "matched"):
-      require_matched(built, options.matched, name)
+      checks.require_matched(built, options.matched, name)
   return built
-
-
-def require_matched(setup: spaces.Setup, matched: str, field: str) -> None:
-  """Checks, by shapes alone, that a student has the tensors to be matched.
-
-  Raises:
-    InputError: it has not; names the field.
-  """
-
-  def tensors(key):
-    grads = setup.problem.init(key)
-    return [
-      tensor.array for tensor in setup.problem.roles.select(grads, matched)
-    ]
-
-  errors.named(field, lambda: jax.eval_shape(tensors, jax.random.key(0)))
 
 
 def bank_options(config: recipes.Recipe) -> bank.Options:

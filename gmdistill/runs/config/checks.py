@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import jax
+
 from gmdistill import errors
 from gmdistill.evaluation import exact_match, metrics
 from gmdistill.sets import spaces
@@ -169,10 +171,13 @@ def require_fitting(built: spaces.Setup, config: Any) -> None:
       )
   if "travelling" in config.objective:
     _require_travellers(built.problem, config)
-  classes = built.corpus.num_classes
-  if config.kd.loss == "bild" and classes < divergences.LEAST_BILD:
+  outcomes, of = built.corpus.num_classes, "classes"
+  if not config.has_classes:
+    # The likeliest tokens, and what all others have together.
+    outcomes, of = config.teachers.top_tokens + 1, "outcomes of a token"
+  if config.kd.loss == "bild" and outcomes < divergences.LEAST_BILD:
     raise errors.InputError(
-      f"kd.loss=bild compares differences of logits, and {classes} classes "
+      f"kd.loss=bild compares differences of logits, and {outcomes} {of} "
       "have one alone; use another kd.loss."
     )
   if not config.has_classes:
@@ -182,6 +187,37 @@ def require_fitting(built: spaces.Setup, config: Any) -> None:
     raise errors.InputError(
       f"exact_match.num_rows={config.exact_match.num_rows} asks a language "
       f"model, and task.kind={config.task.kind} has classes; use 0."
+    )
+
+
+def require_matched(
+  setup: spaces.Setup, matched: str, field: str, *, some: bool = True
+) -> None:
+  """Checks, by shapes alone, that a student has the tensors to be matched.
+
+  Args:
+    setup: Whose student.
+    matched: Which tensors.
+    field: The config's, whose `matched` it is, for the message.
+    some: Whether there must be any, as a student of words has no head.
+
+  Raises:
+    InputError: it has not; names the field.
+  """
+
+  def tensors(key):
+    grads = setup.problem.init(key)
+    return [
+      tensor.array for tensor in setup.problem.roles.select(grads, matched)
+    ]
+
+  found: list[jax.Array] = errors.named(
+    field, lambda: jax.eval_shape(tensors, jax.random.key(0))
+  )
+  if some and not found:
+    raise errors.InputError(
+      f"{field}.matched={matched} are no tensors of this student; use "
+      f"{field}.matched=all."
     )
 
 
@@ -205,6 +241,17 @@ def _require_travellers(problem, config):
       )
 
 
+def _centring(config):
+  """Returns whether logits are centred, by the fields of the objectives."""
+  used = config.objective.replace("travelling", "finetune_ahead")
+  fields = ("look_ahead", "step_matching", "finetune_ahead")
+  return {
+    f"{name}.centred": (getattr(config, name).centred, False)
+    for name in fields
+    if name in used
+  }
+
+
 def _require_language(config):
   """Refuses what rows without classes have no place for."""
   if config.sequence_length > config.data.max_length:
@@ -222,6 +269,7 @@ def _require_language(config):
     "kd.features": (config.kd.features, ""),
     "kd.shallow_weight": (config.kd.shallow_weight, 0.0),
     "metrics": (config.metrics, ()),
+    **_centring(config),
   }
   for field, (value, right) in unused.items():
     if value != right:

@@ -31,7 +31,9 @@ def remedies(config: recipes.Recipe, mesh: jax.sharding.Mesh) -> list[str]:
   matching = "gradient_matching" in objectives
   if matching and config.gradient_matching.class_chunk != 1:
     found.append("gradient_matching.class_chunk=1")
-  if matching and config.gradient_matching.matched != "head":
+  # A student of words has no head.
+  has_head = config.task.kind == "classes"
+  if matching and has_head and config.gradient_matching.matched != "head":
     found.append("gradient_matching.matched=head")
   # With examples in turn, the last two steps would learn theirs alone.
   ahead = "look_ahead" in objectives and not config.examples_per_step
