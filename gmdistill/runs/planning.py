@@ -107,6 +107,7 @@ def stage_costs(
   shape = (config.num_sequences, config.sequence_length)
   first = _rows(shape, width=problem.embeddings.shape[1])
   if config.task.targets == "soft":  # queries, as wide as embeddings
+    assert first.tokens is not None
     tokens = dataclasses.replace(first.tokens, targets=first.inputs)
     first = dataclasses.replace(first, tokens=tokens)
   params = jax.eval_shape(stored.init, first)
