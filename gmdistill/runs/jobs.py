@@ -34,7 +34,7 @@ from gmdistill.runs.config import (
 from gmdistill.sets import spaces, synthetic, wrappers
 from gmdistill.students import bases, problems, tasks
 from gmdistill.system import costs as program_costs
-from gmdistill.system import devices, paths
+from gmdistill.system import devices, paths, processes
 
 SELECTION_SEED = 1  # of the students that choose; the reported ones are others
 
@@ -88,23 +88,25 @@ def prepare(config: Any, command: str = "") -> Job:
   teacher_fields.require_no_params(config)
   reported = assembly.reported_protocols(config)
   full = assembly.protocol(config, "full")
-  setup = teacher_fields.with_teachers(assembly.setup(config), config)
-  if not any(stage.objective.num_batches for stage in stages):
-    checks.require_no_rows(config, f"objective={config.objective} draws none")
-  parameterization = first_set.with_kept(
-    assembly.parameterization(config, setup.problem), config
-  )
+  at_rows = config.has_classes and not config.start
+  with processes.together():  # all that one of them may not find
+    setup = teacher_fields.with_teachers(assembly.setup(config), config)
+    if not any(stage.objective.num_batches for stage in stages):
+      checks.require_no_rows(config, f"objective={config.objective} draws none")
+    parameterization = first_set.with_kept(
+      assembly.parameterization(config, setup.problem), config
+    )
+    draws = tuple(
+      real_data(setup, config, stage.objective, mesh) for stage in stages
+    )
+    # Whose rows may be chosen.
+    among = candidates.extended(setup, config) if at_rows else setup
   finished = wrappers.with_smoothed_labels(
     parameterization, config.label_smoothing
   )
   problem = bases.narrowed(setup.problem)
-  draws = tuple(
-    real_data(setup, config, stage.objective, mesh) for stage in stages
-  )
   chosen = start_rows.Chosen(np.zeros(0, np.int64), np.zeros(0))
-  among = setup  # whose rows may be chosen
-  if config.has_classes and not config.start:
-    among = candidates.extended(setup, config)
+  if at_rows:
     chosen = leading_rows.choose(among, config, stages[0], mesh, draws[0])
   return Job(
     config=config,

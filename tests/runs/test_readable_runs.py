@@ -1,5 +1,6 @@
 """Runs whose set stays text: rows, labels and weights."""
 
+import contextlib
 import json
 import pathlib
 
@@ -127,6 +128,23 @@ def test_rows_are_chosen_by_all_processes_where_one_has_not_kept_them(
   monkeypatch.setattr(processes, "largest", lambda value: max(value, 1))
   leading_rows.choose(setup, config, None, None, None)
   assert len(taken) == 2
+
+
+def test_what_one_process_cannot_read_is_told_before_all_choose_together(
+  monkeypatch, tmp_path
+):
+  @contextlib.contextmanager
+  def together():
+    try:
+      yield
+    except errors.InputError as error:
+      raise errors.RefusedByAll(str(error)) from error
+
+  monkeypatch.setattr(processes, "together", together)
+  absent = str(tmp_path / "absent.jsonl")
+  for fields in ({"choice__written": absent}, {"data__name": absent}):
+    with pytest.raises(errors.RefusedByAll, match="absent"):
+      jobs.prepare(changed(**fields))
 
 
 def test_candidates_are_narrowed_where_there_are_more_rows_than_the_pool():
