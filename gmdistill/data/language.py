@@ -110,10 +110,7 @@ def whole_rows(
     source: Of answers or conversations; a text may be several rows.
     reported_split: As the corpus was read with.
   """
-  rows = {
-    part: list(source.rows(split))
-    for part, split in _splits(source, reported_split).items()
-  }
+  rows = _rows_of(source, reported_split)
   counts = {part: len(of_part) for part, of_part in rows.items()}
   places, _ = _places(counts, source.name)
   return {
@@ -148,13 +145,7 @@ def _template(source, folder):
 def _build(source, options, tokenizer, template) -> batches.Corpus:
   from gmdistill.data import language_rows
 
-  chosen = _splits(source, options.reported_split)
-  rows = {part: list(source.rows(split)) for part, split in chosen.items()}
-  for part, split in chosen.items():
-    if not rows[part]:
-      raise errors.InputError(
-        f"the split {split!r} of {source.name} has no row; add some"
-      )
+  rows = _rows_of(source, options.reported_split)
   if tokenizer is None:
     texts = [x for row in rows["train"] for x in _texts(row.value)]
     tokenizer = vocabularies.train_byte_pairs(texts, options.vocab_size)
@@ -191,6 +182,18 @@ def _build(source, options, tokenizer, template) -> batches.Corpus:
 
 def _texts(value):
   return [value] if isinstance(value, str) else list(value)
+
+
+def _rows_of(source, wanted):
+  """Returns the rows of every part that is a split of its own."""
+  chosen = _splits(source, wanted)
+  rows = {part: list(source.rows(split)) for part, split in chosen.items()}
+  for part, split in chosen.items():
+    if not rows[part]:
+      raise errors.InputError(
+        f"the split {split!r} of {source.name} has no row; add some"
+      )
+  return rows
 
 
 def _splits(source, wanted) -> dict[str, str]:

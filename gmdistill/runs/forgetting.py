@@ -78,9 +78,9 @@ def _row(setup, config, protocol, syn, measured_on):
     return jnp.maximum(logits_BxC + kept_C[None], low)
 
   def look(trainer, students, splits):
-    seen = measuring.accuracy(trainer, students, splits)
+    seen = measuring.scores(trainer, students, splits._replace(groups=parts))
+    seen["accuracy"] = seen.pop(measuring.EVERYWHERE)
     read = (trainer.problem, students, splits.reported)
-    seen |= readings.means(*read, parts, trainer.protocol.logits)
     old = {"old_among_old": parts["old"]}
     return seen | readings.means(*read, old, among_old)
 

@@ -258,16 +258,8 @@ def _scores(config: recipes.Recipe, source: epath.Path) -> dict[str, float]:
 
 def _random(student: compared_students.Student) -> batches.Batch:
   """Returns random rows, as the first of the table's."""
-  setup, config = student.setup, student.config
-  rows = coresets.choose(
-    "random",
-    setup.problem,
-    setup.corpus.train,
-    per_class=config.data_per_class,
-    seed=coresets.CORESET_SEED,
-  )
-  chosen = batches.take(setup.corpus.train, rows)
-  return batches.as_batch(chosen, len(setup.corpus.label_names))
+  rows = student.table.coreset_rows("random", coresets.CORESET_SEED)
+  return batches.as_batch(rows, len(student.setup.corpus.label_names))
 
 
 def _ranking_table(found: dict[str, Any]) -> str:
