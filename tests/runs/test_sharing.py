@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shutil
 import zipfile
 
 import hub_server
@@ -163,7 +164,7 @@ def test_a_zip_has_the_same_files_and_is_the_same_each_time(
 def test_a_published_set_is_the_packed_one_by_its_name(hub, packed, capsys):
   asked = [f"--set={packed}", "--repo=me/docs", "--private"]
   assert main.main(["x", "publish", *asked]) == 0
-  assert "--set=hf:me/docs" in capsys.readouterr().out
+  assert "gmdistill train --set=hf:me/docs" in capsys.readouterr().out
   files = hub.files["me/docs"]
   assert set(files) == FILES and hub.private["me/docs"]
   for name in FILES - {"README.md"}:  # which names where it is
@@ -174,6 +175,23 @@ def test_a_published_set_is_the_packed_one_by_its_name(hub, packed, capsys):
   hub.files.clear()  # what was fetched stays
   assert main.main(["x", "train", "--set=hf:me/docs"]) == 2
   assert "train needs --workdir" in capsys.readouterr().err
+
+
+def test_publish_names_no_command_that_would_be_refused(
+  hub, packed, texts, tmp_path, capsys
+):
+  other = tmp_path / "other"
+  shutil.copytree(packed, other)
+  config = json.loads((other / "config.json").read_text())
+  config["student"]["kind"] = "textcnn"
+  (other / "config.json").write_text(json.dumps(config))
+  for source, told in (
+    (other, "evaluate --set=hf:me/set"),
+    (texts, "evaluate --set=hf:me/set --config=NAME --protocol=finetune"),
+  ):
+    assert main.main(["x", "publish", f"--set={source}", "--repo=me/set"]) == 0
+    said = capsys.readouterr().out
+    assert said.endswith(f"next, anywhere: gmdistill {told}\n")
 
 
 def test_what_the_hub_refuses_is_a_line(hub, packed, capsys, monkeypatch):

@@ -4,10 +4,11 @@ import tempfile
 from typing import Any
 
 from gmdistill import errors
+from gmdistill.reports import words
 from gmdistill.runs import packing
 from gmdistill.runs.commands import shared
 from gmdistill.sets import hub
-from gmdistill.system import console, paths
+from gmdistill.system import console, json_files, paths
 
 
 def pack(flags: Any, rest: list[str], command: str) -> None:
@@ -29,7 +30,16 @@ def publish(flags: Any, rest: list[str], command: str) -> None:
   with tempfile.TemporaryDirectory() as folder:
     place = packing.pack(flags.set, f"{folder}/pack", f"{hub.HERE}{flags.repo}")
     address = hub.publish(paths.path(place), flags.repo, private=flags.private)
-  console.show(
-    f"published: {address}; next, anywhere: gmdistill train "
-    f"--set={hub.HERE}{flags.repo} --workdir=student"
-  )
+    following = _next(place, f"--set={hub.HERE}{flags.repo}")
+  console.show(f"published: {address}; next, anywhere: gmdistill {following}")
+
+
+def _next(pack, named):
+  """Returns a command that reads a packed set, and would not be refused."""
+  file = pack / "config.json"
+  if not file.is_file():  # texts that no run stands behind
+    return f"evaluate {named} --config=NAME --protocol=finetune"
+  config = json_files.read(file, "pack the set again.")
+  if config["student"]["kind"] in words.UNSAVED:
+    return f"evaluate {named}"
+  return f"train {named} --workdir=student"
