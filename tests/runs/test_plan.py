@@ -10,9 +10,9 @@ import pytest
 import tiny_config
 
 from gmdistill import errors, main
-from gmdistill.runs import distill, jobs
+from gmdistill.runs import distill, jobs, planning
 from gmdistill.runs.config import remedies, settings
-from gmdistill.system import costs, devices, units
+from gmdistill.system import costs, devices, processes, units
 
 CONFIG = "--config=tests/tiny_config.py"
 
@@ -181,7 +181,8 @@ def test_the_verb_prints_a_table_for_every_stage(capsys):
   assert main.main(["gmdistill", "plan"]) == 2
 
 
-def test_a_model_without_weights_is_planned_for_by_its_shape(tmp_path, capsys):
+def plan_of_a_shape(folder):
+  """Returns the words that plan for a model without weights there."""
   shape = dict(
     model_type="llama",
     vocab_size=200,
@@ -191,12 +192,31 @@ def test_a_model_without_weights_is_planned_for_by_its_shape(tmp_path, capsys):
     num_attention_heads=4,
     num_key_value_heads=2,
   )
-  (tmp_path / "config.json").write_text(json.dumps(shape))
+  (folder / "config.json").write_text(json.dumps(shape))
   plan = ["gmdistill", "plan", "--config=shakespeare"]
-  plan += [
-    f"--config.student.pretrained={tmp_path}",
+  return [
+    *plan,
+    f"--config.student.pretrained={folder}",
     "--config.steps_per_dispatch=1",
   ]
+
+
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+def test_the_first_of_several_processes_prints_the_plan(
+  as_json, tmp_path, monkeypatch, capsys
+):
+  plan = [*plan_of_a_shape(tmp_path), *as_json]
+  monkeypatch.setattr(planning, "stage_costs", lambda *_: [costs.Cost(*[1] * 8)])
+  printed = []
+  for is_first in (True, False):
+    monkeypatch.setattr(processes, "is_first", lambda x=is_first: x)
+    assert main.main(plan) == 0
+    printed.append(bool(capsys.readouterr().out))
+  assert printed == [True, False]
+
+
+def test_a_model_without_weights_is_planned_for_by_its_shape(tmp_path, capsys):
+  plan = plan_of_a_shape(tmp_path)
   assert main.main([*plan, "--config.mesh.base=sharded"]) == 0
   said = capsys.readouterr().out
   # LoRA of rank 8 in three layers: seven pairs each.

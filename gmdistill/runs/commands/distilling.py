@@ -75,6 +75,8 @@ def plan(flags: Any, rest: list[str], command: str) -> None:
 
 def _tell_plan(config, as_json, mesh, plan):
   """Prints what a run would need, as a table or as JSON."""
+  if not processes.is_first():
+    return
   costs, fields, seconds = plan
   names = [name.strip() for name in config.objective.split(",")]
   shape = dict(mesh.shape)
@@ -90,7 +92,7 @@ def _tell_plan(config, as_json, mesh, plan):
     console.show(plans.text(cost, **fields))
     if 0 < cost.room < cost.needed:
       console.show(f"to make it smaller: {', or '.join(remedies)}")
-  if seconds is not None and processes.is_first():
+  if seconds is not None:
     console.show(
       f"{config.num_steps} outer steps take about {units.seconds(seconds)} "
       "here; evaluations come on top"
