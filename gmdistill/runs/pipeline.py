@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from gmdistill import errors
 from gmdistill.data import loading, sources
 from gmdistill.reports import tables
 from gmdistill.runs import deduplicating, distill, selecting
@@ -53,18 +52,15 @@ def _after_dedup(state, folder):
 
 
 def _select(plan, state, folder, command):
-  count = plan.rows_per_class
-  recipe = recipes.changed(state.recipe, data_per_class=count)
-  try:
-    selecting.run(
-      recipe, [plan.select_method], str(folder), command, measured=False
-    )
-  except errors.InputError as error:
-    # What is a run's budget there, has another name here.
-    said = str(error).removeprefix(f"data_per_class={count} ")
-    if said == str(error):
-      raise
-    raise errors.InputError(f"rows_per_class={count} {said}") from error
+  recipe = recipes.changed(state.recipe, data_per_class=plan.rows_per_class)
+  selecting.run(
+    recipe,
+    [plan.select_method],
+    str(folder),
+    command,
+    measured=False,
+    size_field="rows_per_class",
+  )
 
 
 def _after_select(state, folder):

@@ -28,6 +28,7 @@ def run(
   command: str = "",
   *,
   measured: bool = True,
+  size_field: str = "",
 ) -> dict[str, Any]:
   """Chooses rows by each method, and trains students on them.
 
@@ -42,13 +43,14 @@ def run(
     workdir: Where it goes.
     command: How to start the same again.
     measured: Whether students are trained on the rows.
+    size_field: The field that says how many rows, where it is not the config's.
 
   Raises:
     InputError: something the user can mend, before anything is written.
   """
   for name in names:
     errors.choice("--method", name, methods.METHODS)
-  chooser = _Chooser(config, command, measured)
+  chooser = _Chooser(config, command, measured, size_field)
   for name in names:
     chooser.require(name)
   with work.begun(
@@ -84,9 +86,15 @@ def run(
 class _Chooser:
   """Chooses rows by methods, for one config."""
 
-  def __init__(self, config: recipes.Recipe, command: str, measured: bool):
+  def __init__(
+    self,
+    config: recipes.Recipe,
+    command: str,
+    measured: bool,
+    size_field: str,
+  ):
     self._config, self._command = config, command
-    self._setup = setup = assembly.setup(config)
+    self._setup = setup = assembly.setup(config, size_field)
     protocols = assembly.reported_protocols(config)
     self._protocols = protocols if measured else {}
     drawn = coresets.limited(

@@ -34,8 +34,11 @@ from gmdistill.students import problems
 from gmdistill.teachers import criteria
 
 
-def setup(config: recipes.Recipe) -> spaces.Setup:
-  """Loads the data and the student that a config names."""
+def setup(config: recipes.Recipe, size_field: str = "") -> spaces.Setup:
+  """Loads the data and the student that a config names.
+
+  `size_field`: what says how many rows a class, where it is not the config's.
+  """
   errors.choice("stored_as", config.stored_as, set_files.PRECISIONS)
   student = dataclasses.asdict(config.student)
   table = dataclasses.asdict(config.table)
@@ -59,7 +62,7 @@ def setup(config: recipes.Recipe) -> spaces.Setup:
     built.corpus.train,
     config.per_group,
     built.corpus.strata,
-    config.size_field,
+    size_field or config.size_field,
   )
   checks.require_fitting(built, config)
   for name in schedule.names(config.objective):
