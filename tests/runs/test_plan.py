@@ -206,7 +206,9 @@ def test_the_first_of_several_processes_prints_the_plan(
   as_json, tmp_path, monkeypatch, capsys
 ):
   plan = [*plan_of_a_shape(tmp_path), *as_json]
-  monkeypatch.setattr(planning, "stage_costs", lambda *_: [costs.Cost(*[1] * 8)])
+  monkeypatch.setattr(
+    planning, "stage_costs", lambda *_: [costs.Cost(*[1] * 8)]
+  )
   printed = []
   for is_first in (True, False):
     monkeypatch.setattr(processes, "is_first", lambda x=is_first: x)
