@@ -236,20 +236,24 @@ class Table:
 
   def coreset_rows(self, method: str, seed: int) -> row_batches.Examples:
     """Returns the real rows of a coreset."""
-    train, size = self._rows, self._options.data_per_class
     if method == "length_matched":
-      train, method = language_tokens.longest(train, size), "random"
+      size = self._options.data_per_class
+      long = language_tokens.longest(self._rows, size)
+      return row_batches.take(long, coresets.random(long.labels, size, seed))
+    return row_batches.take(self._rows, self.coreset_numbers(method, seed))
+
+  def coreset_numbers(self, method: str, seed: int) -> np.ndarray:
+    """Returns which of the rows that can be chosen a coreset is."""
+    rows, size = self._rows, self._options.data_per_class
     drawn, problem = self._options.coreset_pool, self._setup.problem
-    if method in ("herding", "k_centers"):
-      if seed not in self._pools:
-        read = coresets.read_pool(problem, train, max(drawn, size), seed)
-        self._pools = {seed: read}  # which both of them choose from
-      rows = coresets.chosen_from(self._pools[seed], method, size)
-    else:
-      rows = coresets.choose(
-        method, problem, train, per_class=size, pool=drawn, seed=seed
+    if method not in ("herding", "k_centers"):
+      return coresets.choose(
+        method, problem, rows, per_class=size, pool=drawn, seed=seed
       )
-    return row_batches.take(train, rows)
+    if seed not in self._pools:
+      read = coresets.read_pool(problem, rows, max(drawn, size), seed)
+      self._pools = {seed: read}  # which both of them choose from
+    return coresets.chosen_from(self._pools[seed], method, size)
 
   def full(self, protocol: protocols.Protocol) -> dict[str, Any]:
     """Returns the row of students trained on the whole training part.

@@ -13,7 +13,13 @@ from gmdistill.data import batches
 from gmdistill.reports import finished, tables
 from gmdistill.runs import distill
 from gmdistill.runs.commands import teaching, using
-from gmdistill.runs.config import assembly, settings, teacher_fields
+from gmdistill.runs.config import (
+  assembly,
+  outputs,
+  settings,
+  teacher_fields,
+)
+from gmdistill.selection import coresets
 from gmdistill.sets import set_files
 from gmdistill.students import adapters, peft_files, problems
 
@@ -151,7 +157,8 @@ def test_students_of_a_labelled_set_lose_to_its_teacher(run, tmp_path):
 
 
 def test_a_baselines_rows_are_told_what_follows_too(made, tmp_path, capsys):
-  config = made[1]
+  config = made[1].copy_and_resolve_references()
+  config.seed = 3
   teaching.relabel(
     flags(
       config,
@@ -164,7 +171,13 @@ def test_a_baselines_rows_are_told_what_follows_too(made, tmp_path, capsys):
     "the command",
   )
   assert "have what follows each of their tokens" in capsys.readouterr().out
-  config = config.copy_and_resolve_references()
+  recipe = settings.recipe(config)
+  table = outputs.table(assembly.setup(recipe), recipe)
+  rows = table.coreset_rows("k_centers", coresets.CORESET_SEED)  # its own
+  labelled, _ = set_files.load(tmp_path / "labelled" / "set")
+  np.testing.assert_array_equal(
+    labelled.batch.tokens.targets, rows.tokens.targets
+  )
   config.exact_match.num_rows = 0
   using.evaluate(
     flags(

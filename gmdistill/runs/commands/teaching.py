@@ -156,7 +156,7 @@ def _with_tokens(setup, config, flags, card, source):
     set_files.require_classes(syn, card, source, ())
     card = {**card, "made_from": card.get("provenance")}
     return _Labelled(token_labels.label(setup, syn, named, asks), named, card)
-  rows = outputs.table(setup, config).coreset_rows(whose, config.seed)
+  rows = outputs.table(setup, config).coreset_rows(whose, _seed(config, whose))
   return _Labelled(
     token_labels.label_rows(setup, rows, named, asks), named, card
   )
@@ -215,16 +215,16 @@ def write_coreset(
 
 def _of_coreset(setup, config, method):
   """Returns the rows of a baseline."""
-  chosen = coresets.choose(
-    method,
-    setup.problem,
-    setup.corpus.train,
-    per_class=config.data_per_class,
-    pool=config.coreset_pool,
-    # As the table's, but random rows, of which it takes as many as students.
-    seed=config.seed if method == "random" else coresets.CORESET_SEED,
+  chosen = outputs.table(setup, config).coreset_numbers(
+    method, _seed(config, method)
   )
   return relabelling.of_coreset(setup, chosen, config.data)
+
+
+def _seed(config, method):
+  """Returns the table's own, but of random rows, of which it takes as many as
+  students."""
+  return config.seed if method == "random" else coresets.CORESET_SEED
 
 
 def _say_labelled(folder, config, count, named):
