@@ -1,6 +1,7 @@
 """Rows that a set starts from, chosen by where training on them leads."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from gmdistill.runs.config import assembly, schedule
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.selection import coresets, diversity, pursuit
 from gmdistill.sets import spaces
-from gmdistill.system import cache, devices, logs, processes
+from gmdistill.system import cache, devices, logs, processes, waits
 
 METHODS = (*coresets.ALL, "matching_pursuit", "learned_weights")
 
@@ -72,6 +73,14 @@ def choose(
       f"{', '.join(coresets.ALL)} without exchanges."
     )
   run = _Run(setup, config, stage, mesh, draw)
+  return _kept(run, "", lambda: _choose(run, method))
+
+
+def _kept(
+  run: _Run, part: str, make: Callable[[], start_rows.Chosen]
+) -> start_rows.Chosen:
+  """Returns what `make` chooses, from the cache folder where it is there."""
+  setup, config = run.setup, run.config
   entry = cache.entry(
     "chosen",
     [
@@ -82,6 +91,7 @@ def choose(
       {**config.to_dict(), "num_steps": 0},
       *candidates.identity(config).values(),
       *candidates.identity_of_bank(config).items(),
+      part,
     ],
   )
   kept = cache.read_arrays(entry)
@@ -89,7 +99,7 @@ def choose(
   absent = processes.largest(int(kept is None))
   if kept is not None and not absent:
     return start_rows.Chosen(kept["rows"], kept["weights"])
-  chosen = _choose(run, method)
+  chosen = make()
   cache.write_arrays(entry, chosen._asdict())
   return chosen
 
@@ -146,25 +156,33 @@ def _pursued(run: _Run, rows: np.ndarray) -> start_rows.Chosen:
 def _weighted(run: _Run, rows: np.ndarray) -> start_rows.Chosen:
   """Learns weights and labels of candidates; leaves out the lightest, in
   rounds."""
-  config, options = run.config, run.config.choice
+  options, groups = run.config.choice, run.setup.problem.groups
   chosen = start_rows.Chosen(rows, np.ones(len(rows)))
-  diverse = candidates.diverse(run.setup, config, rows)
-  groups = run.setup.problem.groups
-  start, budget = len(chosen.rows) // groups, config.data_per_class
+  start, budget = len(rows) // groups, run.config.data_per_class
   for number in range(1, options.rounds + 1):
     left = round(start * (budget / start) ** (number / options.rounds))
-    weights = _learned_weights(run, chosen)
-    by_class = weights.reshape(groups, -1)
-    picked = _heaviest(by_class, left, diverse)
-    kept = weights[picked]
-    diverse = None if diverse is None else diverse.take(picked)
-    chosen = start_rows.Chosen(chosen.rows[picked], kept / kept.mean())
-    logs.say(
-      f"learned weights, round {number} of {options.rounds}: {left} rows of "
-      "each class are left, with "
-      f"{kept.sum() / weights.sum():.0%} of the weight"
+    label = f"learned weights, round {number} of {options.rounds}"
+    # A round is kept by itself, so that a stopped run goes on after it.
+    chosen = _kept(
+      run, label, functools.partial(_one_round, run, chosen, left, label)
     )
   return chosen
+
+
+def _one_round(run, chosen, left, label) -> start_rows.Chosen:
+  """Returns the `left` heaviest rows of each class by learned weights."""
+  weights = _learned_weights(run, chosen, label)
+  picked = _heaviest(
+    weights.reshape(run.setup.problem.groups, -1),
+    left,
+    candidates.diverse(run.setup, run.config, chosen.rows),
+  )
+  heavy = weights[picked]
+  logs.say(
+    f"{label}: {left} rows of each class are left, with "
+    f"{heavy.sum() / weights.sum():.0%} of the weight"
+  )
+  return start_rows.Chosen(chosen.rows[picked], heavy / heavy.mean())
 
 
 def _heaviest(weights_CxP, count, diverse) -> np.ndarray:
@@ -178,7 +196,9 @@ def _heaviest(weights_CxP, count, diverse) -> np.ndarray:
   return np.concatenate(chosen)
 
 
-def _learned_weights(run: _Run, chosen: start_rows.Chosen) -> np.ndarray:
+def _learned_weights(
+  run: _Run, chosen: start_rows.Chosen, label: str
+) -> np.ndarray:
   """Returns the weight of each row after a round of outer steps, [P]."""
   config, options = run.config, run.config.choice
   many = recipes.changed(
@@ -208,7 +228,8 @@ def _learned_weights(run: _Run, chosen: start_rows.Chosen) -> np.ndarray:
   steps = outer.outer_steps(
     stage, stored, config.outer.ema, run.mesh, config.outer.students_at_once
   )
-  for step in range(options.num_steps):
+  count = options.num_steps
+  for step in waits.over(range(count), label, count, "steps"):
     state, seen = steps(problem, state, run.draw(step, 1), key)
     logs.check_finite(
       step + 1,
@@ -233,7 +254,7 @@ def _exchanged(
   score = _diverse_score(run, np.union1d(others, chosen.rows))
   best, taken = score(chosen), 0
   first = best
-  for _ in range(moves):
+  for _ in waits.over(range(moves), "exchanges", moves, "moves"):
     at = int(rng.integers(len(chosen.rows)))
     free = np.setdiff1d(
       others[labels[others] == labels[chosen.rows[at]]], chosen.rows

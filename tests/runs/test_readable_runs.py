@@ -97,6 +97,27 @@ def test_rows_are_chosen_class_by_class_and_kept(fields):
   np.testing.assert_array_equal(again.rows, job.rows)
 
 
+def test_a_stopped_choice_goes_on_after_its_last_round(monkeypatch):
+  config = changed(
+    initialise="learned_weights", choice__rounds=3, choice__pool=6, seed=7
+  )
+  setup, taken = assembly.setup(config), []
+
+  def learned(run, chosen, label):
+    taken.append(len(chosen.rows))
+    if taken == [24, 16]:
+      raise KeyboardInterrupt
+    return np.arange(len(chosen.rows), dtype=float) + 1
+
+  monkeypatch.setattr(leading_rows, "_learned_weights", learned)
+  arguments = (setup, config, None, None, None)
+  with pytest.raises(KeyboardInterrupt):
+    leading_rows.choose(*arguments)
+  chosen = leading_rows.choose(*arguments)
+  assert taken == [24, 16, 16, 12]  # the first round was kept
+  assert len(chosen.rows) == 8
+
+
 def test_rows_are_chosen_anew_by_another_bank(tmp_path, monkeypatch):
   config = changed(initialise="matching_pursuit", bank__dir=str(tmp_path))
   setup, taken = assembly.setup(config), []
