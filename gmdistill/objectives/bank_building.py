@@ -40,7 +40,7 @@ def build(
   batches.require_rows(
     setup.corpus.train,
     options.rows_per_class,
-    setup.corpus.label_names,
+    setup.corpus.strata,
     "bank.rows_per_class",
   )
   private = bool(options.noise)

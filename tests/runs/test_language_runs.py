@@ -1,5 +1,6 @@
 """A language model is distilled from config to report, as any student is."""
 
+import dataclasses
 import json
 
 import jax
@@ -188,6 +189,9 @@ def test_a_bank_holds_adapters_alone_and_their_gradients(tmp_path):
   for expert, moved in ((young, False), (older, True)):
     of_down = adapters.pairs(expert.targets["layers"])["down"]["A"]
     assert np.any(np.asarray(of_down, np.float32) != 0) == moved
+  many = dataclasses.replace(options, rows_per_class=10**5)
+  with pytest.raises(errors.InputError, match="rows of the class 'text'; use"):
+    bank_building.build(tmp_path / "larger", setup, many)
 
 
 def test_label_words_tell_classes_by_the_word_that_follows(tmp_path):
