@@ -100,6 +100,12 @@ def _rows(
     corpus = language.load(options, tokenizer, folder, as_chat=asked["chat"])
     return corpus, tasks.next_tokens()
   assert tokenizer is not None
+  for field in ("rationale_key", "kmer"):
+    if value := getattr(options, field):
+      raise errors.InputError(
+        f"data.{field}={value} is of the rows of encoders, and task.kind="
+        "label_words puts a template around texts; leave it out."
+      )
   template = templates.Template(tokenizer, asked["template"])
   corpus = loading.load(options, template=template)
   words = template.words(asked["words"], corpus.label_names)

@@ -276,6 +276,20 @@ FIELDS = {
 }
 
 
+@pytest.mark.parametrize(
+  "field, value", [("rationale_key", "why"), ("kmer", 3)]
+)
+def test_label_words_refuse_what_is_of_the_rows_of_encoders(
+  tmp_path, field, value
+):
+  config = tiny_language.get_config(tmp_path, "classes")
+  config.data[field] = value
+  with pytest.raises(
+    errors.InputError, match=f"data.{field}={value} is of the"
+  ):
+    assembly.setup(settings.recipe(config))
+
+
 @pytest.mark.parametrize("fields, said", FIELDS.values(), ids=FIELDS)
 def test_a_field_that_does_not_fit_is_one_line(tmp_path, fields, said):
   config = tiny_language.get_config(tmp_path)
