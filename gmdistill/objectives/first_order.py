@@ -13,7 +13,8 @@ def distribution_matching() -> contract.Objective:
 
       sum_g || mean_syn_g f(x) - mean_real_g f(x) ||^2
 
-  First order: one pass through a student, no gradient of it.
+  First order: one pass through a student, no gradient of it. Rows that have
+  weights count with them in their group's mean.
   """
 
   def loss(problem, syn: synthetic.SyntheticSet, student, real, key):
@@ -22,9 +23,12 @@ def distribution_matching() -> contract.Objective:
 
     def means(batch: batches.Batch) -> jax.Array:
       features_BxF = problem.apply(params, batch).features
-      return features_BxF.reshape(groups, -1, features_BxF.shape[-1]).mean(
-        axis=1
-      )
+      features_GxNxF = features_BxF.reshape(groups, -1, features_BxF.shape[-1])
+      if batch.weights is None:
+        return features_GxNxF.mean(axis=1)
+      weights_GxNx1 = batch.weights.reshape(groups, -1, 1)
+      total_GxF = (weights_GxNx1 * features_GxNxF).sum(axis=1)
+      return total_GxF / weights_GxNx1.sum(axis=1)
 
     first = jax.tree.map(lambda x: x[0], real.batches)
     gap_GxF = means(syn.batch) - means(first)

@@ -6,10 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import CLASSES, LENGTH, WIDTH, make_problem
+from conftest import (
+  CLASSES,
+  LENGTH,
+  WIDTH,
+  make_problem,
+  make_real,
+  make_small_problem,
+)
 
 from gmdistill.data import batches
 from gmdistill.evaluation import protocols
+from gmdistill.objectives import contract, first_order
 from gmdistill.sets import synthetic, text_sets, wrappers
 from gmdistill.students import outputs as student_outputs
 from gmdistill.students import tasks
@@ -148,6 +156,21 @@ def test_rows_of_a_posterior_count_with_their_weight():
     strict=True,
   ):
     equal(one.mean(axis=0), other.mean(axis=0))
+
+
+def test_rows_count_with_their_weight_in_the_mean_of_their_class():
+  problem, real = make_small_problem(), contract.Real(make_real(1))
+  objective, key = first_order.distribution_matching(), jax.random.key(0)
+  batch = dataclasses.replace(batch_of_classes(CLASSES), teachers=None)
+
+  @jax.jit
+  def lost(batch):
+    syn = synthetic.SyntheticSet(batch)
+    return objective.loss(problem, syn, (), real, key)[0]
+
+  weighed, repeated = as_rows(batch)  # three rows of each class
+  equal(lost(weighed), lost(repeated))
+  assert abs(lost(weighed) - lost(batch)) > 1e-3
 
 
 def test_weights_of_texts_learned_or_read_reach_the_students():
