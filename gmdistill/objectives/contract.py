@@ -43,6 +43,10 @@ class Real(NamedTuple):
   )  # N balanced ones, leaves [N, G * rows, ...]
   expert: Expert = Expert()
 
+  def widened(self) -> "Real":
+    """Returns it as objectives compute, in float32: a bank may store halves."""
+    return self._replace(expert=jax.tree.map(jnp.float32, self.expert))
+
 
 class Objective(NamedTuple):
   """What is matched, written for one student.

@@ -98,7 +98,7 @@ def _stepper(objective: contract.Objective, optimizer, syn, penalty):
 
       def loss(x):
         value, (after, _) = objective.loss(
-          problem, _at(syn, x), student, own, key
+          problem, _at(syn, x), student, own.widened(), key
         )
         return value, after
 

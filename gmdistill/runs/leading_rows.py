@@ -310,7 +310,8 @@ def _score(run: _Run) -> Callable[[start_rows.Chosen], float]:
     def one(key_real):
       key, own = key_real
       student = stage.objective.init(problem, key, jnp.float32(0))
-      return stage.objective.loss(problem, syn, student, own, key)[0]
+      real = own.widened()
+      return stage.objective.loss(problem, syn, student, real, key)[0]
 
     return jax.lax.map(one, (keys, real)).mean()
 

@@ -90,8 +90,7 @@ def _own_students(stage, parameterization, at_once):
 
     def one_student(student_real_key):
       student, own, key = student_real_key
-      # A bank may store halves; objectives compute in float32.
-      own = own._replace(expert=jax.tree.map(jnp.float32, own.expert))
+      own = own.widened()
 
       def loss(learned):
         decoded = parameterization.decode(trees.with_learned(params, learned))

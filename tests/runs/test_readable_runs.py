@@ -4,6 +4,7 @@ import contextlib
 import json
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 import tiny_config
@@ -12,7 +13,14 @@ from etils import epath
 
 from gmdistill import errors, main
 from gmdistill.data import texts as row_texts
-from gmdistill.runs import candidates, jobs, leading_rows, start_rows
+from gmdistill.objectives import bank_building
+from gmdistill.runs import (
+  alternating,
+  candidates,
+  jobs,
+  leading_rows,
+  start_rows,
+)
 from gmdistill.runs.commands import shared
 from gmdistill.runs.config import assembly, recipe, settings
 from gmdistill.sets import set_files, synthetic
@@ -116,6 +124,30 @@ def test_a_stopped_choice_goes_on_after_its_last_round(monkeypatch):
   chosen = leading_rows.choose(*arguments)
   assert taken == [24, 16, 16, 12]  # the first round was kept
   assert len(chosen.rows) == 8
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory):
+  """A bank of bfloat16, of the rows of `tiny_config`."""
+  config = changed(
+    bank__num_trajectories=1,
+    bank__ages=(0,),
+    bank__rows_per_class=2,
+    bank__precision="bfloat16",
+  )
+  folder = tmp_path_factory.mktemp("bank")
+  options = assembly.bank_options(config)
+  return bank_building.build(folder, assembly.setup(config), options)
+
+
+def test_exchanges_and_projections_read_a_bank_s_halves_in_float32(halves):
+  read = {"bank__dir": str(halves), "look_ahead__start": "bank"}
+  rows = jobs.prepare(changed(**read, choice__exchanges=1, choice__pool=2)).rows
+  assert len(rows) == 8
+  job = jobs.prepare(changed(**read, readable=False, sequence_length=6))
+  syn = jax.jit(job.parameterization.decode)(job.params)
+  ids, _ = alternating.alternate(job, syn, rounds=1, num_steps=1, penalty=1.0)
+  assert ids.shape == (8, 6)
 
 
 def test_rows_are_chosen_anew_by_another_bank(tmp_path, monkeypatch):
