@@ -12,6 +12,7 @@ from gmdistill.students import (
   decoder_names,
   encoders,
   problems,
+  small,
 )
 from gmdistill.system import folders
 
@@ -57,12 +58,18 @@ def first_card(
 def _pooling(student: Any) -> str:
   if decoder_names.is_one(student):
     return "last"
+  if isinstance(student, small.TextCNN):
+    return "max"
   return str(getattr(student, "pooling", "mean"))
 
 
 _INPUTS = (
   "embeddings are word-level (inputs_embeds): positions, token type 0 of every "
   "position and the embedding LayerNorm come after; no dropout"
+)
+_OF_SMALL = (
+  "embeddings are word-level (inputs_embeds), read as they are: no positions, "
+  "no dropout"
 )
 _FEATURES = {
   "first": "tanh of the pooler's dense layer of the first token's last state",
@@ -122,9 +129,11 @@ def reader(problem: problems.Problem) -> dict[str, Any]:
     "weight_std": encoders.HEAD_STD if is_bert else None,
     "bias": 0.0,
   }
-  features = _FEATURES.get(getattr(student, "pooling", "mean"), "its own")
+  features = _FEATURES.get(getattr(student, "pooling", ""), "its own")
   loss = {"kind": "soft_cross_entropy", "is": _LOSS}
+  inputs = _INPUTS if is_bert else _OF_SMALL
   if is_decoder:
+    inputs = _OF_DECODERS
     features = "the last unmasked token's hidden state, after the last norm"
     words = getattr(problem.task.logits, "words", None)
     if words is not None:
@@ -135,7 +144,7 @@ def reader(problem: problems.Problem) -> dict[str, Any]:
   said = {
     "student": type(student).__name__,
     "layers": getattr(student, "num_layers", None),
-    "inputs": _OF_DECODERS if is_decoder else _INPUTS,
+    "inputs": inputs,
     "features": features,
     "head": head,
     "loss": loss

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import types
 
+import conftest
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,6 +76,21 @@ def test_card_and_file_alone_give_the_same_student(
   np.testing.assert_allclose(theirs, ours, atol=1e-4)
   moved = json.loads((tmp_path / "card.json").read_text())["reader"]["steps"]
   assert len(moved["moved"]) == len(problem.roles.movable(params))
+
+
+@pytest.mark.parametrize(
+  "kind, pooling", [("transformer", "first"), ("textcnn", "max")]
+)
+def test_a_card_tells_an_encoder_s_reading_of_encoders_alone(kind, pooling):
+  problem = conftest.make_problem(kind)
+  setup = spaces.Setup(problem, CORPUS, "a space", "a student")
+  card = cards.first_card(
+    setup, task="t", size={"data_per_class": 2}, sequence_length=6, command="c"
+  )
+  assert card["pooling"] == pooling
+  said, is_encoder = card["reader"], kind == "transformer"
+  assert ("LayerNorm" in said["inputs"]) == is_encoder
+  assert ("last state" in said["features"]) == is_encoder
 
 
 def test_the_example_reads_a_set_in_torch(tmp_path):
