@@ -65,7 +65,7 @@ def with_soft_labels(
 def with_frozen_rows(
   base: synthetic.Parameterization, rows: np.ndarray
 ) -> synthetic.Parameterization:
-  """Lets some examples, their labels included, stay as they start.
+  """Lets some examples stay as they start, all that is told of them included.
 
   Args:
     base: Any parameterization whose examples have nothing in common.
@@ -80,9 +80,8 @@ def with_frozen_rows(
       return jnp.where(stays, jax.lax.stop_gradient(x), x)
 
     batch = decoded.batch
-    batch = dataclasses.replace(
-      batch, inputs=held(batch.inputs), labels=held(batch.class_labels)
-    )
+    kept = jax.tree.map(held, trees.learned(batch))
+    batch = trees.with_learned(batch, kept)
     return dataclasses.replace(decoded, batch=batch)
 
   return base._replace(decode=decode)

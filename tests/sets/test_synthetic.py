@@ -94,6 +94,35 @@ def test_softmax_labels_stay_distributions_and_steps_stay_positive():
   assert bool((decoded.learning_rates > 0).all())
 
 
+def test_frozen_rows_keep_all_that_is_told_of_them():
+  stored = wrappers.with_rationales(
+    wrappers.with_attention_labels(
+      wrappers.with_soft_labels(synthetic.direct(), "softmax"),
+      lambda batch: jnp.full((4, 2, 2, 6), 1 / 6),
+    )
+  )
+  frozen = wrappers.with_frozen_rows(stored, np.array([True, False] * 2))
+  told = batches.Tokens(jnp.ones((4, 3, 8)), jnp.ones((4, 3)))
+  params = frozen.init(dataclasses.replace(make_synthetic(), tokens=told))
+
+  def total(params):
+    batch = frozen.decode(params).batch
+    parts = (batch.inputs, batch.labels, batch.attention, batch.tokens.targets)
+    return sum((x * jnp.sin(jnp.arange(x.size).reshape(x.shape))).sum()
+               for x in parts)  # fmt: skip
+
+  slopes = jax.grad(total)(params)
+  learned = slopes["base"]["base"]
+  for slope in (
+    learned["base"]["embeddings"],
+    learned["labels"],
+    slopes["base"]["attention"],
+    slopes["rationale"],
+  ):
+    moves = np.abs(slope).max(axis=tuple(range(1, slope.ndim)))
+    np.testing.assert_array_equal(moves > 0, [False, True] * 2)
+
+
 def test_hard_labels_get_no_gradient():
   stored, params = learned("hard")
   grads = jax.grad(lambda p: stored.decode(p).batch.labels.sum())(params)
