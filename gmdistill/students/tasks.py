@@ -111,9 +111,14 @@ def label_words(words: Sequence[int]) -> Task:
   )
 
 
+def words_of(task: Task) -> tuple[int, ...]:
+  """Returns the token of each class's word; none: classes are not said so."""
+  return task.logits.words if isinstance(task.logits, _Words) else ()
+
+
 def asks_at_end(task: Task) -> bool:
   """Whether a row's last token is asked: rows are alike from their ends."""
-  return isinstance(task.logits, _Words)
+  return bool(words_of(task))
 
 
 class Said(NamedTuple):

@@ -13,6 +13,7 @@ from gmdistill.sets import spaces
 from gmdistill.students import (
   adapters,
   decoders,
+  generation,
   hugging_face,
   peft_files,
   problems,
@@ -91,6 +92,7 @@ def load(source: str, base: str, compute: str = "float32") -> LanguageTeacher:
 def of_words(setup: spaces.Setup, teacher: LanguageTeacher) -> trained.Teacher:
   """Returns a teacher of classes, by the words that the student says."""
   problem = dataclasses.replace(teacher.problem, asks=setup.problem.task)
+  compute = generation.module_of(problem).compute
   return trained.Teacher(
     teacher.name,
     teacher.id,
@@ -100,6 +102,7 @@ def of_words(setup: spaces.Setup, teacher: LanguageTeacher) -> trained.Teacher:
     setup.corpus.label_names,
     same_rows=True,
     base=teacher.base,
+    asked=(*tasks.words_of(problem.task), compute),
   )
 
 

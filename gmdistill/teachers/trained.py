@@ -37,6 +37,7 @@ class Teacher(NamedTuple):
   tells_pairs: bool = False  # by token types, which rows here do not have
   same_rows: bool = False  # whether it reads the student's own rows
   base: str = ""  # hash of the files of what it changes; empty: a whole model
+  asked: tuple[Any, ...] = ()  # what decides its answers beside files and rows
 
 
 def load(source: str) -> Teacher:
@@ -154,9 +155,8 @@ def logits(
     InputError: other classes, or rows too long for the teacher.
   """
   read = as_read(teacher, corpus, options)
-  entry = cache.entry(
-    "teachers", [teacher.id + teacher.base, read.fingerprint, 2]
-  )
+  decides = [teacher.id + teacher.base, read.fingerprint, 2, *teacher.asked]
+  entry = cache.entry("teachers", decides)
   shape = (len(read.train.labels), len(teacher.label_names))
   arrays = cache.read_arrays(entry) or {}
   if "logits" in arrays and arrays["logits"].shape == shape:

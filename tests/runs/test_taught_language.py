@@ -261,3 +261,13 @@ def test_label_words_are_taught_by_a_language_model(tmp_path):
     setup.problem.init(jax.random.key(0)), batch
   )
   assert np.abs(np.asarray(bare.logits - logits)).max() > 1e-2
+  # Other words of the same rows, or other products, are other answers.
+  config.task.words = config.task.words[::-1]
+  turned = settings.recipe(config)
+  setup = teacher_fields.with_teachers(assembly.setup(turned), turned)
+  np.testing.assert_allclose(setup.rows.soft, expected[:, ::-1], atol=1e-4)
+  (before,) = opened.asked[-1:]
+  config.student.compute = "bfloat16"
+  half = settings.recipe(config)
+  setup = teacher_fields.with_teachers(assembly.setup(half), half)
+  assert setup.teachers.opened[0].asked[-1] != before
