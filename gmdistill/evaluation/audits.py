@@ -16,6 +16,7 @@ from gmdistill.evaluation import (
 )
 from gmdistill.selection import features
 from gmdistill.sets import nearest_text, spaces
+from gmdistill.students import problems
 
 HELD_OUT = 500  # rows of the reported split that a set is held against
 TRAINING = 5000  # training rows whose features are looked at
@@ -118,7 +119,8 @@ def _features(setup, examples):
 
 def _set_features(setup, batch):
   params = setup.problem.init(jax.random.key(0))
-  return np.asarray(jax.jit(setup.problem.apply)(params, batch).features)
+  read = jax.jit(problems.Problem.apply)
+  return np.asarray(read(setup.problem, params, batch).features)
 
 
 def _nearest_distance(rows_MxF, others_NxF):

@@ -207,7 +207,6 @@ class Student:
     self.tokenizer, self.label_names = tokenizer, tuple(label_names)
     self.data = data  # whose reported split `evaluate` reads
     self._slots = slots
-    self._apply = jax.jit(lambda *args: problem.apply(*args).logits)
 
   def logits(self, texts: Sequence[str] | Sequence[tuple[str, str]]) -> Any:
     """Returns logits [N, C] of texts, or of pairs of texts.
@@ -249,7 +248,8 @@ class Student:
       mask_id = self.tokenizer.special_id("mask")
       rows = formats.with_slots(rows, self._slots, mask_id)
     batch = batches.as_batch(rows, len(self.label_names))
-    return np.asarray(self._apply(self.params, batch))[: len(texts)]
+    said = self.problem.logits(self.params, batch)
+    return np.asarray(said)[: len(texts)]
 
   def _read(self, texts, length):
     """Returns ids [N, length] and mask [N, length] of texts."""

@@ -133,6 +133,11 @@ class Problem:
     logits = self.task.logits(outputs, self.embeddings)
     return outputs._replace(logits=logits)
 
+  @jax.jit  # one program for all weights of a shape: they are arguments
+  def logits(self, params: trees.Params, batch: batches.Batch) -> jax.Array:
+    """Returns the task's logits alone; see `apply`."""
+    return self.apply(params, batch).logits
+
   def embed(self, batch: batches.Batch) -> batches.Array:
     """Returns the batch's word-level embeddings [B, L, D]."""
     if jnp.issubdtype(batch.inputs.dtype, jnp.integer):

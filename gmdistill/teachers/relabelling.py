@@ -13,6 +13,7 @@ from gmdistill import errors
 from gmdistill.data import batches, loading, tokenizing
 from gmdistill.data import texts as row_texts
 from gmdistill.sets import spaces, synthetic, text_sets
+from gmdistill.students import problems
 from gmdistill.teachers import ensembles, trained
 
 
@@ -139,7 +140,8 @@ def label(
   said = []
   for teacher in named:
     batch = rows.read(teacher)
-    said.append(jax.jit(teacher.problem.apply)(teacher.params, batch))
+    read = jax.jit(problems.Problem.apply)
+    said.append(read(teacher.problem, teacher.params, batch))
     trained.require_finite(teacher, np.asarray(said[-1].logits))
   logits_KxMxC = np.stack([np.asarray(one.logits) for one in said])
   own_MxC = np.asarray(rows.syn.batch.labels)

@@ -2,7 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from gmdistill import errors
@@ -76,12 +75,11 @@ def of_joined_rows(
         f"{field}: the teacher {teacher.name} does not read the student's "
         "tokens; use one of the student's tokenizer, without rationales."
       )
-  apply = jax.jit(lambda problem, *args: problem.apply(*args).logits)
 
   def label(ids: Any, mask: Any, truth_BxC: np.ndarray):
     batch = batches.Batch(ids, mask, truth_BxC)
     said_KxBxC = np.stack(
-      [np.asarray(apply(x.problem, x.params, batch)) for x in teachers.opened]
+      [np.asarray(x.problem.logits(x.params, batch)) for x in teachers.opened]
     )
     labels_BxC = truth_BxC
     if teachers.options.alpha:

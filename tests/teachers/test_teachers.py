@@ -14,6 +14,7 @@ from gmdistill.data import batches
 from gmdistill.objectives import bank
 from gmdistill.runs import jobs
 from gmdistill.runs.config import assembly, settings, teacher_fields
+from gmdistill.students import problems
 from gmdistill.system import cache
 from gmdistill.teachers import ensembles, trained
 
@@ -210,6 +211,20 @@ def test_kept_labels_that_are_torn_or_of_other_rows_are_made_anew(
   np.testing.assert_array_equal(
     trained.logits(teacher, corpus, options), -logits
   )
+
+
+def test_teachers_of_one_shape_are_one_program_that_holds_no_weights(folder):
+  setup = assembly.setup(settings.recipe(tiny_config.get_config()))
+  rows = batches.take(setup.corpus.train, range(70))
+  teacher = trained.load(str(folder))
+  double = lambda tree: jax.tree.map(lambda x: 2 * x, tree)  # noqa: E731
+  other = teacher._replace(
+    problem=double(teacher.problem), params=double(teacher.params)
+  )
+  said = trained._label(teacher, rows)
+  known = problems.Problem.logits._cache_size()
+  assert np.abs(trained._label(other, rows) - said).max() > 0.01
+  assert problems.Problem.logits._cache_size() == known
 
 
 def test_a_bank_is_of_its_teachers_labels(folder, tmp_path):
