@@ -83,7 +83,9 @@ def write(
   """Returns the fields of a `config.json`, the tensors, and files beside them.
 
   A student that tells classes is a bare decoder there, and the tensors of
-  `classifier.safetensors` read the last token's state.
+  `classifier.safetensors` read the last token's state. The library's own
+  classifiers have no bias and would draw a head at random: they refuse the
+  `score.weight`, of weights and biases side by side, which nobody else reads.
   """
   form = decoder_weights.FORMS[family]
   body = {name: x for name, x in params.items() if name != roles.HEAD}
@@ -101,4 +103,7 @@ def write(
     "model_type": family,
     **form.write(written),
   }
-  return config, decoder_weights.tensors_of(family, body, embeddings), beside
+  tensors = decoder_weights.tensors_of(family, body, embeddings)
+  if module.num_classes:
+    tensors["score.weight"] = np.column_stack([head["weight"], head["bias"]])
+  return config, tensors, beside

@@ -21,11 +21,34 @@ logits = (states * mask).sum(1) / mask.sum(1) @ head["weight"].T + head["bias"]
 ```
 """
 
+_LAST = """\
+**Not for `pipeline("text-classification")`**: `transformers` has no place for
+the bias of this head, and would draw a head at random; so that it does not, the
+tensors have a `score.weight` of a shape that it refuses. The head is in
+`classifier.safetensors`, and reads the last hidden state of the last token:
+
+```python
+import transformers, safetensors.torch
+tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+decoder = transformers.AutoModel.from_pretrained(folder)
+head = safetensors.torch.load_file(f"{folder}/classifier.safetensors")
+rows = tokenizer(texts, return_tensors="pt", padding=True, truncation=True)
+states, last = decoder(**rows)[0], rows["attention_mask"].sum(1) - 1
+logits = states[range(len(last)), last] @ head["weight"].T + head["bias"]
+```
+"""
+
 _FIRST = """\
 ```python
 import transformers
 classify = transformers.pipeline("text-classification", model=folder)
 ```
+"""
+
+_WORDS = """\
+**Not for `pipeline("text-classification")`**, which would draw a head at
+random: it says each class by a word, the token that follows a text in its
+template.
 """
 
 _SLOTS = """
@@ -48,9 +71,11 @@ def text(
   said = f"Classes: {', '.join(labels)}." if labels else "It says tokens."
   parts = [f"A {name} that gmdistill trained. {said}\n\n"]
   if "classifier.safetensors" in beside:
-    parts.append(_MEAN)
+    parts.append(_MEAN if name == "BertModel" else _LAST)
   elif name == "BertForSequenceClassification":
     parts.append(_FIRST)
+  elif labels:
+    parts.append(_WORDS)
   if slots := config.get("rationale_slots"):
     parts.append(_SLOTS.format(slots=slots))
   return "".join(parts)

@@ -48,12 +48,12 @@ def train(flags: Any, rest: list[str], command: str) -> None:
     f"{name}: {shared.told(setup, accuracy)} on the reported split; trained "
     f"in {units.seconds(seconds)}; saved in {path}"
   )
-  if getattr(setup.problem.student, "pooling", "first") != "first":
+  if (path / "classifier.safetensors").is_file():
     console.show(
-      "a BertModel, and classifier.safetensors for the mean of its hidden "
-      "states: transformers' pipeline of text classification knows no mean "
-      "pooling and refuses the directory, and README.md there has a reader of "
-      "seven lines; gmdistill.load_student reads it too"
+      "its head is in classifier.safetensors: transformers' pipeline of text "
+      "classification has no place for it and refuses the directory, and "
+      "README.md there has a reader of seven lines; gmdistill.load_student "
+      "reads it too"
     )
 
 
