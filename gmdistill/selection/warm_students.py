@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from gmdistill import trees
@@ -37,10 +38,11 @@ def along_training(
   optimizer = optax.adamw(
     options.learning_rate, optimizers.B1, optimizers.B2, optimizers.EPSILON
   )
-  each = max(options.num_steps // options.checkpoints, 1)
+  parts = np.arange(1, options.checkpoints + 1)
+  ends = options.num_steps * parts // options.checkpoints
   key, order_key = jax.random.split(jax.random.key(seed))
   order = fitting.shuffled_rows(
-    order_key, len(rows), each * options.checkpoints, options.batch_size
+    order_key, len(rows), options.num_steps, options.batch_size
   )
 
   @jax.jit
@@ -56,8 +58,8 @@ def along_training(
   params = problems.first_student(problem, key)
   carry = (params, optimizer.init(params))
   seen = []
-  for part in range(options.checkpoints):
-    carry = train(problem, carry, rows, order[part * each : (part + 1) * each])
+  for start, end in zip([0, *ends[:-1]], ends, strict=True):
+    carry = train(problem, carry, rows, order[start:end])
     params, (adam, *_) = carry
     seen.append(Warm(params, adam.mu, adam.nu, adam.count))
   return seen

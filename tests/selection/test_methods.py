@@ -108,6 +108,19 @@ def test_el2n_is_the_mean_length_of_the_error():
   np.testing.assert_allclose(found, np.mean(lengths, axis=0), rtol=1e-4)
 
 
+def test_a_warm_up_takes_as_many_steps_as_it_is_told_however_often_it_is_seen():
+  pool = make_pool(20)
+  options = dataclasses.replace(OPTIONS, num_steps=10, checkpoints=4)
+  seen = warm_students.along_training(pool, options, 1)
+  assert [int(warm.updates) for warm in seen] == [2, 5, 7, 10]
+  once = dataclasses.replace(options, checkpoints=1)
+  (last,) = warm_students.along_training(pool, once, 1)
+  for one, other in zip(
+    jax.tree.leaves(seen[-1].params), jax.tree.leaves(last.params), strict=True
+  ):
+    np.testing.assert_allclose(one, other, atol=1e-6)
+
+
 def test_a_rows_gradient_is_the_same_in_any_chunk():
   pool = make_pool(10)
   params = PROBLEM.init(jax.random.key(0))
