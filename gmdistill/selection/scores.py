@@ -196,7 +196,7 @@ def ifd(
   alone has nothing before it, counts in neither.
 
   Raises:
-    InputError: the student is no language model.
+    InputError: the student is no language model, or rows have no questions.
   """
   del per_class
   require_language(pool)
@@ -220,13 +220,20 @@ def require_language(pool: pools.Pool) -> None:
   """Checks that students are language models, and that rows say tokens.
 
   Raises:
-    InputError: they tell classes.
+    InputError: they tell classes, or the rows are texts without questions.
   """
   if not pool.problem.task.smaller_is_better or pool.rows.tokens is None:
     raise errors.InputError(
       "--method=ifd compares what a language model loses on an answer with and "
       "without its question, and this student tells classes; use one of the "
       "task next_token, or another method."
+    )
+  # Of a text the first place counts too: it says the second token.
+  if (np.asarray(pool.rows.tokens.weights)[:, 0] > 0).all():
+    raise errors.InputError(
+      "--method=ifd compares what a language model loses on an answer with and "
+      "without its question, and these rows are texts, which have none; give "
+      "rows of a prompt and its completion, or use another method."
     )
 
 

@@ -311,6 +311,17 @@ def test_a_student_of_classes_has_no_answers():
     scored("ifd", make_pool())
 
 
+def test_texts_have_no_question_to_be_read_without():
+  pool = language_pool()
+  tokens = dataclasses.replace(
+    pool.rows.tokens, weights=pool.rows.mask.astype(np.float32)
+  )
+  texts = pool._replace(rows=pool.rows._replace(tokens=tokens))
+  with pytest.raises(errors.InputError, match="texts, which have none"):
+    methods.require(texts, "ifd", OPTIONS)
+  methods.require(pool, "ifd", OPTIONS)
+
+
 def test_memory_is_that_of_a_chunk_and_of_the_sketches():
   pool = make_pool()
   assert methods.memory(pool, "el2n", OPTIONS) == 0
