@@ -218,11 +218,11 @@ class _Chooser:
     return row
 
   def _scores(self, name, seed):
+    options, per_class = self._config.subset, self._per_class
+    if options.tokens_per_class and name in methods.IN_ORDER:
+      per_class = pools.rows_within(self._pool, options.tokens_per_class)
     return methods.METHODS[name](
-      self._pool,
-      per_class=self._per_class,
-      seed=seed,
-      options=self._config.subset,
+      self._pool, per_class=per_class, seed=seed, options=options
     )
 
   def _best(self, scores_P):

@@ -27,6 +27,10 @@ METHODS: dict[str, Callable[..., np.ndarray]] = {
 
 DRAWN = ("random", "length_matched")  # afresh for every student of a table
 
+# What they choose first of many rows they choose of few: of a budget of tokens
+# they go on until one no longer fits.
+IN_ORDER = ("random", "herding", "matching", "facility_location")
+
 OF_GRADIENTS = ("matching", "grand", "less")  # of single rows
 
 OF_LANGUAGE = ("ifd",)  # whose students are language models

@@ -74,6 +74,17 @@ def most_rows(pool: Pool, per_class: int, tokens: int) -> int:
   return min(per_class, int(counts[counts > 0].min()))
 
 
+def rows_within(pool: Pool, tokens: int) -> int:
+  """Returns how many rows a class at most are `tokens` of it: its shortest
+  ones; never more than the smallest class has."""
+  most, smallest = 1, len(pool.lengths)
+  for label in np.unique(pool.rows.labels):
+    lengths = np.sort(pool.lengths[pool.rows.labels == label])
+    within = int(np.searchsorted(np.cumsum(lengths), tokens, side="right"))
+    most, smallest = max(most, within), min(smallest, len(lengths))
+  return min(most, smallest)
+
+
 def best(
   scores_P: np.ndarray,
   pool: Pool,

@@ -67,6 +67,26 @@ def test_rows_are_of_every_class_once_and_a_function_of_the_seed(name):
     assert 0 < pool.lengths[own].sum() <= tokens
 
 
+@pytest.mark.parametrize("name", methods.IN_ORDER)
+def test_rows_that_are_chosen_one_by_one_fill_a_budget_of_tokens(name):
+  pool = make_pool(80)
+  tokens = 7 * int(pool.lengths.max())
+  within = pools.rows_within(pool, tokens)
+  scores_P = scored(name, pool, per_class=within)
+  if name != "random":  # which draws others
+    np.testing.assert_array_equal(
+      pools.best(scores_P, pool, 3),
+      pools.best(scored(name, pool, per_class=3), pool, 3),
+    )
+  chosen = pools.best(scores_P, pool, within, tokens)
+  for label in range(CLASSES):
+    of_class = np.flatnonzero(pool.rows.labels == label)
+    own = np.intersect1d(chosen, of_class)
+    left = tokens - pool.lengths[own].sum()
+    others = np.setdiff1d(of_class, own)
+    assert 0 <= left < pool.lengths[others].max()
+
+
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_a_method_says_what_it_takes_first(name):
   said = methods.about(name)
