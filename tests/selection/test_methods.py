@@ -210,11 +210,24 @@ def test_shares_of_a_step_add_up_to_what_it_takes_off_the_loss():
   np.testing.assert_array_equal(shares[6:], 0)
 
 
-def test_shapley_values_of_a_run_are_what_the_run_takes_off_the_loss():
+def test_shapley_values_of_a_run_are_what_the_run_takes_off_the_loss(
+  monkeypatch,
+):
   pool = make_pool(32)
-  options = dataclasses.replace(OPTIONS, sgd_rate=0.02, epochs=2)
+  options = dataclasses.replace(OPTIONS, sgd_rate=2e-3, epochs=2)
+  students, step = [], scores.sgd_step
+
+  def watched(problem, params, *others):
+    moved, gains = step(problem, params, *others)
+    students.extend([params, moved])
+    return moved, gains
+
+  monkeypatch.setattr(scores, "sgd_step", watched)
   total = scored("shapley", pool, options=options).sum()
-  assert 0 < total < 1
+  wanted = batches.as_batch(pool.validation, CLASSES)
+  before, after = (PROBLEM.loss(students[i], wanted) for i in (0, -1))
+  assert float(before - after) > 0
+  np.testing.assert_allclose(total, before - after, rtol=0.1)
 
 
 def test_a_facility_is_the_middle_of_a_cloud_then_that_of_another(monkeypatch):
