@@ -149,6 +149,8 @@ def semantic(rows: Rows, options: Options) -> Copies:
 
 _AT_ONCE = 1024  # rows of a cluster that are compared with the kept ones
 
+_ROUNDING = 1e-6  # by which float32 misses a cosine of 1
+
 
 def _within(rows, unit_NxF, order, least, copies):
   """Marks the copies within one cluster, its rows in their order."""
@@ -161,7 +163,11 @@ def _within(rows, unit_NxF, order, least, copies):
     new: list[int] = []
     for place, row in enumerate(block):
       near = np.concatenate([earlier_BxK[place], within_BxB[place, new]])
-      if not _is_fixed(rows, row) and len(near) and near.max() >= least:
+      if (
+        not _is_fixed(rows, row)
+        and len(near)
+        and near.max() >= least - _ROUNDING
+      ):
         at = int(near.argmax())
         own = before[at] if at < len(before) else block[new[at - len(before)]]
         copies.of[row], copies.similarity[row] = own, near[at]

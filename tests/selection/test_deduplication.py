@@ -118,6 +118,15 @@ def test_a_similarity_of_one_is_an_equal_set_of_n_grams():
   assert found.tolist() == [-1, 0, -1]
 
 
+def test_a_cosine_of_one_is_an_equal_feature_whatever_its_rounding():
+  features = np.random.default_rng(0).normal(size=(60, 384)).astype(np.float32)
+  twice = np.concatenate([features, features])
+  rows = deduplication.Rows(["a"] * 120, lambda: twice, 0, False)
+  options = deduplication.Options(cosine=1.0, clusters=1)
+  found = deduplication.semantic(rows, options).of
+  assert (found >= 0).sum() == 60
+
+
 def test_too_few_permutations_are_refused():
   with pytest.raises(errors.InputError, match="dedup.permutations=1 .*more"):
     copies_of("minhash", ["a"], permutations=1)
