@@ -40,7 +40,7 @@ def features(
 
 
 def mean_vectors(
-  problem: problems.Problem, examples: batches.Examples, rows: int = 4096
+  problem: problems.Problem, examples: batches.Examples, rows: int = 256
 ) -> np.ndarray:
   """Returns the mean of the table's vectors of each row's tokens, [N, D]."""
   table_VxD = devices.host(problem.embeddings)

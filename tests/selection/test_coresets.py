@@ -1,6 +1,7 @@
 """Baselines on toys that can be checked by hand."""
 
 import json
+import tracemalloc
 
 import jax
 import numpy as np
@@ -77,6 +78,24 @@ def test_features_of_short_rows_are_those_of_padded_ones():
     for i in range(10)
   ]
   np.testing.assert_allclose(one, np.concatenate(alone), atol=1e-5)
+
+
+def test_means_of_many_rows_vectors_are_taken_a_few_rows_at_a_time():
+  problem, examples = make_problem(), make_examples(20)
+  many = batches.take(examples, np.arange(4096) % 20)
+  many = many._replace(
+    token_ids=np.tile(many.token_ids, 20), mask=np.tile(many.mask, 20)
+  )
+  tracemalloc.start()
+  found = student_features.mean_vectors(problem, many)
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  mask = examples.mask[..., None]
+  table = np.asarray(problem.embeddings)
+  expected = (table[examples.token_ids] * mask).sum(1) / mask.sum(1)
+  np.testing.assert_allclose(found[:20], expected, atol=1e-5)
+  whole = many.token_ids.size * table.shape[1] * 4
+  assert peak < whole / 4
 
 
 def test_too_few_rows_and_unknown_methods_are_refused():
