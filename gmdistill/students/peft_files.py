@@ -262,7 +262,7 @@ def _filled(place, letters, shape, theirs, third):
   for letter, of_layers in letters.items():
     for i, tensor in of_layers.items():
       turned = tensor.T
-      if letter == "B" and third:
+      if letter == "B" and third and turned.shape[-1] == 3 * columns:
         turned = np.split(turned, 3, axis=-1)[int(third)]
       own = len(letters["A"][i])
       right = (rows, own) if letter == "A" else (own, columns)

@@ -213,6 +213,21 @@ def test_a_layer_may_have_a_scale_and_a_rank_of_its_own(llama, tmp_path):
     peft_files.load(tmp_path, llama.module, **where)
 
 
+def test_a_fused_matrix_that_is_no_three_alike_is_refused(gpt2, tmp_path):
+  adapted = adapters.lora(gpt2.module, gpt2.params, rank=2, targets=("query",))
+  where = dict(family="gpt2", base_id="a" * 64)
+  peft_files.save(
+    tmp_path, adapted.student, drawn(adapted), base="gpt2", **where
+  )
+  path = tmp_path / peft_files.WEIGHTS
+  tensors = safetensors.numpy.load_file(path)
+  name = "base_model.model.transformer.h.0.attn.c_attn.lora_B.weight"
+  tensors[name] = tensors[name][:-1].copy()
+  safetensors.numpy.save_file(tensors, path)
+  with pytest.raises(errors.InputError, match="lora_B of shape .*another base"):
+    peft_files.load(tmp_path, gpt2.module, **where)
+
+
 def test_an_adapter_of_another_base_is_refused(llama, gpt2, tmp_path):
   adapted = adapters.lora(llama.module, llama.params, rank=2)
   peft_files.save(
