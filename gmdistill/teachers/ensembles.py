@@ -34,11 +34,16 @@ def confidence_weights(logits_KxNxC: Array, labels: Array) -> jax.Array:
 
   Args:
     logits_KxNxC: The teachers'.
-    labels: [N], or [K, N] where each teacher numbers the classes its own way.
+    labels: [N].
   """
   log_probs_KxNxC = _log_probs(logits_KxNxC)
   chosen = jnp.broadcast_to(labels, logits_KxNxC.shape[:2])[..., None]
   losses_KxN = -jnp.take_along_axis(log_probs_KxNxC, chosen, axis=-1)[..., 0]
+  return confidence_of_losses(losses_KxN)
+
+
+def confidence_of_losses(losses_KxN: Array) -> jax.Array:
+  """Returns the weights of `confidence_weights` of the cross-entropies."""
   return _shared(jax.nn.softmax(losses_KxN, axis=0))
 
 
@@ -134,7 +139,7 @@ def mean_of_losses(
   """Returns the loss to each teacher, weighed for each example.
 
   Args:
-    loss: Any of `losses` that takes logits of both and a mask.
+    loss: Any of `divergences` that takes logits of both and a mask.
     student_NxC: The student's logits.
     logits_KxNxC: The teachers'.
     mask_N: Rows that count.

@@ -52,7 +52,8 @@ def lost(
     others=theirs_BxRxKxC.shape[-1] > ids_BxRxKxk.shape[-1],
   )
   labels_BxRxK = _labels(tokens.targets, ids_BxRxKxk)
-  shares_BxRxK = _shares(weights, theirs_BxRxKxC, labels_BxRxK)
+  top = ids_BxRxKxk.shape[-1]
+  shares_BxRxK = _shares(weights, theirs_BxRxKxC, labels_BxRxK, top)
   weights_BxR = jnp.asarray(tokens.weights)
 
   def of_row(ours_RxC, theirs_RxC, mask_R, labels_R):
@@ -82,13 +83,21 @@ def _labels(targets, ids_BxRxKxk):
   )
 
 
-def _shares(kind, logs_BxRxKxC, labels_BxRxK):
+def _shares(kind, logs_BxRxKxC, labels_BxRxK, top):
   """Returns what each teacher counts at each place [B, R, K]."""
   rows, places, count, outcomes = logs_BxRxKxC.shape
   logs_KxNxC = logs_BxRxKxC.reshape(-1, count, outcomes).swapaxes(0, 1)
   if kind == "confidence":
     labels_KxN = labels_BxRxK.reshape(-1, count).T
-    shares_KxN = ensembles.confidence_weights(logs_KxNxC, labels_KxN)
+    said_KxNx1 = jnp.take_along_axis(logs_KxNxC, labels_KxN[..., None], axis=-1)
+    # One of the others is at most as likely as the last of those that are told,
+    # however much all others have together.
+    said_KxN = jnp.where(
+      labels_KxN < top,
+      said_KxNx1[..., 0],
+      jnp.minimum(said_KxNx1[..., 0], logs_KxNxC[..., top - 1]),
+    )
+    shares_KxN = ensembles.confidence_of_losses(-said_KxN)
   else:
     shares_KxN = ensembles.weights(kind, logs_KxNxC, logs_KxNxC[0])
   return shares_KxN.T.reshape(rows, places, count)

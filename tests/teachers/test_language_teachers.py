@@ -135,6 +135,27 @@ def test_the_order_of_teachers_is_nothing(weights):
   equal(lost(taught, three), lost(taught, turned), 1e-5)
 
 
+def test_a_token_outside_the_likeliest_is_not_what_all_others_are_together():
+  # One teacher tells the token that follows, at 0.05; to the other it is one of
+  # those that have 0.3 together, none of them above 0.02.
+  ids = np.broadcast_to(np.array([[0, 4], [1, 2]]), (B, L, 2, 2))
+  said = np.log([[0.9, 0.05, 0.05], [0.68, 0.02, 0.3]]).astype(np.float32)
+  both = batches.Tokens(
+    np.full((B, L), 4),
+    WEIGHTS,
+    teacher_ids=ids,
+    teacher_logs=np.broadcast_to(said, (B, L, 2, 3)),
+  )
+  plain = dict(temperature=constant(1.0))
+  first, second = (
+    lost(to_teachers("forward_kl", **plain), permuted(both, np.array([i])))[0]
+    for i in (0, 1)
+  )
+  taught = to_teachers("forward_kl", weights="confidence", **plain)
+  share = (lost(taught, both)[0] - second) / (first - second)
+  assert 0.6 < float(share) < 1
+
+
 def test_few_tokens_and_the_others_are_a_distribution_that_tells_less():
   gaps = []
   for count in (1, 4, V):
