@@ -252,6 +252,9 @@ def test_label_words_are_taught_by_a_language_model(tmp_path):
   config.teachers.update(dirs=(str(teacher),), alpha=1.0)
   recipe = settings.recipe(config)
   setup = teacher_fields.with_teachers(assembly.setup(recipe), recipe)
+  # Their template ends a row, and no half of one.
+  with pytest.raises(errors.InputError, match="joined_rows=.* a template"):
+    teacher_fields.of_joined_rows(setup, recipe)
   (opened,) = setup.teachers.opened
   batch = batches.as_batch(setup.corpus.train, 2)
   logits = jax.jit(opened.problem.apply)(opened.params, batch).logits

@@ -116,6 +116,11 @@ def of_joined_rows(
     raise errors.InputError(
       f"{field} is of rows of one text, without rationales; use 0.0."
     )
+  if config.task.kind != "classes":
+    raise errors.InputError(
+      f"{field} is of rows that are a text alone, and task.kind="
+      f"{config.task.kind} puts each into a template that ends it; use 0.0."
+    )
   return taught_rows.of_joined_rows(setup.corpus, setup.teachers, field)
 
 
