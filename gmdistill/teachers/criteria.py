@@ -99,7 +99,8 @@ def to_teachers(
   Args:
     loss: One of `LOSSES`, of logits divided by tau. `taid` goes from the
       student itself to the teacher over the training.
-    weight: w at a share of the training from 0 to 1; see `losses.schedule`.
+    weight: w at a share of the training from 0 to 1; see
+      `divergences.schedule`.
     temperature: tau, likewise.
     join: Of several teachers, the mean of `losses`, of `probabilities` or of
       `logits`: three different things.
@@ -214,8 +215,8 @@ def to_features(kind: str, *, weight: float) -> tasks.Criterion:
   """Adds the gap between each layer's features and those of a teacher's layer.
 
   A student's layer goes with the teacher's at the same share of its depth
-  (`losses.layer_map`), through a linear map that is learned with the student.
-  The batch brings the teacher's; one without them adds nothing.
+  (`divergences.layer_map`), through a linear map that is learned with the
+  student. The batch brings the teacher's; one without them adds nothing.
 
   Raises:
     ValueError: an unknown kind.
