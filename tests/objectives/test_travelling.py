@@ -20,6 +20,7 @@ from gmdistill.runs.config import (
   recipe,
   schedule,
   settings,
+  travellers,
 )
 from gmdistill.sets import synthetic
 from gmdistill.students import small
@@ -255,6 +256,33 @@ def test_other_depths_are_of_the_layers_that_a_pretrained_student_has(tmp_path):
   deeper = ("own", f"transformer:{problem.student.num_layers + 1}")
   with pytest.raises(errors.InputError, match="has more layers than"):
     assembly.setup(recipe.changed(config, travelling__students=deeper))
+
+
+def test_other_students_fit_the_table_and_the_rows_of_one_without_positions():
+  problem = make_problem("textcnn")
+  config = recipe.changed(
+    settings.recipe(tiny_config.get_config()), student__width=24
+  )
+  other = travellers.builder("transformer:3", config)(problem)
+  assert (other.width, other.num_layers, other.max_positions) == (8, 3, 16)
+  same = travellers.builder("textcnn", config)(problem)
+  assert (same.width, same.max_positions) == (24, 1 << 30)
+  for student in (other, same):
+    jax.eval_shape(problem.replace(student=student).init, jax.random.key(0))
+
+
+@pytest.mark.parametrize("named, fields, said", [
+  ("", {}, "travelling.students is empty; use own"),
+  ("transformer:0", {}, "num_layers=0 means all layers"),
+  ("transformer:1", {"student__num_heads": 3}, "width=8 does not divide into"),
+  ("gpt2:1", {"data__max_length": 20}, "gpt2:1 would read 16 tokens, and rows"),
+])  # fmt: skip
+def test_students_that_cannot_be_are_refused(named, fields, said):
+  config = settings.recipe(tiny_config.get_config())
+  students = ("own", named) if named else ()
+  with pytest.raises(errors.InputError, match=said):
+    config = recipe.changed(config, travelling__students=students, **fields)
+    travellers.require(make_problem("textcnn"), config)
 
 
 def test_other_kinds_of_student_say_no_words(tmp_path):

@@ -6,8 +6,8 @@ import jax
 
 from gmdistill import errors
 from gmdistill.evaluation import exact_match, metrics
+from gmdistill.runs.config import travellers
 from gmdistill.sets import spaces
-from gmdistill.students import families
 from gmdistill.teachers import divergences, ensembles
 
 
@@ -94,6 +94,10 @@ def require_sense(config: Any) -> None:
     raise errors.InputError(
       "protocols is empty; use one or more of replay, finetune, scratch, bayes."
     )
+  if not config.travelling.students:
+    raise errors.InputError(
+      "travelling.students is empty; use own, or others such as textcnn."
+    )
   metrics.require_known(config.metrics)
   _require_steps(config)
   if config.readable:
@@ -170,7 +174,7 @@ def require_fitting(built: spaces.Setup, config: Any) -> None:
         f"kind={config.student.kind} has not; use student.kind=transformer."
       )
   if "travelling" in config.objective:
-    _require_travellers(built.problem, config)
+    travellers.require(built.problem, config)
   outcomes, of = built.corpus.num_classes, "classes"
   if not config.has_classes:
     # The likeliest tokens, and what all others have together.
@@ -219,26 +223,6 @@ def require_matched(
       f"{field}.matched={matched} are no tensors of this student; use "
       f"{field}.matched=all."
     )
-
-
-def _require_travellers(problem, config):
-  """Refuses other students where a word is said, and those of more layers than
-  the pretrained one whose first they keep."""
-  students = config.travelling.students
-  if config.task.kind != "classes" and {*students} - {"own"}:
-    raise errors.InputError(
-      f"travelling.students={students} tell classes, and task.kind="
-      f"{config.task.kind} asks for words; use own alone."
-    )
-  for named in students if problem.initial is not None else ():
-    kind, _, layers = named.partition(":")
-    family, most = families.FAMILIES.get(kind), problem.student.num_layers
-    known = family is not None and family.module is type(problem.student)
-    if known and layers.isdigit() and int(layers) > most:
-      raise errors.InputError(
-        f"travelling.students: {named} has more layers than the pretrained "
-        f"student's {most}, of which it keeps the first; use at most {most}."
-      )
 
 
 def _centring(config):

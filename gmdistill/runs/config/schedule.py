@@ -21,7 +21,7 @@ from gmdistill.objectives import (
   travelling,
 )
 from gmdistill.runs.config import recipe as recipes
-from gmdistill.students import families
+from gmdistill.runs.config import travellers
 from gmdistill.training import mixed_mode, optimizers
 
 
@@ -159,36 +159,12 @@ def _travelling(config, fields):
   return travelling.drawn(
     [
       part
-      if named == "own"
-      else travelling.of_student(part, _other(config, named))
+      if named == travellers.OWN
+      else travelling.of_student(part, travellers.builder(named, config))
       for named, part in parts
     ],
     opening,
   )
-
-
-def _other(config, named):
-  """Returns a builder of another student, by its kind and layers."""
-  kind, _, layers = named.partition(":")
-  family = families.named(kind)
-  if layers and not layers.isdigit():
-    raise errors.InputError(
-      f"travelling.students: {named!r} is no kind and layers; write own, "
-      "transformer:3 or textcnn."
-    )
-  fields = dataclasses.asdict(config.student)
-  if layers:
-    fields["num_layers"] = int(layers)
-  return lambda problem: _module(family, fields, problem)
-
-
-def _module(family, fields, problem):
-  """Returns the module of a student beside a problem's own."""
-  own = problem.student
-  if family.module is type(own):
-    return own.clone(num_layers=fields["num_layers"] or own.num_layers)
-  known = family.takes({**fields, "max_positions": own.max_positions})
-  return family.module(problem.groups, **known)
 
 
 def _trajectory_matching(config, fields):
