@@ -9,6 +9,12 @@ from gmdistill import errors
 from gmdistill.students import shards
 
 
+def bare(name: str) -> str:
+  """Returns a tensor's name in the checkpoint of a model without a head, such
+  as a `GPT2Model` or a `LlamaModel`."""
+  return name.removeprefix("transformer.").removeprefix("model.")
+
+
 class Reader:
   """Fills parameters from tensors, one tensor in memory at a time."""
 
@@ -70,9 +76,7 @@ class Reader:
   def _stored(self, name):
     """Returns the name in the files, and which third of that tensor it is."""
     name, _, third = name.partition("#")
-    # A bare GPT2Model's checkpoint has no prefix.
-    bare = name.removeprefix("transformer.")
-    stored = name if name in self.tensors else bare
+    stored = name if name in self.tensors else bare(name)
     if stored not in self.tensors:
       raise errors.InputError(
         f"{self.folder} has no tensor {name}; copy or download the model whole."

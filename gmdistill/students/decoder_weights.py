@@ -84,8 +84,8 @@ class Form(NamedTuple):
 
   @property
   def anchor(self) -> str:
-    """The table's name, without what stands before a bare model's names."""
-    return f"{self.names.table.removeprefix('transformer.')}.weight"
+    """The table's name in a model without a head."""
+    return f"{decoder_reader.bare(self.names.table)}.weight"
 
 
 FORMS = {

@@ -171,14 +171,20 @@ def test_weights_of_half_precision_are_read_as_they_are(dtype, tmp_path):
   np.testing.assert_array_equal(up[1].T, half[name].astype(np.float32))
 
 
-def test_a_bare_gpt2_is_read_without_its_prefix(tmp_path):
+@pytest.mark.parametrize("family", ["gpt2", "qwen3"])
+def test_a_bare_decoder_is_read_without_its_prefix(family, tmp_path):
   bare = {
-    name.removeprefix("transformer."): x
-    for name, x in tensors_of("gpt2").items()
+    name.removeprefix("transformer.").removeprefix("model."): x
+    for name, x in tensors_of(family).items()
   }
-  whole = decoder_weights.load(write_directory(tmp_path / "a", "gpt2"))
-  read = decoder_weights.load(write_directory(tmp_path / "b", "gpt2", bare))
+  assert not set(bare) & set(tensors_of(family))
+  whole = decoder_weights.load(write_directory(tmp_path / "a", family))
+  folder = write_directory(tmp_path / "b", family, bare)
+  read = decoder_weights.load(folder)
   jax.tree.map(np.testing.assert_array_equal, read.params, whole.params)
+  (folder / "tokenizer.json").write_text("{}")
+  table, _ = hugging_face.read_table(str(folder))
+  np.testing.assert_array_equal(table, read.embeddings)
 
 
 REFUSED = [
