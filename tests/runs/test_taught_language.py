@@ -206,6 +206,10 @@ REFUSED = {
     dict(teachers=dict(top_tokens=1), kd=dict(loss="bild")),
     "2 outcomes of a token have one alone",
   ),
+  "labels of classes": (
+    dict(teachers=dict(temperature=2.0)),
+    "teachers.temperature=2.0 is of rows that have classes.*use 1.0",
+  ),
   "no room": (
     dict(exact_match=dict(num_tokens=500)),
     "an answer of 500 are more than the student's 512 positions",

@@ -1,5 +1,6 @@
 """What a config's fields must be, told by the config alone."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -225,6 +226,16 @@ def require_matched(
     )
 
 
+def _mixing(config):
+  """Returns how teachers' labels of classes are mixed, and what each field is
+  where there are none."""
+  return {
+    f"teachers.{x.name}": (getattr(config.teachers, x.name), x.default)
+    for x in dataclasses.fields(ensembles.Options)
+    if x.name != "alpha"
+  }
+
+
 def _centring(config):
   """Returns whether logits are centred, by the fields of the objectives."""
   used = config.objective.replace("travelling", "finetune_ahead")
@@ -253,6 +264,7 @@ def _require_language(config):
     "kd.features": (config.kd.features, ""),
     "kd.shallow_weight": (config.kd.shallow_weight, 0.0),
     "metrics": (config.metrics, ()),
+    **_mixing(config),
     **_centring(config),
   }
   for field, (value, right) in unused.items():
