@@ -39,7 +39,7 @@ def run(
 
   Args:
     config: Names the data, the student, the budget and the protocols.
-    names: Of `methods.METHODS`.
+    names: Of `methods.METHODS`; `all` alone: those that read such rows.
     workdir: Where it goes.
     command: How to start the same again.
     measured: Whether students are trained on the rows.
@@ -48,9 +48,12 @@ def run(
   Raises:
     InputError: something the user can mend, before anything is written.
   """
-  for name in names:
+  every = list(names) == ["all"]
+  for name in [] if every else names:
     errors.choice("--method", name, methods.METHODS)
   chooser = _Chooser(config, command, measured, size_field)
+  if every:
+    names = chooser.every_method()
   for name in names:
     chooser.require(name)
   with work.begun(
@@ -124,6 +127,10 @@ class _Chooser:
     self._per_class = pools.most_rows(
       self._pool, config.per_group, config.subset.tokens_per_class
     )
+
+  def every_method(self) -> list[str]:
+    """Returns the methods that read such rows."""
+    return methods.of_kind(self._pool)
 
   def asked(self, method: str) -> dict[str, Any]:
     """Returns what decides the rows of a method, or of several."""

@@ -59,6 +59,16 @@ def require(pool: pools.Pool, name: str, options: pools.Options) -> None:
     )
 
 
+def of_kind(pool: pools.Pool) -> list[str]:
+  """Returns the methods that read rows of a pool's kind."""
+  others: tuple[str, ...] = OF_LANGUAGE
+  if batches.is_language(pool.rows):
+    others = OF_CLASSES
+    if scores.are_texts(pool.rows):
+      others += OF_LANGUAGE
+  return [name for name in METHODS if name not in others]
+
+
 def about(name: str) -> str:
   """Returns what a method takes first, in a sentence."""
   told = inspect.getdoc(METHODS[name]) or ""

@@ -228,13 +228,19 @@ def require_language(pool: pools.Pool) -> None:
       "without its question, and this student tells classes; use one of the "
       "task next_token, or another method."
     )
-  # Of a text the first place counts too: it says the second token.
-  if (np.asarray(pool.rows.tokens.weights)[:, 0] > 0).all():
+  if are_texts(pool.rows):
     raise errors.InputError(
       "--method=ifd compares what a language model loses on an answer with and "
       "without its question, and these rows are texts, which have none; give "
       "rows of a prompt and its completion, or use another method."
     )
+
+
+def are_texts(rows: batches.Examples) -> bool:
+  """Whether rows of language are texts alone, which answer no question."""
+  assert rows.tokens is not None and rows.tokens.weights is not None
+  # Of a text the first place counts too: it says the second token.
+  return bool((np.asarray(rows.tokens.weights)[:, 0] > 0).all())
 
 
 def with_and_without_question(

@@ -353,6 +353,13 @@ def test_texts_have_no_question_to_be_read_without():
   with pytest.raises(errors.InputError, match="texts, which have none"):
     methods.require(texts, "ifd", OPTIONS)
   methods.require(pool, "ifd", OPTIONS)
+  # All methods are those that read such rows.
+  of_classes, of_answers, of_texts = (
+    set(methods.METHODS) - set(methods.of_kind(x))
+    for x in (make_pool(), pool, texts)
+  )
+  assert of_classes == {"ifd"} and of_answers == {"el2n"}
+  assert of_texts == {"el2n", "ifd"}
 
 
 def test_memory_is_that_of_a_chunk_and_of_the_sketches():

@@ -22,9 +22,6 @@ def select(flags: Any, rest: list[str], command: str) -> None:
   shared.nothing_else(rest)
   config = _config(flags, "select", [*methods.METHODS, "all"])
   names = [name for name in flags.method.split(",") if name]
-  if names == ["all"]:
-    others = methods.OF_LANGUAGE if config.has_classes else methods.OF_CLASSES
-    names = [x for x in methods.METHODS if x not in others]
   if len(set(names)) < len(names) or not names:
     raise errors.InputError(
       f"--method={flags.method} must name methods, each once."
