@@ -91,9 +91,9 @@ def minhash(rows: Rows, options: Options) -> Copies:
     [x.encode("utf-8", "surrogatepass") for x in _grams(text, options)]
     for text in rows.texts
   )
-  hashes = datasketch.MinHash.generator(
-    encoded, num_perm=count, seed=options.seed + 1
-  )
+  # Our first is that library's own default, 1.
+  seed = (options.seed + 1) % 2**32
+  hashes = datasketch.MinHash.generator(encoded, num_perm=count, seed=seed)
   for row, hashed in enumerate(hashes):
     if not _is_fixed(rows, row):
       near, kept = _nearest(rows, options, row, index.query(hashed))

@@ -118,6 +118,12 @@ def test_a_similarity_of_one_is_an_equal_set_of_n_grams():
   assert found.tolist() == [-1, 0, -1]
 
 
+def test_every_seed_hashes():
+  for seed in (0, 2**32 - 1):  # the first and the last of `fields.Seed`
+    found = copies_of("minhash", ["a text", "a text"], seed=seed)
+    assert found.of.tolist() == [-1, 0]
+
+
 def test_a_cosine_of_one_is_an_equal_feature_whatever_its_rounding():
   features = np.random.default_rng(0).normal(size=(60, 384)).astype(np.float32)
   twice = np.concatenate([features, features])
