@@ -134,7 +134,7 @@ def _from_scratch(student, table, options, asked):
     0, **{**fields, "vocabulary": vocabulary, "tied": False}
   )
   if space:
-    embeddings = spaces.read_table(paths.path(space))
+    embeddings = spaces.read_table(paths.path(space), module.width)
   else:
     embeddings = spaces.cached_table(module, corpus, dict(table))
   return problems.Problem(embeddings, None, module, asks=task), corpus

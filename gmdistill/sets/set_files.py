@@ -240,7 +240,17 @@ def require_classes(
 def for_student(
   problem: problems.Problem, syn: synthetic.SyntheticSet
 ) -> synthetic.SyntheticSet:
-  """Leaves out what only students of the set's own architecture can use."""
+  """Leaves out what only students of the set's own architecture can use.
+
+  Raises:
+    errors.InputError: the student reads shorter sequences.
+  """
+  length, most = syn.batch.mask.shape[1], problem.student.max_positions
+  if length > most:
+    raise errors.InputError(
+      f"the set has sequences of {length}, but the student has {most} "
+      "positions; use a student with more student.max_positions."
+    )
   shapes = jax.eval_shape(problem.init, jax.random.key(0))
   outputs = jax.eval_shape(problem.apply, shapes, syn.batch)
   labels = syn.batch.attention

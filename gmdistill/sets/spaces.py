@@ -19,13 +19,7 @@ from etils import epath
 from scipy import sparse
 
 from gmdistill import errors, fields
-from gmdistill.data import (
-  batches,
-  formats,
-  loading,
-  plain_tokens,
-  tokenizing,
-)
+from gmdistill.data import batches, formats, loading, plain_tokens, tokenizing
 from gmdistill.students import families, hugging_face, problems
 from gmdistill.system import cache, paths
 
@@ -74,11 +68,6 @@ def build(
     InputError: anything that does not fit together, named.
   """
   kind = student.get("kind", "transformer")
-  if student.get("pretrained") and student.get("space"):
-    raise errors.InputError(
-      f"student.pretrained={student['pretrained']} and student.space="
-      f"{student['space']} are two embedding spaces; give one of them."
-    )
   if student.get("pretrained") and families.named(kind).form is not None:
     problem, corpus, name = _pretrained(student, options)
   else:
@@ -136,12 +125,8 @@ def _from_scratch(
   corpus = loading.load(options, tokenizer_file)
   module = family.build(len(corpus.label_names), options.slots, fields)
   if space:
-    embeddings = read_table(paths.path(space))
-    if family.as_wide_as_table and embeddings.shape[1] != module.width:
-      raise errors.InputError(
-        f"student.width={module.width} is not the width of the table in "
-        f"{space}; use student.width={embeddings.shape[1]}."
-      )
+    width = module.width if family.as_wide_as_table else 0
+    embeddings = read_table(paths.path(space), width)
   elif not source:
     embeddings = cached_table(module, corpus, dict(table))
   problem = problems.Problem(embeddings, None, module)
@@ -270,20 +255,30 @@ def is_written(folder: epath.Path) -> bool:
   return (folder / "embeddings.safetensors").is_file()
 
 
-def read_table(folder: epath.Path) -> jax.Array:
+def read_table(folder: epath.Path, width: int = 0) -> jax.Array:
   """Returns the table [V, D] that `write` wrote.
 
+  Args:
+    folder: Where.
+    width: Of the student that reads it, which must be D; 0: of any.
+
   Raises:
-    InputError: no such file, or a damaged one.
+    InputError: no such file, or a damaged one, or one of another width.
   """
   path = folder / "embeddings.safetensors"
   try:
-    return jnp.asarray(paths.read_tensors(path)["embeddings"])
+    table = jnp.asarray(paths.read_tensors(path)["embeddings"])
   except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
     raise errors.InputError(
       f"{path} is missing or damaged ({error}); give the space/ folder of a "
       "finished run."
     ) from error
+  if width and table.shape[1] != width:
+    raise errors.InputError(
+      f"student.width={width} is not the width of the table in {folder}; use "
+      f"student.width={table.shape[1]}."
+    )
+  return table
 
 
 def cached_table(

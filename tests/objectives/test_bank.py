@@ -527,6 +527,16 @@ def test_a_set_of_other_classes_is_refused(along, setup, tmp_path):
     )
 
 
+def test_a_set_longer_than_its_students_read_is_refused(along, setup):
+  folder, options = along
+  short = setup.problem.student.clone(max_positions=5)
+  short = setup._replace(problem=setup.problem.replace(student=short))
+  with pytest.raises(
+    errors.InputError, match="of 6, but the student has 5 pos"
+  ):
+    bank_building.build(folder, short, options)
+
+
 def test_a_set_s_students_lead_no_trajectory(along, setup):
   with pytest.raises(errors.InputError, match="build one without bank.along"):
     bank.Bank(along[0], setup).sampler(

@@ -18,7 +18,7 @@ from gmdistill.reports import finished, markdown, page, tables
 from gmdistill.runs import distill, jobs, word_students
 from gmdistill.runs.commands import shared
 from gmdistill.runs.config import assembly, settings
-from gmdistill.sets import set_files
+from gmdistill.sets import set_files, spaces
 from gmdistill.students import adapters
 
 
@@ -287,6 +287,24 @@ def test_label_words_refuse_what_is_of_the_rows_of_encoders(
   with pytest.raises(
     errors.InputError, match=f"data.{field}={value} is of the"
   ):
+    assembly.setup(settings.recipe(config))
+
+
+def test_a_table_that_a_decoder_cannot_read_is_one_line(tmp_path):
+  config = tiny_language.get_config(tmp_path)
+  config.student.update(
+    pretrained="", kind="llama", adapter="none", num_layers=1, max_positions=32
+  )
+  setup = assembly.setup(settings.recipe(config))
+  space = tmp_path / "space"
+  spaces.write(
+    epath.Path(space), setup.problem.embeddings, setup.corpus.tokenizer
+  )
+  config.student.update(space=str(space), width=32)
+  with pytest.raises(errors.InputError, match="use student.width=16"):
+    assembly.setup(settings.recipe(config))
+  config.student.pretrained = str(tmp_path / "llama")
+  with pytest.raises(errors.InputError, match="are two embedding spaces"):
     assembly.setup(settings.recipe(config))
 
 

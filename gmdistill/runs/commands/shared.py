@@ -165,12 +165,6 @@ def fitting_set(
   syn, card = set_files.load(folder, setup.space_id)
   _say_stale(card, folder, config)
   set_files.require_classes(syn, card, folder, setup.corpus.label_names)
-  length, most = syn.batch.mask.shape[1], setup.problem.student.max_positions
-  if length > most:
-    raise errors.InputError(
-      f"the set in {folder} has sequences of {length}, but the student has "
-      f"{most} positions; use a student with more student.max_positions."
-    )
   _say_unlearned(syn, config)
   return set_files.for_student(setup.problem, syn), card
 

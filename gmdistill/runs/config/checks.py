@@ -84,6 +84,12 @@ def require_sense(config: Any) -> None:
       f"joined_rows={share} must make a row of rows_per_class={rows}; use 0.0, "
       f"or more than {0.5 / rows:.2g}."
     )
+  student = config.student
+  if student.pretrained and student.space:
+    raise errors.InputError(
+      f"student.pretrained={student.pretrained} and student.space="
+      f"{student.space} are two embedding spaces; give one of them."
+    )
   for name in ("replay", "finetune", "scratch", "full"):
     group = getattr(config, name)
     for field in ("rates", "head_scales"):
