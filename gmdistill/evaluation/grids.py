@@ -69,8 +69,9 @@ def summary(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   """Returns each row's recovery over a grid, and where the set does not hold.
 
   Args:
-    cells: Of each student and way: `student`, `way`, `full` (the accuracy on
-      all rows) and `rows`, of each row its `mean`, `std` and `n`.
+    cells: Of each student and way: `student`, `way`, `full` (what comes of all
+      rows) and `rows`, of each row its `mean`, `std` and `n`; where the `unit`
+      is nats, `zero_shot` too, what a student has before any training.
 
   Returns:
     By row the `mean` and the `worst` recovery, 0 where a student diverged; and
@@ -80,16 +81,12 @@ def summary(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   names = sorted({name for cell in cells for name in cell["rows"]})
   recovery = {}
   for name in names:
-    shares = [
-      _mean(cell["rows"][name]) / cell["full"]
-      for cell in cells
-      if name in cell["rows"]
-    ]
+    shares = [recovered(cell, name) for cell in cells if name in cell["rows"]]
     recovery[name] = {
       "mean": float(np.mean(shares)), "worst": float(np.min(shares)),
       "cells": len(shares),
     }  # fmt: skip
-  below = [cell for cell in cells if _is_below(cell["rows"])]
+  below = [cell for cell in cells if _is_below(cell)]
   return {
     "recovery": recovery,
     "below": [f"{cell['student']}, {cell['way']}" for cell in below],
@@ -97,17 +94,36 @@ def summary(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   }
 
 
-def _is_below(rows: Mapping[str, Any]) -> bool:
+def recovered(cell: Mapping[str, Any], name: str) -> float:
+  """Returns the recovery of a row in a cell; 0 where a student diverged.
+
+  Its share of the accuracy that comes of all rows; of nats, of what all rows
+  gain over no training, where they gain anything.
+  """
+  mean = cell["rows"][name]["mean"]
+  if "zero_shot" not in cell:
+    return float(np.nan_to_num(mean)) / cell["full"]
+  gain = cell["zero_shot"] - cell["full"]
+  if gain <= 0 or not np.isfinite(mean):
+    return 0.0
+  return float((cell["zero_shot"] - mean) / gain)
+
+
+def _is_below(cell: Mapping[str, Any]) -> bool:
+  rows = cell["rows"]
   if not {"distilled", "k_centers"} <= set(rows):
     return False
   ours, theirs = rows["distilled"], rows["k_centers"]
   error = np.hypot(_error(ours), _error(theirs))
-  return bool(_mean(ours) < _mean(theirs) - 2 * error)
+  less = _worth(cell, theirs) - _worth(cell, ours)
+  return bool(np.nan_to_num(less) > 2 * error)  # NaN: neither could be trained
 
 
-def _mean(row: Mapping[str, Any]) -> float:
-  """Returns a row's mean; 0 where a student diverged, which is a NaN."""
-  return float(np.nan_to_num(row["mean"]))
+def _worth(cell: Mapping[str, Any], row: Mapping[str, Any]) -> float:
+  """Returns a row's mean, of which more is better."""
+  if not np.isfinite(row["mean"]):
+    return -np.inf
+  return float(-row["mean"] if "zero_shot" in cell else row["mean"])
 
 
 def _error(row: Mapping[str, Any]) -> float:

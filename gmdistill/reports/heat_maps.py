@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from gmdistill.evaluation import grids
 from gmdistill.reports import figures, finished
 
 
@@ -21,7 +22,7 @@ def grid_figure(grid: Mapping[str, Any]) -> Figure:
   values = np.full((len(ways), len(students)), np.nan)
   for cell in cells:
     place = ways.index(cell["way"]), students.index(cell["student"])
-    values[place] = 100 * cell["rows"]["distilled"]["mean"] / cell["full"]
+    values[place] = 100 * grids.recovered(cell, "distilled")
   figure, axes = figures.new_axes(height=1.2 + 0.42 * len(ways))
   axes.imshow(values, vmin=0, vmax=100, cmap="viridis", aspect="auto")
   axes.set_xticks(range(len(students)), students)
@@ -37,7 +38,7 @@ def grid_figure(grid: Mapping[str, Any]) -> Figure:
     "Recovery of the set in %, by student and way of training: "
     + "; ".join(
       f"{cell['student']}, {cell['way']}: "
-      f"{100 * cell['rows']['distilled']['mean'] / cell['full']:.0f}"
+      f"{100 * grids.recovered(cell, 'distilled'):.0f}"
       for cell in cells
     )
   )

@@ -175,10 +175,18 @@ def adapted(
     return problem, ""
   if kind == "lora":
     rank, alpha = student["rank"], student["alpha"]
+    targets = tuple(student["targets"])
     make = functools.partial(
-      adapters.lora, module, base, rank=rank, alpha=alpha or None
+      adapters.lora,
+      module,
+      base,
+      rank=rank,
+      alpha=alpha or None,
+      targets=targets or adapters.TARGETS,
     )
     how = f", LoRA of rank {rank}"
+    if targets:
+      how += f" on {', '.join(targets)}"
   elif kind == "last_layers":
     count = student["trained_layers"]
     make = functools.partial(adapters.last_layers, module, base, count)

@@ -291,7 +291,7 @@ def test_other_kinds_of_student_say_no_words(tmp_path):
     objective="travelling",
     travelling__students=("own", "textcnn"),
   )
-  with pytest.raises(errors.InputError, match="use own alone"):
+  with pytest.raises(errors.InputError, match="use own, or lora:16"):
     assembly.setup(config)
   assembly.setup(recipe.changed(config, travelling__students=("own",)))
 

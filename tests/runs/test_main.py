@@ -16,7 +16,7 @@ import safetensors.numpy
 from conftest import make_problem, make_synthetic
 from orbax.checkpoint import v1 as ocp
 
-from gmdistill import main
+from gmdistill import errors, main
 from gmdistill.data import row_lines
 from gmdistill.runs.commands import shared, verbs
 from gmdistill.runs.config import flags as flag_values
@@ -111,6 +111,12 @@ def test_a_teachers_folder_may_have_spaces():
   values, _ = flag_values.parse(["gmdistill", CONFIG, given])
   dirs = settings.recipe(values.config).teachers.dirs
   assert dirs == ("/home/some body/deep teacher",)
+
+
+def test_a_field_of_no_config_is_told():
+  flags = ["gmdistill", "--set=runs/x/set", "--config.grid.rates=1e-3"]
+  with pytest.raises(errors.InputError, match="none is named; give it too"):
+    flag_values.parse(flags)
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,13 @@ from etils import epath
 from gmdistill import errors
 from gmdistill.evaluation import baselines
 from gmdistill.runs.commands import shared
-from gmdistill.runs.config import assembly, outputs
+from gmdistill.runs.config import assembly, named_students, outputs
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.sets import spaces, synthetic
 from gmdistill.students import families
 from gmdistill.system import logs
 
-OWN = "own"  # the student of the config
+OWN = named_students.OWN
 
 
 class Student(NamedTuple):
@@ -36,25 +36,18 @@ class Student(NamedTuple):
 
 
 def of_name(named: str, config: recipes.Recipe, source: epath.Path) -> Student:
-  """Returns a student by its kind and layers, such as `transformer:3`.
+  """Returns a student by its name, such as `transformer:3` or `lora:16`.
 
   Raises:
     InputError: there is none of that kind for the rows, or the set.
   """
-  kind, _, layers = named.partition(":")
-  if named != OWN:
-    if layers and not layers.isdigit():
-      raise errors.InputError(
-        f"grid.students: {named!r} is no kind and layers; write own, "
-        "transformer:3 or textcnn."
-      )
-    changes: dict[str, Any] = {"student__kind": kind}
-    if layers:
-      changes["student__num_layers"] = int(layers)
-    config = recipes.changed(config, **changes)
+  changes = named_students.changes("grid.students", named)
+  config = recipes.changed(
+    config, **{f"student__{name}": x for name, x in changes.items()}
+  )
   setup = assembly.setup(config)
-  if named != OWN:
-    _require_kind(kind, setup.problem.student)
+  if "kind" in changes:
+    _require_kind(changes["kind"], setup.problem.student)
   syn, _ = shared.fitting_set(setup, source, config)
   return Student(named, config, setup, outputs.table(setup, config), syn)
 
@@ -84,11 +77,13 @@ def of_grid(config: recipes.Recipe, source: epath.Path) -> list[Student]:
 
 def say_size(student: Student) -> None:
   """Says so where a set is of another size than the rows beside it."""
-  count = student.setup.corpus.num_classes
-  ours, each = len(student.syn.batch), student.config.data_per_class
-  if ours != count * each:
+  groups, config = student.setup.problem.groups, student.config
+  ours, each = len(student.syn.batch), config.per_group
+  field = "data_per_class" if config.has_classes else "num_sequences"
+  of = f" of {groups} classes" if config.has_classes else ""
+  if ours != groups * each:
     logs.say(
-      f"the set has {ours} examples, and the baselines have {count * each}: "
-      f"data_per_class={each} of {count} classes; at the set's size they are "
-      f"by --config.data_per_class={max(round(ours / count), 1)}"
+      f"the set has {ours} examples, and the baselines have {groups * each}: "
+      f"{field}={each}{of}; at the set's size they are "
+      f"by --config.{field}={max(round(ours / groups), 1)}"
     )

@@ -15,7 +15,7 @@ from gmdistill.runs.config import assembly, checks
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.selection import coresets
 from gmdistill.sets import synthetic
-from gmdistill.system import console, folders, logs
+from gmdistill.system import console, folders, logs, units
 
 PROTOCOLS = ("grid", "projections", "ranking")
 BESIDE = ("random", "k_centers")
@@ -24,7 +24,8 @@ BESIDE = ("random", "k_centers")
 def evaluate(flags: Any, config: recipes.Recipe, source: epath.Path) -> None:
   """Measures a set by several students; prints and writes what it comes to."""
   name = flags.protocol
-  checks.require_classes(config, f"--protocol={name}")
+  if name != "grid":
+    checks.require_classes(config, f"--protocol={name}")
   measure = {
     "grid": _grid,
     "projections": projecting.projections,
@@ -102,15 +103,12 @@ def _grid(config: recipes.Recipe, source: epath.Path) -> dict[str, Any]:
       rows = {"distilled": own.row()}
       for method in BESIDE:
         rows[method] = student.table.baseline(label, protocol, method)
-      cells.append(
-        {
-          "student": named,
-          "way": way.name,
-          **way._asdict(),
-          "full": full["mean"],
-          "rows": rows,
-        }
-      )
+      cell = {"student": named, "way": way.name, **way._asdict()}
+      unit = student.setup.problem.task.unit
+      cells.append({**cell, "unit": unit, "full": full["mean"], "rows": rows})
+      if unit != "accuracy":
+        zero = student.table.baseline(label, protocol, "zero_shot")
+        cells[-1]["zero_shot"] = zero["mean"]
   found = {"cells": cells, **grids.summary(cells)}
   return {**found, "table": _grid_table(found)}
 
@@ -119,19 +117,16 @@ def _grid_table(found: dict[str, Any]) -> str:
   names = ("distilled", *BESIDE)
   lines: list[tuple[Any, ...]] = [("student", "trained by", *names, "full")]
   for cell in found["cells"]:
-    shown = [_percent(cell["rows"][name]) for name in names]
-    lines.append(
-      (cell["student"], cell["way"], *shown, f"{100 * cell['full']:.1f}")
-    )
+    every = [cell["rows"][name] for name in names]
+    every.append({"mean": cell["full"], "std": None})
+    shown = [
+      units.plus_minus(row["mean"], row["std"], cell["unit"]) for row in every
+    ]
+    lines.append((cell["student"], cell["way"], *shown))
   for kind in ("mean", "worst"):
     shares = [f"{100 * found['recovery'][x][kind]:.1f}" for x in names]
     lines.append((f"{kind} recovery, %", "", *shares, "100.0"))
   return f"{rankings.as_text(lines)}\n\n{found['sentence']}"
-
-
-def _percent(row):
-  spread = "" if row["std"] is None else f" ± {100 * row['std']:.1f}"
-  return f"{100 * row['mean']:.1f}{spread}"
 
 
 # -- ranking -----------------------------------------------------------------

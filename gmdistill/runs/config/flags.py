@@ -59,6 +59,7 @@ def parse(argv: list[str]) -> tuple[Any, list[str]]:
         sys_argv=argv,
       )
     else:
+      _require_no_fields(argv)
       absl_flags.DEFINE_string("config", None, "", flag_values=values)
     rest = values(argv)
   except errors.InputError:
@@ -86,6 +87,16 @@ def _field_of(argument: str) -> list[str]:
   if not flag.startswith("--config."):
     return []
   return flag.removeprefix("--config.").split(".")
+
+
+def _require_no_fields(argv):
+  """Refuses fields of a config where none is named."""
+  for argument in argv:
+    if field := ".".join(_field_of(argument)):
+      raise errors.InputError(
+        f"--config.{field} changes a field of a config, and none is named; "
+        "give it too, as in --config=quickstart."
+      )
 
 
 # Fields of texts with commas between, which `data` itself parts.

@@ -33,6 +33,8 @@ class _Source:
       `lora`, low-rank changes of its matrices; `last_layers`; `head`.
     rank: Of the changes of `lora`.
     alpha: Their scale is alpha / rank; 0: 2.
+    targets: Which matrices of a layer they change: some of `query`, `key`,
+      `value`, `output`, `gate`, `up` and `down`; empty: all.
     trained_layers: So many of `last_layers`.
     peft: The directory of a PEFT adapter, whose change the pretrained decoder
       has before any training; empty: none.
@@ -45,6 +47,7 @@ class _Source:
   adapter: str = "none"
   rank: fields.Count = 8
   alpha: fields.Size = 0.0
+  targets: tuple[str, ...] = ()
   trained_layers: fields.Count = 4
   peft: str = ""
   num_layers: fields.LayersOrAll = encoders.Transformer.num_layers
@@ -272,8 +275,8 @@ Student = fields.options(
   "Student",
   _Source,
   encoders.Transformer,
-  only="pretrained space kind adapter rank alpha trained_layers peft "
-  "num_layers pooling width num_heads hidden max_positions remat unroll "
+  only="pretrained space kind adapter rank alpha targets trained_layers "
+  "peft num_layers pooling width num_heads hidden max_positions remat unroll "
   "compute",
 )
 Table = fields.options("Table", spaces.learn_table)

@@ -12,17 +12,15 @@ from gmdistill import errors
 from gmdistill.objectives import (
   contract,
   displacements,
-  finetune_ahead,
   first_order,
   gradient_matching,
   look_ahead,
   step_matching,
   trajectories,
-  travelling,
 )
+from gmdistill.runs.config import ahead
 from gmdistill.runs.config import recipe as recipes
-from gmdistill.runs.config import travellers
-from gmdistill.training import mixed_mode, optimizers
+from gmdistill.training import mixed_mode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,73 +98,6 @@ def _gradient_matching(config, fields):
   return gradient_matching.gradient_matching(along, rule=config.rule, **fields)
 
 
-def _finetune_ahead(config, fields):
-  return _ahead(config, fields, config.finetune.rates[0], "adamw")
-
-
-def _ahead(config, fields, rate, kind):
-  """Returns `finetune_ahead` at a rate of an optimiser."""
-  return _along(config, fields, rate, kind)(config.finetune.num_steps)
-
-
-def _along(config, fields, rate, kind):
-  """Returns `finetune_ahead` as a function of the number of steps."""
-  protocol = config.finetune
-  windows = _windows(fields)
-  windows.check(protocol.num_steps)
-
-  def of_steps(num_steps):
-    return finetune_ahead.along(
-      optimizers.FineTuning(
-        num_steps, protocol.weight_decay, protocol.warmup, kind
-      ),
-      rate,
-      windows,
-      batch_size=protocol.batch_size,
-      centred=fields["centred"],
-      rule=config.rule,
-    )
-
-  return of_steps
-
-
-def _windows(fields):
-  kind = finetune_ahead.Windows
-  return kind(**{name: fields[name] for name in kind._fields})
-
-
-def _travelling(config, fields):
-  windows = dataclasses.asdict(config.finetune_ahead)
-  opening, counts = round(fields["opening"] * config.num_steps), fields["steps"]
-  if counts:
-    whole = _windows(windows).whole(config.finetune.num_steps, counts)
-    windows |= whole._asdict()
-  rate = config.finetune.rates[0]
-  rates = fields["rates"] or (rate, rate / 3, 3 * rate)
-  ways = [("adamw", x) for x in rates]
-  ways += [("sgd", x) for x in fields["sgd_rates"]]
-  share = -(-opening // (len(ways) * len(fields["students"])))  # of each way
-
-  def at(kind, rate):
-    if not counts:
-      return _ahead(config, windows, rate, kind)
-    along = _along(config, windows, rate, kind)
-    return travelling.drawn_steps(along, counts, share)
-
-  parts = [
-    (student, at(kind, x)) for kind, x in ways for student in fields["students"]
-  ]
-  return travelling.drawn(
-    [
-      part
-      if named == travellers.OWN
-      else travelling.of_student(part, travellers.builder(named, config))
-      for named, part in parts
-    ],
-    opening,
-  )
-
-
 def _trajectory_matching(config, fields):
   own = {k: x for k, x in fields.items() if k != "distance_kind"}
   return displacements.trajectory_matching(rule=config.rule, **own)
@@ -193,8 +124,8 @@ OBJECTIVES: dict[str, Entry] = {
     lambda config, fields: look_ahead.look_ahead(rule=config.rule, **fields),
     steps=True,
   ),
-  "finetune_ahead": Entry("finetune_ahead", _finetune_ahead),
-  "travelling": Entry("travelling", _travelling),
+  "finetune_ahead": Entry("finetune_ahead", ahead.along_one),
+  "travelling": Entry("travelling", ahead.along_many),
   "step_matching": Entry(
     "step_matching",
     lambda config, fields: step_matching.step_matching(

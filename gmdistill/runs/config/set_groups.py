@@ -53,8 +53,10 @@ class Travelling:
   """The objective `travelling`: `finetune_ahead` over a range of ways.
 
   Attributes:
-    students: Who trains on the set: `own`, the config's, or a kind and its
-      layers over the same table, such as `transformer:3` or `textcnn`.
+    students: Who trains on the set: `own`, the config's; a kind and its layers
+      over the same table, such as `transformer:3` or `textcnn`; or LoRA of
+      another rank, and perhaps of some matrices, such as `lora:16` or
+      `lora:16:query+value`.
     rates: The highest of AdamW; empty: the first of `finetune.rates`, a third
       of it and three times it.
     sgd_rates: The highest of SGD with momentum; empty: none.
@@ -77,8 +79,7 @@ class Grid:
   """The protocol `grid`: a set under many ways of training.
 
   Attributes:
-    students: `own`, the config's, or a kind and its layers in the same space,
-      such as `transformer:3` or `textcnn`.
+    students: As those of `travelling`.
     rates: The highest of AdamW; empty: the first of the student's protocol,
       `finetune` or `scratch`, a third of it and three times it.
     sgd_rates: The highest of SGD with momentum.

@@ -6,37 +6,46 @@ from collections.abc import Callable
 from typing import Any
 
 from gmdistill import errors
-from gmdistill.students import families, problems
+from gmdistill.runs.config import named_students
+from gmdistill.students import adapters, families, problems
 
-OWN = "own"  # the config's student
+OWN, _FIELD = named_students.OWN, "travelling.students"
 
 
 def builder(named: str, config: Any) -> Callable[[problems.Problem], Any]:
-  """Returns what makes another student's module beside a problem's own.
+  """Returns what makes another student beside a problem's own.
 
   One of the run's own kind has other layers and is else the same; one of
   another kind has the fields of `config.student`, but is as wide as the table
   where its kind must be, and reads as many tokens as the own one where that
-  has positions.
+  has positions. Other changes of a frozen decoder differ in rank and matrices.
 
   Args:
-    named: Its kind and layers, such as `transformer:3` or `textcnn`.
+    named: As `named_students.changes` takes it.
     config: Of the run.
 
   Raises:
     InputError: there is none of that name.
   """
-  kind, _, layers = named.partition(":")
-  family = families.named(kind)
-  if layers and not layers.isdigit():
-    raise errors.InputError(
-      f"travelling.students: {named!r} is no kind and layers; write own, "
-      "transformer:3 or textcnn."
-    )
-  fields = dataclasses.asdict(config.student)
-  if layers:
-    fields["num_layers"] = int(layers)
-  return functools.partial(_module, family, fields)
+  changes = named_students.changes(_FIELD, named)
+  fields = dataclasses.asdict(config.student) | changes
+  if "rank" in changes:
+    return functools.partial(_change, fields)
+  return functools.partial(_module, families.named(fields["kind"]), fields)
+
+
+def _change(fields, problem):
+  adapted = errors.named(
+    _FIELD,
+    lambda: adapters.lora(
+      problem.student.module,
+      problem.frozen,
+      rank=fields["rank"],
+      alpha=fields["alpha"] or None,
+      targets=fields["targets"] or adapters.TARGETS,
+    ),
+  )
+  return adapted.student
 
 
 def _module(family, fields, problem):
@@ -61,20 +70,15 @@ def require(problem: problems.Problem, config: Any) -> None:
   """Checks the students that a set is to travel to.
 
   Raises:
-    InputError: others, where a word is said; one that cannot be built or
-      reads too few tokens; one of more layers than the pretrained one whose
-      first it keeps.
+    InputError: one of classes, where a word is said; a change of no frozen
+      decoder; one that cannot be built or reads too few tokens; one of more
+      layers than the pretrained one whose first it keeps.
   """
-  students = config.travelling.students
-  others = [named for named in students if named != OWN]
-  if config.task.kind != "classes" and others:
-    raise errors.InputError(
-      f"travelling.students={students} tell classes, and task.kind="
-      f"{config.task.kind} asks for words; use {OWN} alone."
-    )
+  others = [named for named in config.travelling.students if named != OWN]
   rows = max(config.data.lengths.values()) + config.data.slots
   longest = max(config.sequence_length, rows)
   for named in others:
+    _require_related(named, config)
     module = builder(named, config)(problem)
     if module.max_positions < longest:
       raise errors.InputError(
@@ -89,3 +93,18 @@ def require(problem: problems.Problem, config: Any) -> None:
         f"travelling.students: {named} has more layers than the pretrained "
         f"student's {most}, of which it keeps the first; use at most {most}."
       )
+
+
+def _require_related(named, config):
+  """Refuses a student that is asked something else than the config's."""
+  adapts = "rank" in named_students.changes(_FIELD, named)
+  if adapts and config.student.adapter != "lora":
+    raise errors.InputError(
+      f"{_FIELD}: {named} is a change of a frozen decoder, and this run has "
+      f"student.adapter={config.student.adapter}; use student.adapter=lora."
+    )
+  if not adapts and config.task.kind != "classes":
+    raise errors.InputError(
+      f"{_FIELD}: {named} tells classes, and task.kind={config.task.kind} asks "
+      f"for words; use {OWN}, or lora:16."
+    )
