@@ -10,6 +10,7 @@ import numpy as np
 from gmdistill import fields
 from gmdistill.evaluation import protocols
 from gmdistill.students import problems
+from gmdistill.system import units
 from gmdistill.training import fitting, optimizers
 
 
@@ -70,8 +71,8 @@ def summary(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
   Args:
     cells: Of each student and way: `student`, `way`, `full` (what comes of all
-      rows) and `rows`, of each row its `mean`, `std` and `n`; where the `unit`
-      is nats, `zero_shot` too, what a student has before any training.
+      rows), its `unit` and `rows`, of each row its `mean`, `std` and `n`; where
+      students say something before any training, `zero_shot` too.
 
   Returns:
     By row the `mean` and the `worst` recovery, 0 where a student diverged; and
@@ -81,7 +82,11 @@ def summary(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   names = sorted({name for cell in cells for name in cell["rows"]})
   recovery = {}
   for name in names:
-    shares = [recovered(cell, name) for cell in cells if name in cell["rows"]]
+    shares = [
+      units.recovered(cell["rows"][name]["mean"], cell)
+      for cell in cells
+      if name in cell["rows"]
+    ]
     recovery[name] = {
       "mean": float(np.mean(shares)), "worst": float(np.min(shares)),
       "cells": len(shares),
@@ -92,21 +97,6 @@ def summary(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     "below": [f"{cell['student']}, {cell['way']}" for cell in below],
     "sentence": _sentence(cells, below),
   }
-
-
-def recovered(cell: Mapping[str, Any], name: str) -> float:
-  """Returns the recovery of a row in a cell; 0 where a student diverged.
-
-  Its share of the accuracy that comes of all rows; of nats, of what all rows
-  gain over no training, where they gain anything.
-  """
-  mean = cell["rows"][name]["mean"]
-  if "zero_shot" not in cell:
-    return float(np.nan_to_num(mean)) / cell["full"]
-  gain = cell["zero_shot"] - cell["full"]
-  if gain <= 0 or not np.isfinite(mean):
-    return 0.0
-  return float((cell["zero_shot"] - mean) / gain)
 
 
 def _is_below(cell: Mapping[str, Any]) -> bool:
@@ -123,7 +113,7 @@ def _worth(cell: Mapping[str, Any], row: Mapping[str, Any]) -> float:
   """Returns a row's mean, of which more is better."""
   if not np.isfinite(row["mean"]):
     return -np.inf
-  return float(-row["mean"] if "zero_shot" in cell else row["mean"])
+  return float(-row["mean"] if cell.get("unit") == "nats" else row["mean"])
 
 
 def _error(row: Mapping[str, Any]) -> float:

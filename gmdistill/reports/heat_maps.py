@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from gmdistill.evaluation import grids
 from gmdistill.reports import figures, finished
+from gmdistill.system import units
 
 
 def grid_figure(grid: Mapping[str, Any]) -> Figure:
@@ -22,7 +22,7 @@ def grid_figure(grid: Mapping[str, Any]) -> Figure:
   values = np.full((len(ways), len(students)), np.nan)
   for cell in cells:
     place = ways.index(cell["way"]), students.index(cell["student"])
-    values[place] = 100 * grids.recovered(cell, "distilled")
+    values[place] = _recovered(cell)
   figure, axes = figures.new_axes(height=1.2 + 0.42 * len(ways))
   axes.imshow(values, vmin=0, vmax=100, cmap="viridis", aspect="auto")
   axes.set_xticks(range(len(students)), students)
@@ -37,12 +37,15 @@ def grid_figure(grid: Mapping[str, Any]) -> Figure:
   figure.set_label(
     "Recovery of the set in %, by student and way of training: "
     + "; ".join(
-      f"{cell['student']}, {cell['way']}: "
-      f"{100 * grids.recovered(cell, 'distilled'):.0f}"
+      f"{cell['student']}, {cell['way']}: {_recovered(cell):.0f}"
       for cell in cells
     )
   )
   return figure
+
+
+def _recovered(cell):
+  return 100 * units.recovered(cell["rows"]["distilled"]["mean"], cell)
 
 
 def make_all(run: finished.Run) -> dict[str, Figure]:

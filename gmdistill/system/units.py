@@ -1,5 +1,7 @@
 """Numbers as they are said: counts, sizes and times, in one way everywhere."""
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 _THOUSANDS = ("", "k", "M", "G", "T")
@@ -41,6 +43,23 @@ def plus_minus(
   scale, places = (100, digits) if unit == "accuracy" else (1, digits + 2)
   said = f"{scale * value:.{places}f}"
   return said if spread is None else f"{said} ± {scale * spread:.{places}f}"
+
+
+def recovered(mean: float, ends: Mapping[str, Any]) -> float:
+  """Returns the recovery of a row; 0 of one whose students diverged.
+
+  Args:
+    mean: What its students come to.
+    ends: What comes of all rows, `full`, and in which `unit`; where students
+      say something before any training, that too, `zero_shot`: a recovery is
+      the share of what all rows gain over it, 0 where they gain nothing.
+  """
+  if not math.isfinite(mean):
+    return 0.0
+  sign = 1 if ends.get("unit", "accuracy") == "accuracy" else -1
+  zero = ends.get("zero_shot", 0.0)
+  gain = sign * (ends["full"] - zero)
+  return sign * float(mean - zero) / gain if gain > 0 else 0.0
 
 
 def scaled(value: Any, unit: str) -> Any:

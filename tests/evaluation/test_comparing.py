@@ -184,8 +184,8 @@ def test_a_word_is_said_by_no_student_that_tells_classes(tmp_path):
 def test_baselines_of_another_size_than_the_set_are_told(capsys):
   def student(rows):
     return types.SimpleNamespace(
-      config=types.SimpleNamespace(data_per_class=2),
-      setup=types.SimpleNamespace(corpus=types.SimpleNamespace(num_classes=2)),
+      config=types.SimpleNamespace(per_group=2, has_classes=True),
+      setup=types.SimpleNamespace(problem=types.SimpleNamespace(groups=2)),
       syn=synthetic.SyntheticSet(make_synthetic(per_class=rows)),
     )
 

@@ -106,7 +106,7 @@ def _grid(config: recipes.Recipe, source: epath.Path) -> dict[str, Any]:
       cell = {"student": named, "way": way.name, **way._asdict()}
       unit = student.setup.problem.task.unit
       cells.append({**cell, "unit": unit, "full": full["mean"], "rows": rows})
-      if unit != "accuracy":
+      if "zero_shot" in student.table.methods:
         zero = student.table.baseline(label, protocol, "zero_shot")
         cells[-1]["zero_shot"] = zero["mean"]
   found = {"cells": cells, **grids.summary(cells)}
