@@ -3,8 +3,9 @@
 gmdistill distill --config=shakespeare --workdir=runs/shakespeare
 
 Every next token of rows of 64; the set is four sequences of 32, taken in two
-normalised steps by a fresh adapter. `:more` has eight sequences, `:steps` learns
-by matching real steps alone. `:tiny` runs on a made-up decoder, in seconds.
+normalised steps by a fresh adapter: 3.903 ± 0.002 nats, 72 % of what full training
+gains over 4.488. `:more` has eight sequences, `:steps` learns by matching real steps
+alone. `:tiny` runs on a made-up decoder, in seconds.
 """
 
 from gmdistill.runs.config import settings
@@ -49,9 +50,18 @@ def get_config():
 
 
 def more():
-  """Eight sequences."""
+  """Eight sequences, in four steps of four: 3.890 ± 0.002 nats, 74 % of the gain.
+
+  All eight in each of two steps, at the rate of four, were unstable: a gradient of
+  length 100 after 30 outer steps.
+  """
   config = get_config()
   config.num_sequences = 8
+  config.examples_per_step = 4
+  config.replay_steps = 4
+  config.initial_step_size = 1.0
+  config.outer.learning_rate = 5e-3
+  config.num_steps = 100
   return config
 
 
