@@ -1,7 +1,6 @@
 """A set under many ways of training, and the order it puts students in."""
 
 import json
-import pathlib
 import types
 
 import jax
@@ -9,21 +8,16 @@ import numpy as np
 import pytest
 import tiny_config
 import tiny_language
+from command_line import CONFIG, command
 from conftest import make_examples, make_problem, make_synthetic
 
-from gmdistill import errors, main
+from gmdistill import errors
 from gmdistill.data import batches
 from gmdistill.evaluation import grids, measuring, rankings
 from gmdistill.runs import alternating, jobs
 from gmdistill.runs.commands import compared_students, comparing
 from gmdistill.runs.config import recipe, settings
 from gmdistill.sets import synthetic
-
-CONFIG = f"--config={pathlib.Path(__file__).parents[1] / 'tiny_config.py'}"
-
-
-def command(verb, *rest):
-  return main.main(["gmdistill", verb, *map(str, rest)])
 
 
 def cell(ours, theirs, **fields):

@@ -2,16 +2,16 @@
 
 import contextlib
 import json
-import pathlib
 
 import jax
 import numpy as np
 import pytest
 import tiny_config
 import tiny_language
+from command_line import CONFIG, command
 from etils import epath
 
-from gmdistill import errors, main
+from gmdistill import errors
 from gmdistill.data import texts as row_texts
 from gmdistill.objectives import bank_building
 from gmdistill.runs import (
@@ -26,7 +26,6 @@ from gmdistill.runs.config import assembly, recipe, settings
 from gmdistill.sets import set_files, synthetic
 from gmdistill.system import processes
 
-CONFIG = f"--config={pathlib.Path(__file__).parents[1] / 'tiny_config.py'}"
 FIELDS = dict(
   readable=True,
   labels="softmax",
@@ -41,10 +40,6 @@ FIELDS = dict(
 def changed(**fields):
   config = settings.recipe(tiny_config.get_config())
   return recipe.changed(config, **(FIELDS | fields))
-
-
-def command(verb, *rest):
-  return main.main(["gmdistill", verb, *map(str, rest)])
 
 
 def test_a_readable_run_leaves_rows_that_train_as_its_embeddings_do(

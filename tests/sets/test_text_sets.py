@@ -1,16 +1,16 @@
 """Text sets: files of texts, labels and weights, for any student."""
 
 import json
-import pathlib
 
 import jax
 import numpy as np
 import pytest
 import tiny_config
+from command_line import CONFIG, command
 from conftest import make_examples, make_problem
 
 import gmdistill as gd
-from gmdistill import errors, main
+from gmdistill import errors
 from gmdistill.data import batches
 from gmdistill.data import texts as row_texts
 from gmdistill.runs.config import assembly, outputs, settings
@@ -18,12 +18,7 @@ from gmdistill.selection import coresets
 from gmdistill.sets import text_sets
 from gmdistill.system import paths
 
-CONFIG = f"--config={pathlib.Path(__file__).parents[1] / 'tiny_config.py'}"
 NAMES = ["bad", "good"]
-
-
-def command(verb, *rest):
-  return main.main(["gmdistill", verb, *map(str, rest)])
 
 
 def read(tmp_path, *rows):

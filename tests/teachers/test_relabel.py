@@ -8,20 +8,16 @@ import shutil
 import numpy as np
 import pytest
 import tiny_config
+from command_line import CONFIG, command
 
-from gmdistill import errors, main
+from gmdistill import errors
 from gmdistill.runs import first_set
 from gmdistill.runs.config import assembly, settings
 from gmdistill.sets import set_files
 from gmdistill.teachers import relabelling, trained
 
 HERE = pathlib.Path(__file__).parents[1]
-CONFIG = f"--config={HERE}/tiny_config.py"
 POLISH = f"{CONFIG}:polish"
-
-
-def command(verb, *rest):
-  return main.main(["gmdistill", verb, *map(str, rest)])
 
 
 @pytest.fixture(scope="module")
