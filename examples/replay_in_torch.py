@@ -12,6 +12,7 @@ measured. Needs torch, transformers and safetensors.
 
 import argparse
 import json
+import string
 
 import torch
 import transformers as hf
@@ -115,33 +116,60 @@ def main(args: argparse.Namespace) -> None:
 
   tokenizer = hf.AutoTokenizer.from_pretrained(args.model)
   total, count, names = 0.0, 0, card["label_names"]
+  # Tokens of a row; earlier sets say none.
+  most = read.get("max_length", min(tokenizer.model_max_length, 10**6))
   with open(args.data) as file, torch.no_grad():
     for line in file:
       row = json.loads(line)
       texts = [row[key] for key in keys]
-      if template := read["head"].get("template"):
-        texts = [template.format(**row)]
-      ids = tokenizer(*texts[:2], truncation=True, return_tensors="pt")
       if "targets" not in rows:
-        guess = logits(own, ids.attention_mask, input_ids=ids.input_ids)
+        if template := read["head"].get("template"):
+          ids = torch.tensor([in_template(tokenizer, template, row, most)])
+        else:
+          cut = {"truncation": True, "max_length": most}
+          ids = tokenizer(*texts[:2], return_tensors="pt", **cut).input_ids
+        guess = logits(own, torch.ones_like(ids), input_ids=ids)
         label = row[card["label_key"]]
         label = names.index(label) if isinstance(label, str) else label
         total, count = total + float(guess.argmax() == label), count + 1
         continue
       ids, first = tokenizer(texts[0]).input_ids, 1
+      parts = [ids[at : at + most + 1] for at in range(0, len(ids) - 1, most)]
       if len(texts) > 1:  # a prompt, and what is said to it
         joined = texts[0][-1:].isspace() or texts[1][:1].isspace()
         first, gap = max(len(ids), 1), " " * bool(texts[0] and not joined)
         more = tokenizer(gap + texts[1], add_special_tokens=False).input_ids
-        ids = [*ids, *more, tokenizer.eos_token_id]
-      ids = torch.tensor([ids])
-      said = logits(own, torch.ones_like(ids), input_ids=ids).log_softmax(-1)
-      each = said[0, :-1].gather(-1, ids[0, 1:, None])[first - 1 :]
-      total, count = total - float(each.sum()), count + len(each)
+        parts = [[*ids, *more, tokenizer.eos_token_id][: most + 1]]
+      for part in parts:
+        ids = torch.tensor([part])
+        said = logits(own, torch.ones_like(ids), input_ids=ids).log_softmax(-1)
+        each = said[0, :-1].gather(-1, ids[0, 1:, None])[first - 1 :]
+        total, count = total - float(each.sum()), count + len(each)
   if "targets" in rows:
     print(f"{total / count:.4f} nats a token, of {count} tokens")
   else:
     print(f"accuracy {100 * total / count:.1f} % of {count} rows")
+
+
+def in_template(
+  tokenizer: hf.PreTrainedTokenizerBase, template: str, row: dict, most: int
+) -> list[int]:
+  """Returns the tokens of a row, whose longest text loses its end."""
+  whole, spans = "", []
+  for around, key, *_ in string.Formatter().parse(template):
+    whole += around
+    if key:
+      spans.append((len(whole), len(whole) + len(row[key])))
+      whole += row[key]
+  read = tokenizer(whole, return_offsets_mapping=True)
+  ids = list(zip(read.input_ids, read.offset_mapping, strict=True))
+  while len(ids) > most:
+    inside = [
+      [i for i, (_, (a, b)) in enumerate(ids) if first <= a < b <= last]
+      for first, last in spans
+    ]
+    del ids[max(inside, key=len)[-1]]
+  return [token for token, _ in ids]
 
 
 if __name__ == "__main__":

@@ -32,6 +32,9 @@ def make_set(folder, kind, **student):
   returns the setup, the set as read, and the flags of the example."""
   config = tiny_language.get_config(folder, kind)
   config.student.update(student)
+  # Rows are longer: texts go into several, answers and classes lose an end.
+  config.data.max_length = 8 if kind == "text" else 16
+  config.sequence_length = config.data.max_length
   recipe = settings.recipe(config)
   setup = assembly.setup(recipe)
   problem = setup.problem

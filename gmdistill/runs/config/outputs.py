@@ -65,6 +65,7 @@ def first_card(
     command=command,
     rows=rows,
   )
+  card["reader"]["max_length"] = config.data.max_length
   if encoder := config.student.pretrained:
     local = paths.path(encoder).is_dir()
     card["encoder"] = paths.path(encoder).name if local else encoder
