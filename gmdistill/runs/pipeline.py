@@ -13,13 +13,16 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
+from gmdistill import errors
 from gmdistill.data import loading, sources
 from gmdistill.reports import tables
-from gmdistill.runs import deduplicating, distill, selecting
+from gmdistill.runs import candidates, deduplicating, distill, selecting
 from gmdistill.runs.commands import auditing, teaching, using
-from gmdistill.runs.config import checks, pipelines
+from gmdistill.runs.config import assembly, checks, pipelines, schedule
 from gmdistill.runs.config import recipe as recipes
+from gmdistill.students import families
 from gmdistill.system import console, folders, json_files, logs, units
+from gmdistill.teachers import trained
 
 
 class State(NamedTuple):
@@ -44,7 +47,8 @@ class Stage(NamedTuple):
 
 
 def _dedup(plan, state, folder, command):
-  deduplicating.run(state.recipe, plan.dedup_method, str(folder), command)
+  recipe = pipelines.for_dedup(plan, state.recipe)
+  deduplicating.run(recipe, plan.dedup_method, str(folder), command)
 
 
 def _after_dedup(state, folder):
@@ -52,9 +56,8 @@ def _after_dedup(state, folder):
 
 
 def _select(plan, state, folder, command):
-  recipe = recipes.changed(state.recipe, data_per_class=plan.rows_per_class)
   selecting.run(
-    recipe,
+    pipelines.for_select(plan, state.recipe),
     [plan.select_method],
     str(folder),
     command,
@@ -144,15 +147,17 @@ def _of_set(plan, state):
 
 STAGES: dict[str, Stage] = {
   "dedup": Stage(
-    lambda plan, state: [_of_rows(plan, state), plan.dedup_method],
+    lambda plan, state: [
+      pipelines.for_dedup(plan, state.recipe).to_dict(),
+      plan.dedup_method,
+    ],
     _dedup,
     _after_dedup,
   ),
   "select": Stage(
     lambda plan, state: [
-      _of_rows(plan, state),
+      pipelines.for_select(plan, state.recipe).to_dict(),
       plan.select_method,
-      plan.rows_per_class,
     ],
     _select,
     _after_select,
@@ -206,9 +211,17 @@ def run(
   """
   plan = pipelines.read(config)
   checks.require_classes(plan.run, "pipeline")
+  # What would end a later stage, before there is any.
+  if families.named(plan.run.student.kind).form is None:
+    raise errors.InputError(
+      f"run.student.kind={plan.run.student.kind} has no Hugging Face form, "
+      "which the stage train writes; use another kind of student."
+    )
+  assembly.reported_protocols(plan.run)
+  if "distill" in plan.stages:
+    schedule.stages(plan.run)
   folder = folders.writable(workdir)
-  source = loading.opened(plan.run.data)  # unknown data: before all else
-  identity = sources.identity(source)
+  identity = identity_of(plan.run)  # unknown data: before all else
   ways = {"whole": plan.stages}
   if ablate:
     ways |= {
@@ -228,6 +241,21 @@ def run(
     folders.write_json(folder / "pipeline.json", done)
   console.show(text(done))
   return done
+
+
+def identity_of(recipe: recipes.Recipe) -> list[Any]:
+  """Returns ids of what the config of a run only names, for every stage.
+
+  Raises:
+    InputError: some of it cannot be read.
+  """
+  student = recipe.student.pretrained
+  return [
+    sources.identity(loading.opened(recipe.data)),
+    trained.names_and_ids([*[student] * bool(student), *recipe.teachers.dirs]),
+    candidates.identity(recipe),
+    candidates.identity_of_bank(recipe),
+  ]
 
 
 def _way(plan, stages, root, identity, command):

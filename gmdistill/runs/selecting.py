@@ -98,8 +98,7 @@ class _Chooser:
   ):
     self._config, self._command = config, command
     self._setup = setup = assembly.setup(config, size_field)
-    protocols = assembly.reported_protocols(config)
-    self._protocols = protocols if measured else {}
+    self._protocols = assembly.reported_protocols(config) if measured else {}
     drawn = coresets.limited(
       setup.corpus.train.labels,
       np.arange(len(setup.corpus.train.labels)),
@@ -243,6 +242,8 @@ class _Chooser:
 
   def _measured(self, name, chosen):
     """Returns the accuracies of students on the rows, by protocol."""
+    if not self._protocols:
+      return {}
     table = outputs.table(self._setup, self._config)
     found = {}
     for of, protocol in self._protocols.items():

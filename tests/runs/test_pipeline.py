@@ -1,14 +1,18 @@
 """gmdistill pipeline: from raw rows to a student, each stage a folder."""
 
+import dataclasses
 import json
 import pathlib
+import shutil
 
 import pytest
 import tiny_config
 
 from gmdistill import errors, main
-from gmdistill.runs import pipeline
-from gmdistill.runs.config import pipelines, recipe
+from gmdistill.runs import deduplicating, pipeline, selecting
+from gmdistill.runs.config import pipelines, recipe, settings
+
+HERE = pathlib.Path(__file__).parents[1]
 
 
 def make_config(**fields):
@@ -82,6 +86,89 @@ def test_raw_rows_become_a_student_and_what_is_done_is_not_done_again(
   assert again["ways"] == done["ways"]
 
 
+def test_a_field_of_the_run_repeats_the_stages_alone_that_read_it():
+  plan = pipelines.read(make_config())
+
+  def repeated(method="minhash", **fields):
+    plans = [dataclasses.replace(plan, dedup_method=method)]
+    run = dataclasses.replace(plan.run, **fields)
+    plans.append(dataclasses.replace(plans[0], run=run))
+    return {
+      name
+      for name, stage in pipeline.STAGES.items()
+      if len({str(stage.reads(x, pipeline.State(x.run))) for x in plans}) > 1
+    }
+
+  later = set(pipeline.STAGES) - {"dedup", "select"}
+  assert repeated(num_steps=3) == repeated(replay_steps=9) == later
+  assert repeated(coreset_pool=3) == later | {"select"}
+  subset = dataclasses.replace(plan.run.subset, num_steps=9)
+  assert repeated(subset=subset) == later | {"select"}
+  student = dataclasses.replace(plan.run.student, width=8)
+  assert repeated(student=student) == later | {"select"}
+  data = dataclasses.replace(plan.run.data, max_length=9)
+  for fields in (dict(student=student), dict(data=data)):
+    assert repeated("semantic", **fields) == set(pipeline.STAGES)
+
+
+class Watched(recipe.Recipe):
+  """A recipe that tells which of its fields were read."""
+
+  read: set[str] = set()
+
+  def __getattribute__(self, name):
+    if name in super().__getattribute__("__dict__"):
+      Watched.read.add(name)
+    return super().__getattribute__(name)
+
+  def to_dict(self):
+    return recipe.Recipe(**vars(self)).to_dict()
+
+
+# Looked at for sense alone: by default, they make some.
+OF_SENSE = set(
+  "exact_match kd look_ahead objective rank stored_as task".split()
+)
+
+
+@pytest.mark.parametrize(
+  "what, made, work",
+  [
+    (
+      "select",
+      pipelines.for_select,
+      lambda x, to: selecting.run(x, ["random"], to, measured=False),
+    ),
+    (
+      "minhash",
+      pipelines.for_dedup,
+      lambda x, to: deduplicating.run(x, "minhash", to),
+    ),
+  ],
+)
+def test_a_stage_reads_no_field_that_it_is_not_known_by(
+  what, made, work, tmp_path
+):
+  plan = pipelines.read(make_config())
+  watched = Watched(**vars(made(plan, plan.run)))
+  Watched.read.clear()
+  work(watched, str(tmp_path))
+  own = {*pipelines.READ[what], "data_per_class"}  # the last is the plan's
+  assert Watched.read and Watched.read - own <= OF_SENSE
+
+
+def test_stages_are_known_by_the_files_that_a_config_names(tmp_path):
+  run = tiny_config.get_config()
+  run.student.pretrained = str(tmp_path / "bert")
+  shutil.copytree(HERE / "tiny_bert", tmp_path / "bert")
+  chosen = settings.recipe(run)
+  before = pipeline.identity_of(chosen)
+  assert before == pipeline.identity_of(chosen)
+  weights = tmp_path / "bert" / "model.safetensors"
+  weights.write_bytes(weights.read_bytes()[:-4] + b"1234")
+  assert before != pipeline.identity_of(chosen)
+
+
 def test_each_stage_is_left_out_in_turn(tmp_path, capsys):
   config = make_config(stages=("dedup", "train"), dedup_method="exact")
   done = pipeline.run(config, str(tmp_path), ablate=True)
@@ -108,6 +195,22 @@ def test_a_pipeline_that_makes_no_sense_is_refused(fields, said, tmp_path):
   assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+  "field, value, said",
+  [
+    ("objective", "cook", "cook.*none of"),
+    ("protocols", ("cook",), "protocol=cook is none of"),
+    ("student.kind", "textcnn", "no Hugging Face form"),
+  ],
+)
+def test_what_ends_a_later_stage_is_refused_first(field, value, said, tmp_path):
+  config = make_config()
+  config.run.update_from_flattened_dict({field: value})
+  with pytest.raises(errors.InputError, match=said):
+    pipeline.run(config, str(tmp_path / "out"))
+  assert not (tmp_path / "out").exists()
+
+
 def test_too_few_rows_to_select_are_told_by_the_pipelines_field(tmp_path):
   config = make_config(stages=("select", "train"), rows_per_class=5000)
   with pytest.raises(errors.InputError, match="^rows_per_class=5000 is more"):
@@ -117,7 +220,7 @@ def test_too_few_rows_to_select_are_told_by_the_pipelines_field(tmp_path):
 def test_a_runs_config_is_no_pipelines_and_unknown_data_are_refused(
   tmp_path, capsys
 ):
-  path = pathlib.Path(__file__).parents[1] / "tiny_config.py"
+  path = HERE / "tiny_config.py"
   words = ["gmdistill", "pipeline", f"--config={path}"]
   assert main.main([*words, f"--workdir={tmp_path / 'out'}"]) == 2
   assert "pipeline/quickstart" in capsys.readouterr().err

@@ -19,6 +19,24 @@ from gmdistill.selection import deduplication, methods
 STAGES = ("dedup", "select", "distill", "relabel", "train", "audit")
 
 
+_STUDENT = (
+  *("student", "table", "task", "rationales", "mesh"),
+  "sequence_length",  # in which rationales need room
+)
+
+# Fields of the run that decide what stages before the distilling come to, and
+# are all of them that these are given: a change of others repeats none.
+READ = {
+  "exact": ("data", "dedup"),
+  "minhash": ("data", "dedup"),
+  "semantic": ("data", "dedup", *_STUDENT),
+  "select": (
+    *("seed", "data", "subset", "choice", "selection", "coreset_pool"),
+    *_STUDENT,
+  ),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
   """What a pipeline is.
@@ -99,3 +117,18 @@ def read(config: Any) -> Pipeline:
   errors.choice("dedup_method", found.dedup_method, deduplication.METHODS)
   errors.choice("select_method", found.select_method, methods.METHODS)
   return found
+
+
+def for_dedup(plan: Pipeline, recipe: recipes.Recipe) -> recipes.Recipe:
+  """Returns the recipe by which copies are dropped."""
+  return _of(recipe, plan.dedup_method)
+
+
+def for_select(plan: Pipeline, recipe: recipes.Recipe) -> recipes.Recipe:
+  """Returns the recipe by which rows are chosen."""
+  chosen = _of(recipe, "select")
+  return recipes.changed(chosen, data_per_class=plan.rows_per_class)
+
+
+def _of(recipe, what):
+  return recipes.Recipe(**{name: getattr(recipe, name) for name in READ[what]})
