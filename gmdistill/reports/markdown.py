@@ -12,7 +12,7 @@ from typing import Any
 from etils import epath
 
 from gmdistill import errors
-from gmdistill.reports import finished, tables
+from gmdistill.reports import comparison, finished, tables
 from gmdistill.system import json_files, paths
 
 MARKED = re.compile(r"(<!-- table:(.*?) -->\n).*?(<!-- /table -->)", re.DOTALL)
@@ -40,8 +40,6 @@ PUBLISHED = "published.json"  # beside the folder of all studies
 
 def results(runs: Sequence[finished.Run]) -> str:
   """One line for each row of each setting, over the seeds that measured it."""
-  from gmdistill.reports import comparison  # matplotlib is slow to import
-
   merged = comparison.over_seeds(tables.results_table(runs))
   header, body = tables.cells(merged)
   header[header.index("n")] = "students"
@@ -67,8 +65,6 @@ def rows(runs: Sequence[finished.Run]) -> str:
   Raises:
     InputError: they differ in more.
   """
-  from gmdistill.reports import comparison  # matplotlib is slow to import
-
   found = comparison.over_seeds(tables.results_table(runs))
   if len({(row["setting"], row["protocol"]) for row in found}) > 1:
     raise errors.InputError(
@@ -105,8 +101,6 @@ def groups(runs: Sequence[finished.Run]) -> str:
   Raises:
     InputError: no row was told by part.
   """
-  from gmdistill.reports import comparison  # matplotlib is slow to import
-
   header, body = tables.group_cells(
     comparison.over_seeds(tables.results_table(runs))
   )
@@ -157,8 +151,6 @@ def published(runs: Sequence[finished.Run]) -> str:
   Raises:
     InputError: no `published.json` beside the folder of all studies.
   """
-  from gmdistill.reports import comparison  # matplotlib is slow to import
-
   path = paths.absolute(runs[0].workdir).parents[2] / PUBLISHED
   if not path.is_file():
     raise errors.InputError(

@@ -1,6 +1,6 @@
-"""Finished runs -> one HTML page; `load_run` is where notebooks begin.
+"""Finished runs -> one HTML page.
 
-The tables are in `results`, the figures in `figures`.
+The tables are in `tables`, the figures in `figures` and `heat_maps`.
 """
 
 import contextlib
@@ -27,8 +27,6 @@ from gmdistill.reports import heat_maps as maps
 from gmdistill.reports import tables as result_tables
 from gmdistill.system import paths, units
 
-load_run = finished.load_run
-
 _EXAMPLES_A_PAGE = 100
 
 _LABELS_SHOWN = 6
@@ -42,7 +40,8 @@ def write(
   The page appears whole or not at all.
   """
   loaded = [
-    run if isinstance(run, finished.Run) else load_run(run) for run in runs
+    run if isinstance(run, finished.Run) else finished.load_run(run)
+    for run in runs
   ]
   if not loaded:
     raise errors.InputError("a report needs at least one workdir; got none.")

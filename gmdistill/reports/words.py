@@ -134,7 +134,7 @@ def _opening_of_language(run, distilled, full, by_row):
       f"As many real rows, {best['row']}, bring it to "
       f"{tables.plus_minus({**best, 'std': None})}."
     )
-  return lines
+  return [*lines, *_limits(run)]
 
 
 def _limits(run: finished.Run) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 from etils import epath
 
 from gmdistill import errors
-from gmdistill.reports import tables
+from gmdistill.reports import comparison, finished, tables
 from gmdistill.runs import distill, workdirs
 from gmdistill.runs.config import settings, studies
 from gmdistill.system import console, folders, logs
@@ -56,19 +56,16 @@ def run(configs: Any, workdir: str, command: str = "") -> dict[str, str]:
       failed[name] = " ".join(str(error).split())
       logs.say(f"{name}: {failed[name]}")
   # All that has ever finished, whatever was chosen this time.
-  finished = [
+  done = [
     folder / name
     for name in named
     if name not in failed and (folder / name / "summary.json").is_file()
   ]
-  if finished:
-    from gmdistill.reports import (  # matplotlib is slow to import
-      comparison,
-      page,
-    )
+  if done:
+    from gmdistill.reports import page  # matplotlib is slow to import
 
-    path = page.write(finished, folder / "report.html")
-    rows = tables.results_table([page.load_run(own) for own in finished])
+    path = page.write(done, folder / "report.html")
+    rows = tables.results_table([finished.load_run(own) for own in done])
     console.show(tables.as_text(comparison.over_seeds(rows)))
     console.show(f"report: {path}")
   return failed

@@ -127,6 +127,16 @@ def test_rows_that_stay_text_are_chosen_and_not_learned(tmp_path):
     assert said[0].startswith(f"2 {what} for each of the 2 classes")
 
 
+@pytest.mark.parametrize("unit", ["accuracy", "nats"])
+def test_a_page_opens_with_what_the_set_is_for(unit, tmp_path):
+  run = finished.load_run(make_run(tmp_path / "run"))
+  for rows in filter(None, run.summary["protocols"].values()):
+    rows["unit"] = unit
+  run.card["limits"] = "The set is for one kind of student."
+  said = words.opening(run, tables.results_table(run))
+  assert said[-1] == run.card["limits"]
+
+
 def test_a_run_without_numbers_opens_with_none(tmp_path):
   summary = make_summary() | {"protocols": {}}
   run = finished.load_run(make_run(tmp_path / "run", summary))

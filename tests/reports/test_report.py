@@ -155,16 +155,16 @@ def page_of(runs, tmp_path):
 def test_the_last_line_of_a_repeated_step_wins(workdir):
   with (workdir / "metrics.jsonl").open("a") as file:
     file.write('{"step": 4, "outer/loss": 7.5}\n')
-  steps, losses = finished.series(report_page.load_run(workdir), "outer/loss")
+  steps, losses = finished.series(finished.load_run(workdir), "outer/loss")
   assert steps.tolist() == list(range(0, 40, 2))
   assert losses[steps == 4].tolist() == [7.5]
 
 
 def test_a_torn_last_line_is_ignored(workdir):
-  before = report_page.load_run(workdir)
+  before = finished.load_run(workdir)
   with (workdir / "metrics.jsonl").open("a") as file:
     file.write('{"step": 40, "outer/lo')
-  after = report_page.load_run(workdir)
+  after = finished.load_run(workdir)
   np.testing.assert_equal(after.metrics, before.metrics)
   assert after.missing == ()
 
@@ -172,14 +172,14 @@ def test_a_torn_last_line_is_ignored(workdir):
 def test_a_torn_line_before_the_last_is_counted(workdir):
   text = (workdir / "metrics.jsonl").read_text()
   (workdir / "metrics.jsonl").write_text('{"step": 1, "out' + text)
-  assert report_page.load_run(workdir).missing == (
+  assert finished.load_run(workdir).missing == (
     "1 unreadable lines of metrics.jsonl left out",
   )
 
 
 def test_a_series_has_only_the_steps_that_logged_it(workdir):
   steps, values = finished.series(
-    report_page.load_run(workdir), "selection/accuracy"
+    finished.load_run(workdir), "selection/accuracy"
   )
   assert steps.tolist() == [0, 10, 20, 30]
   np.testing.assert_allclose(values, [0.5, 0.6, 0.7, 0.8])
@@ -189,7 +189,7 @@ def test_a_series_has_only_the_steps_that_logged_it(workdir):
 def test_a_folder_without_a_finished_run_names_the_command(workdir, name):
   (workdir / name).unlink()
   with pytest.raises(errors.InputError) as caught:
-    report_page.load_run(workdir)
+    finished.load_run(workdir)
   message = str(caught.value)
   assert "\n" not in message
   assert name in message and f"--workdir={workdir}" in message
@@ -199,7 +199,7 @@ def test_broken_json_and_other_schemas_are_refused_in_one_line(workdir):
   for text in ('{"schema": 1', '{"schema": 2}', "[]"):
     (workdir / "summary.json").write_text(text)
     with pytest.raises(errors.InputError, match="summary.json") as caught:
-      report_page.load_run(workdir)
+      finished.load_run(workdir)
     assert "\n" not in str(caught.value)
 
 
@@ -207,14 +207,14 @@ def test_lines_of_metrics_that_say_no_step_are_counted(workdir):
   with (workdir / "metrics.jsonl").open("ab") as file:
     file.write(b'{"step": "x"}\n{"step": Infinity}\n{"step": "\xff"}\n[]\n{}\n')
     file.write(b'{"step": 40, "outer/loss": 7.5}\n')
-  run = report_page.load_run(workdir)
+  run = finished.load_run(workdir)
   steps, losses = finished.series(run, "outer/loss")
   assert steps[-1] == 40 and losses[-1] == 7.5
   assert any("5 unreadable lines" in said for said in run.missing)
 
 
 def test_recovery_and_standard_error_are_computed(workdir):
-  rows = tables.results_table(report_page.load_run(workdir))
+  rows = tables.results_table(finished.load_run(workdir))
   assert [row["row"] for row in rows] == ROWS
   distilled = rows[3]
   assert distilled["recovery"] == pytest.approx(0.8 / 0.9)
@@ -229,7 +229,7 @@ def test_a_share_of_what_is_no_better_than_a_guess_is_not_told(tmp_path):
   for full, told in ((chance + 0.01, False), (chance + 0.03, True)):
     summary["protocols"]["finetune"]["full"]["mean"] = full
     (run / "summary.json").write_text(json.dumps(summary))
-    rows = tables.results_table(report_page.load_run(run))
+    rows = tables.results_table(finished.load_run(run))
     assert (rows[3]["recovery"] is not None) == told
     assert rows[4]["mean"] == full
 
@@ -246,7 +246,7 @@ def test_a_share_of_what_full_data_do_not_gain_is_not_told(tmp_path, unit):
     run = make_run(tmp_path / f"{gain}", summary)
     by_row = {
       row["row"]: row
-      for row in tables.results_table(report_page.load_run(run))
+      for row in tables.results_table(finished.load_run(run))
       if row["protocol"] == "finetune"
     }
     recovery = by_row["distilled"]["recovery"]
@@ -262,7 +262,7 @@ def test_an_absent_row_is_not_measured(tmp_path, absent):
   cells["full"] = None
   if absent == "missing":
     del cells["full"]
-  run = report_page.load_run(make_run(tmp_path / "run", summary))
+  run = finished.load_run(make_run(tmp_path / "run", summary))
   rows = tables.results_table(run)
   assert [row["row"] for row in rows] == ROWS
   assert rows[3]["recovery"] is None and rows[4]["mean"] is None
@@ -272,7 +272,7 @@ def test_an_absent_row_is_not_measured(tmp_path, absent):
 
 def test_a_rendered_table_has_every_row(tmp_path):
   runs = [
-    report_page.load_run(make_run(tmp_path / f"r{seed}", seed=seed))
+    finished.load_run(make_run(tmp_path / f"r{seed}", seed=seed))
     for seed in range(2)
   ]
   lines = tables.as_text(tables.results_table(runs)).splitlines()
@@ -286,7 +286,7 @@ def test_seeds_are_pooled_and_cached_rows_count_once(tmp_path):
   for seed, accuracy in enumerate((0.78, 0.8, 0.82)):
     summary = make_summary(seed=seed, distilled=accuracy)
     run = make_run(tmp_path / f"r{seed}", summary, seed)
-    rows += tables.results_table(report_page.load_run(run))
+    rows += tables.results_table(finished.load_run(run))
   again = next(row for row in rows if row["row"] == "random")
   again["mean"] += 1e-4  # measured again, by another machine
   merged = {row["row"]: row for row in comparison.over_seeds(rows)}
@@ -310,7 +310,7 @@ def test_settings_that_no_column_tells_apart_are_named_by_a_run(tmp_path):
     for name, alpha in (("hard", 0.0), ("taught", 0.9))
     for seed in (0, 1)
   ]
-  rows = tables.results_table([report_page.load_run(run) for run in runs])
+  rows = tables.results_table([finished.load_run(run) for run in runs])
   text = tables.as_text(comparison.over_seeds(rows))
   assert text.count("hard-0") == text.count("taught-0") == len(ROWS)
   alike = comparison.over_seeds(rows[: len(rows) // 2])
@@ -320,7 +320,7 @@ def test_settings_that_no_column_tells_apart_are_named_by_a_run(tmp_path):
 def test_one_student_has_no_spread(tmp_path):
   summary = make_summary()
   summary["protocols"]["finetune"]["full"] = {"mean": 0.9, "std": 0.0, "n": 1}
-  run = report_page.load_run(make_run(tmp_path / "run", summary))
+  run = finished.load_run(make_run(tmp_path / "run", summary))
   full = tables.results_table(run)[-1]
   assert full["std"] is None and full["standard_error"] is None
   assert tables.plus_minus(full) == "90.0"
@@ -332,7 +332,7 @@ def test_runs_of_two_sizes_give_the_figure_by_size(tmp_path):
     make_run(tmp_path / f"dpc{size}", make_summary(size, distilled=accuracy))
     for size, accuracy in ((1, 0.7), (5, 0.8))
   ]
-  loaded = [report_page.load_run(run) for run in runs]
+  loaded = [finished.load_run(run) for run in runs]
   figure = compared.data_per_class_figure(loaded, "finetune")
   labels = [line.get_label() for line in figure.axes[0].get_lines()]
   assert labels == ROWS
@@ -352,7 +352,7 @@ def test_recipes_of_one_size_have_lines_of_their_own(tmp_path):
     for size in (1, 5)
     for alpha in (0.1, 0.4)
   ]
-  loaded = [report_page.load_run(run) for run in runs]
+  loaded = [finished.load_run(run) for run in runs]
   figure = compared.data_per_class_figure(loaded, "finetune")
   lines = {x.get_label(): x.get_ydata() for x in figure.axes[0].get_lines()}
   np.testing.assert_allclose(lines["distilled"], [60, 60])
@@ -371,7 +371,7 @@ def test_ablations_are_measured_from_the_base(tmp_path):
       ("no_ema-1", 1, 0.77, {"outer": {"ema": 0.0}}),
     )
   ]
-  loaded = [report_page.load_run(run) for run in runs]
+  loaded = [finished.load_run(run) for run in runs]
   ((base, other),) = comparison.ablations(loaded, "finetune").values()
   assert base["change"] == "base" and base["difference"] == 0
   assert other["change"] == "outer.ema=0.0" and other["seeds"] == 2
@@ -404,7 +404,7 @@ def test_each_kind_of_ablation_has_a_base_of_its_own(tmp_path):
       ("other", 0.5, {"objective": "distribution_matching"}),
     )
   ]
-  loaded = [report_page.load_run(run) for run in runs]
+  loaded = [finished.load_run(run) for run in runs]
   found = comparison.ablations(loaded, "finetune")
   assert {
     kind: [(x["change"], round(x["difference"], 4)) for x in lines]
@@ -421,14 +421,14 @@ def test_a_run_of_other_data_is_no_ablation(tmp_path):
   runs = []
   for name in ("bert-base-sst2", "bert-base-ag_news"):
     summary = make_summary() | {"dataset": name}
-    runs.append(report_page.load_run(make_run(tmp_path / name, summary)))
+    runs.append(finished.load_run(make_run(tmp_path / name, summary)))
   (kind,) = comparison.ablations(runs, "finetune").values()
   assert [line["change"] for line in kind] == ["base"]
 
 
 @pytest.mark.parametrize("name", ["_neg", r"a$\b$", "$5"])
 def test_a_name_is_read_as_it_stands(workdir, name):
-  run = report_page.load_run(workdir)
+  run = finished.load_run(workdir)
   run.card["label_names"] = [name, "pos"]
   figure = figures.projection_figure(run)
   (legend,) = figure.legends
@@ -443,7 +443,7 @@ def test_several_runs_are_compared_by_cost_and_by_layer(tmp_path):
     summary = make_summary(size, distilled=accuracy)
     summary["cost"]["set_bytes"] = 1000 * size
     runs.append(make_run(tmp_path / f"dpc{size}", summary))
-  loaded = [report_page.load_run(run) for run in runs]
+  loaded = [finished.load_run(run) for run in runs]
   figure = compared.cost_figure(loaded, "finetune", "set_bytes")
   (axes,) = figure.axes
   assert [text.get_text() for text in axes.texts] == ["1", "5"]
@@ -474,7 +474,7 @@ def test_runs_of_words_and_of_classes_are_each_told_in_their_unit(tmp_path):
     summary["cost"]["set_bytes"] = 1000 * size
     runs.append(make_run(tmp_path / f"{unit}-{size}", summary))
   told = {
-    key: headlines.told_together([report_page.load_run(x) for x in of])["score"]
+    key: headlines.told_together([finished.load_run(x) for x in of])["score"]
     for key, of in (("both", runs), ("words", runs[2:]), ("one", runs[:2]))
   }
   nats = "nats a token, the less the better,"
@@ -487,7 +487,7 @@ def test_runs_of_words_and_of_classes_are_each_told_in_their_unit(tmp_path):
 
 
 def test_every_figure_is_made_and_described(workdir):
-  made = figures.make_all(report_page.load_run(workdir))
+  made = figures.make_all(finished.load_run(workdir))
   assert set(made) == TITLES
   for figure in made.values():
     assert isinstance(figure, Figure) and len(figure.get_label()) > 20
@@ -504,7 +504,7 @@ def test_an_opened_run_has_its_grid_among_the_figures(workdir):
 
 
 def test_stage_boundaries_split_the_loss(workdir):
-  figure = figures.loss_figure(report_page.load_run(workdir))
+  figure = figures.loss_figure(finished.load_run(workdir))
   texts = [text.get_text() for text in figure.axes[0].texts]
   assert texts == ["gradient_matching", "look_ahead"]
 
@@ -558,7 +558,7 @@ def test_a_summary_without_numbers_still_makes_a_page(workdir, tmp_path):
   summary = make_summary() | {"protocols": {}, "cost": {}, "selection": {}}
   summary |= {"gradient_cosine": {}}
   (workdir / "summary.json").write_text(json.dumps(summary))
-  run = report_page.load_run(workdir)
+  run = finished.load_run(workdir)
   assert "not measured" in tables.as_text(tables.results_table(run))
   assert set(tables.ledger(run).values()) == {"not measured"}
   assert "Accuracy: not measured" in page_of([run], tmp_path)
