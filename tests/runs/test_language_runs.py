@@ -261,6 +261,11 @@ FIELDS = {
   "longer than rows": (dict(sequence_length=30), "than the data.max_length=24"),
   "more than rows": (dict(num_sequences=9999), "num_sequences=9999 is more th"),
   "a label": (dict(label_smoothing=0.1), "label_smoothing=0.1 is of rows that"),
+  "hard labels": (dict(labels="hard"), "labels=hard is of rows that have"),
+  "written rows": (
+    dict(choice=dict(written="rows.jsonl")),
+    "choice.written=rows.jsonl is of rows that have classes",
+  ),
   "no classes": (
     dict(look_ahead=dict(centred=True)),
     "look_ahead.centred=True is of rows that have classes",

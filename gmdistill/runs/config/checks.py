@@ -262,6 +262,7 @@ def _require_language(config):
       "from; use at most that."
     )
   unused = {
+    "labels": (config.labels, "unrestricted"),
     "label_smoothing": (config.label_smoothing, 0.0),
     "attention_labels": (config.attention_labels, False),
     "readable": (config.readable, False),
@@ -270,6 +271,8 @@ def _require_language(config):
     "kd.features": (config.kd.features, ""),
     "kd.shallow_weight": (config.kd.shallow_weight, 0.0),
     "metrics": (config.metrics, ()),
+    "choice.written": (config.choice.written, ""),
+    "choice.exchanges": (config.choice.exchanges, 0),
     **_mixing(config),
     **_centring(config),
   }
