@@ -1,6 +1,7 @@
 """Rows that a language model writes: what `gmdistill write` leaves."""
 
 import dataclasses
+import shlex
 import time
 from typing import Any, NamedTuple
 
@@ -298,7 +299,7 @@ def _said(done, folder):
     # What a model writes may hold what a terminal would obey.
     shown = "".join(x if x.isprintable() else " " for x in text[:100])
     lines.append(f"  {row['label']}: {shown}")
-  place = folder / FILE
+  place = shlex.quote(str(folder / FILE))
   lines.append(
     f"next: gmdistill evaluate --set={place} --config=..., or distill with "
     f"--config.choice.written={place}"

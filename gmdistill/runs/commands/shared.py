@@ -234,7 +234,8 @@ def _say_stale(card, folder, config):
     if known and trained.identity(path) not in known:
       logs.say(
         f"the set in {folder} is stale: its teacher {path.name} has changed; "
-        f"gmdistill update --set={folder} --teacher={source} --workdir=DIR "
+        f"gmdistill update --set={shlex.quote(str(folder))} "
+        f"--teacher={shlex.quote(source)} --workdir=DIR "
         "distils on from it"
       )
 
