@@ -23,6 +23,7 @@ from gmdistill.runs.config import recipe as recipes
 from gmdistill.selection import deduplication
 from gmdistill.selection import features as student_features
 from gmdistill.system import console, folders, logs, paths, units
+from gmdistill.teachers import trained
 
 SHOWN = 5  # pairs, for whoever looks
 
@@ -79,10 +80,12 @@ def run(
   checks.require_classes(config, "dedup")
   source = loading.opened(config.data)
   data = json.dumps(sources.identity(source), sort_keys=True)
-  asked = {
+  asked: dict[str, Any] = {
     "method": method,
     "data": hashlib.sha256(data.encode()).hexdigest()[:16],
   }
+  if method == "semantic" and (student := config.student.pretrained):
+    asked["student"] = trained.names_and_ids([student])
   with work.begun("dedup", workdir, config, asked) as (folder, done):
     if done is None:
       done = _dedup(config, source, method, folder, command) | {"asked": asked}

@@ -52,8 +52,12 @@ def taught(
   options, count = config.writer, config.writer.reward_steps
   fresh, names = rewards.with_adapter(writer, options), setup.corpus.label_names
   values = config.to_dict()
-  of_students = "seed data student subset coreset_pool data_per_class".split()
+  of_students = (
+    "seed data student task subset coreset_pool data_per_class".split()
+  )
   decisive = [identity, setup.space_id, [values[x] for x in of_students]]
+  if setup.problem.is_pretrained:
+    decisive.append(setup.problem.weights_id)
   judge = functools.cache(lambda: _judge(setup, config))
 
   def prompts(step):
