@@ -126,6 +126,14 @@ def test_a_student_is_a_whole_decoder_on_disk_and_a_peft_adapter(run, capsys):
   params = setup.problem.init(jax.random.key(0))
   shared.save_of_run(epath.Path(student), setup, params, over)
   assert not list((student / "adapter").iterdir())
+  # Nor has one a part of its layers.
+  for layers, is_there in ((2, True), (1, False)):
+    own.student.update(peft="", num_layers=layers)
+    part = settings.recipe(own)
+    setup = assembly.setup(part)
+    params = setup.problem.init(jax.random.key(0))
+    shared.save_of_run(epath.Path(student), setup, params, part)
+    assert (student / "adapter/adapter_config.json").is_file() == is_there
 
 
 def test_going_on_from_a_set_starts_at_what_it_says(run):

@@ -28,6 +28,7 @@ from gmdistill.sets import (
 )
 from gmdistill.students import (
   adapters,
+  decoder_weights,
   families,
   hugging_face,
   peft_files,
@@ -109,7 +110,8 @@ def save_of_run(
   """Writes a student of a run; see `save_student`.
 
   LoRA stands alone too, as a PEFT adapter in the folder `adapter`; but not over
-  a base that `student.peft` has changed, which lies nowhere.
+  a base that lies nowhere: one that `student.peft` has changed, or that has the
+  first of its layers alone.
   """
   problem, base = setup.problem, config.student.pretrained
   saved = save_student(
@@ -121,7 +123,7 @@ def save_of_run(
     base=base,
   )
   alone, student = saved / "adapter", problem.student
-  if isinstance(student, adapters.LowRank) and not config.student.peft:
+  if isinstance(student, adapters.LowRank) and _is_whole(config, student):
     peft_files.save(
       alone,
       student,
@@ -134,6 +136,14 @@ def save_of_run(
     for name in (peft_files.CONFIG, peft_files.WEIGHTS):
       (alone / name).unlink(missing_ok=True)  # of an earlier student there
   return saved
+
+
+def _is_whole(config: recipes.Recipe, student: adapters.LowRank) -> bool:
+  """Whether a base is what its directory holds."""
+  folder = hugging_face.find(config.student.pretrained)
+  fields: Any = hugging_face.read_config(folder)
+  held = decoder_weights.FORMS[fields["model_type"]].read(fields)
+  return not config.student.peft and student.num_layers == held["num_layers"]
 
 
 def check_exportable(setup: spaces.Setup) -> None:
