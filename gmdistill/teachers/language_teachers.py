@@ -44,8 +44,8 @@ def load(source: str, base: str, compute: str = "float32") -> LanguageTeacher:
     compute: The precision of its products.
 
   Raises:
-    InputError: it is incomplete or damaged, or no decoder; an adapter of
-      another base, or without one.
+    InputError: it is incomplete or damaged, or no decoder; its table has too
+      few rows; an adapter of another base, or without one.
   """
   folder = paths.path(source)
   is_adapter = trained.is_adapter(folder)
@@ -64,6 +64,8 @@ def load(source: str, base: str, compute: str = "float32") -> LanguageTeacher:
     )
   module = kind(**{**read.student, "compute": compute})
   place = hugging_face.find(whole)
+  tokenizer = plain_tokens.PlainTokenizer.of_folder(place)
+  tokenizer.require_rows(len(read.embeddings), place)
   problem = problems.Problem(
     read.embeddings, read.params, module, asks=tasks.next_tokens()
   )
@@ -83,7 +85,7 @@ def load(source: str, base: str, compute: str = "float32") -> LanguageTeacher:
     trained.identity(own),
     problem,
     params,
-    plain_tokens.PlainTokenizer.of_folder(place),
+    tokenizer,
     read.tokenizer_file,
     trained.identity(place) if is_adapter else "",
   )

@@ -75,6 +75,12 @@ def load(source: str) -> Teacher:
       f"rationale_slots in config.json, that fit no teacher {width} wide; save "
       "it again."
     )
+  known = tokenizing.Tokenizer.from_file(read.tokenizer_file).vocab_size
+  if known > len(read.embeddings):
+    raise errors.InputError(
+      f"{source}: the tokenizer has {known} tokens, the embedding table "
+      f"{len(read.embeddings)} rows; they are not of one model."
+    )
   labels = tuple(str(names.get(str(i), f"LABEL_{i}")) for i in range(classes))
   module = read.family.module(len(labels), **read.student)
   head = {"kernel": weight_CxD.T, "bias": tensors["classifier.bias"]}

@@ -292,6 +292,9 @@ def test_what_is_no_teacher_of_these_tokens_is_refused(folders, tmp_path):
     language_teachers.load(str(folders["adapter"]), "")
   with pytest.raises(errors.InputError, match="of another base"):
     language_teachers.load(str(folders["adapter"]), str(folders["longer"]))
+  short = tiny_lms.write_model(tmp_path / "short", rows=270)
+  with pytest.raises(errors.InputError, match="table has 270 rows"):
+    language_teachers.load(str(short), "")
   teacher = language_teachers.load(str(folders["base"]), "")
   other = tiny_lms.byte_level()
   other.add_tokens(["<more>"])

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 import tiny_config
+import tokenizers
 
 from gmdistill import errors, main
 from gmdistill.data import batches
@@ -173,6 +174,17 @@ def test_a_damaged_teacher_is_one_line(folder, tmp_path, fields):
   config = json.loads((own / "config.json").read_text())
   (own / "config.json").write_text(json.dumps(config | fields))
   with pytest.raises(errors.InputError, match="fit no teacher 16 wide"):
+    trained.load(str(own))
+
+
+def test_a_tokenizer_of_more_tokens_than_the_table_is_no_teachers(
+  folder, tmp_path
+):
+  own = shutil.copytree(folder, tmp_path / "own")
+  more = tokenizers.Tokenizer.from_file(str(own / "tokenizer.json"))
+  more.add_tokens(["<more>"])
+  more.save(str(own / "tokenizer.json"))
+  with pytest.raises(errors.InputError, match="they are not of one model"):
     trained.load(str(own))
 
 
