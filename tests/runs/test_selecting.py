@@ -16,7 +16,7 @@ from gmdistill.data import batches as row_batches
 from gmdistill.data import language, loading, plain_tokens
 from gmdistill.runs import chosen_rows, selecting
 from gmdistill.runs.config import recipe, settings
-from gmdistill.selection import pools
+from gmdistill.selection import methods, pools
 from gmdistill.students import made_up
 
 CONFIG = f"--config={pathlib.Path(__file__).parents[1] / 'tiny_config.py'}"
@@ -90,6 +90,21 @@ def test_several_methods_stand_in_one_table_and_go_on(
   assert chosen == ["grand"]
   assert select(tmp_path, "random,grand") == 0
   assert chosen == ["grand"]
+
+
+def test_all_is_every_method_that_reads_such_rows(tmp_path, monkeypatch):
+  chosen = []
+  row = dict(about="", rows=1, tokens=1, seconds=0.0, memory_bytes=None)
+
+  def choose(self, name, folder):
+    chosen.append(name)
+    return row | {"protocols": {}}
+
+  monkeypatch.setattr(selecting._Chooser, "choose", choose)
+  assert select(tmp_path, "all") == 0
+  assert chosen == [x for x in methods.METHODS if x != "ifd"]
+  done = json.loads((tmp_path / "select.json").read_text())
+  assert list(done["methods"]) == chosen
 
 
 def test_a_budget_of_tokens_is_kept_to(tmp_path):
