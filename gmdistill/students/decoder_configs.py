@@ -36,7 +36,7 @@ class Fields(dict[str, Any]):
         f"{path} is not a Hugging Face model config; {mend}"
       )
     family = content["model_type"]
-    if family not in families:
+    if family not in list(families):  # which may be anything
       raise errors.InputError(
         f"{folder} holds a model of type {family}; known decoders are "
         f"{', '.join(families)}."

@@ -189,6 +189,7 @@ def test_a_bare_decoder_is_read_without_its_prefix(family, tmp_path):
 
 REFUSED = [
   ("llama", dict(model_type="mamba"), "known decoders are gpt2, llama"),
+  ("llama", dict(model_type=["llama"]), "known decoders are gpt2, llama"),
   ("llama", dict(rope_parameters=dict(rope_type="yarn")), "of kind yarn"),
   ("llama", dict(hidden_act="relu6"), "hidden_act='relu6'; known are"),
   ("llama", dict(num_attention_heads=3), "does not divide"),
