@@ -67,7 +67,12 @@ def kd():
 
 
 def minilm():
-  """The first three layers of MiniLM; not measured."""
+  """The first three layers of MiniLM.
+
+  A busy CPU core, bfloat16: ten minutes of outer loop, then the evaluation. Expected,
+  protocol replay, 10 heads: quadratic weighted kappa 0.19 ± 0.01, K-centers 0.06 ± 0.05,
+  full 0.32; accuracy 45.6 ± 2.2, K-centers 44.2 ± 3.0, full 62.2.
+  """
   config = scratch()
   config.student.update(
     pretrained="sentence-transformers/all-MiniLM-L6-v2", num_layers=3, unroll=3
