@@ -202,7 +202,7 @@ def bayesian(
 
   A student is a chain of samples of its posterior on the set. An example's
   true label is its likeliest class, and its label, made a distribution, is
-  what the teacher of `uncertainty.dirichlet_loss` says of it; the Gaussian
+  what the teacher of `posterior.dirichlet_loss` says of it; the Gaussian
   prior stands around the student as it was before it saw the set.
 
   Args:
@@ -211,7 +211,7 @@ def bayesian(
       label is worth.
     prior_std: Of the Gaussian prior, of every parameter.
     num_students: Chains.
-    **chain: The fields of `uncertainty.Chain`.
+    **chain: The fields of `posterior.Chain`.
 
   Raises:
     ValueError: a field that is out of its range.

@@ -19,7 +19,7 @@ class Options:
       rows nearest to the centroids of each class, the same for all states.
     batch_rows_per_class: real rows of each class in a training batch.
     learning_rate: of the AdamW that trains the students.
-    matched: the tensors whose gradients are kept; see `distances.select`.
+    matched: the tensors whose gradients are kept; see `Roles.select`.
     precision: of what is stored: `float32`, `bfloat16`, or `int8`: states in
       eight bits a number, gradients in four.
     clip: the largest norm of one row's gradient, in training and in what is

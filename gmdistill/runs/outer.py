@@ -27,7 +27,7 @@ def outer_steps(
 ) -> Callable[..., tuple[states.DistillState, dict[str, jax.Array]]]:
   """Returns `steps(problem, state, real, key) -> (state, metrics)`, jitted.
 
-  `real`, an `objectives.Real`, has the leading axes [K, S]: K outer steps a
+  `real`, a `contract.Real`, has the leading axes [K, S]: K outer steps a
   dispatch, S students, which are shared out over the mesh. A device computes
   `at_once` of its students side by side: memory holds so many graphs. The state
   is donated; metrics come stacked [K].

@@ -44,7 +44,7 @@ def examples(
   """Returns for every synthetic example its labels and nearest tokens.
 
   Args:
-    synthetic_batch: A `data.Batch` of embeddings [M, L, D].
+    synthetic_batch: A `batches.Batch` of embeddings [M, L, D].
     table: The embedding table [V, D].
     tokens: The token of each row of the table.
     classes: The class [M] that each example was started from.

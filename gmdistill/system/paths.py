@@ -2,7 +2,7 @@
 
 A bucket has no appending, no locks and no renaming in place; but a file there
 appears whole or not at all. What must differ for it is here, and in
-`workdirs.held` and `checkpoint`.
+`folders.held` and `checkpoints`.
 """
 
 import contextlib

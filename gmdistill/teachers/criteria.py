@@ -1,6 +1,6 @@
 """What a student loses in training beside its labels: knowledge distillation.
 
-A `Criterion` adds to the loss of a `problem.Problem` what the rows' teachers
+A `Criterion` adds to the loss of a `problems.Problem` what the rows' teachers
 say (`Batch.teachers`), and what a student's deep layers teach its shallow
 ones.
 """

@@ -52,7 +52,7 @@ class Recipe:
       `k_centers`, `matching_pursuit`, `learned_weights`, or of data with
       `data.topics_key` also `topics`.
     coreset_pool: Real rows a class that coresets choose from.
-    objective: One of `stages.OBJECTIVES`, a weighted sum `a+0.1*b`, or stages
+    objective: One of `schedule.OBJECTIVES`, a weighted sum `a+0.1*b`, or stages
       `a,b`.
     stage_fractions: Of `num_steps`, one a stage; empty: equal.
     num_steps: Outer steps.
