@@ -289,17 +289,16 @@ FIELDS = {
 }
 
 
-@pytest.mark.parametrize(
-  "field, value", [("rationale_key", "why"), ("kmer", 3)]
-)
-def test_label_words_refuse_what_is_of_the_rows_of_encoders(
-  tmp_path, field, value
-):
+@pytest.mark.parametrize("name, value, said", [
+  ("data.rationale_key", "why", "is of the rows of encoders"),
+  ("data.kmer", 3, "is of the rows of encoders"),
+  ("kd.shallow_weight", 0.3, "is about layers, and this student tells nothing"),
+])  # fmt: skip
+def test_label_words_refuse_what_is_of_encoders(tmp_path, name, value, said):
   config = tiny_language.get_config(tmp_path, "classes")
-  config.data[field] = value
-  with pytest.raises(
-    errors.InputError, match=f"data.{field}={value} is of the"
-  ):
+  group, field = name.split(".")
+  config[group][field] = value
+  with pytest.raises(errors.InputError, match=f"{name}={value} {said}"):
     assembly.setup(settings.recipe(config))
 
 

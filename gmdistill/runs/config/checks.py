@@ -9,6 +9,7 @@ from gmdistill import errors
 from gmdistill.evaluation import exact_match, metrics
 from gmdistill.runs.config import travellers
 from gmdistill.sets import spaces
+from gmdistill.students import encoders
 from gmdistill.teachers import divergences, ensembles
 
 
@@ -175,10 +176,10 @@ def require_fitting(built: spaces.Setup, config: Any) -> None:
     )
   for field in ("shallow_weight", "features"):
     value = getattr(config.kd, field)
-    if value and not hasattr(student, "num_layers"):
+    if value and not isinstance(student, encoders.Transformer):
       raise errors.InputError(
-        f"kd.{field}={value} is about layers, which a student of "
-        f"kind={config.student.kind} has not; use student.kind=transformer."
+        f"kd.{field}={value} is about layers, and this student tells nothing "
+        "of its own; use student.kind=transformer, or one of BERT's."
       )
   if "travelling" in config.objective:
     travellers.require(built.problem, config)
