@@ -12,12 +12,16 @@ from gmdistill.data import batches
 from gmdistill.objectives import (
   contract,
   displacements,
+  distances,
   finetune_ahead,
+  first_order,
   gradient_matching,
   look_ahead,
   step_matching,
   trajectories,
+  travelling,
 )
+from gmdistill.runs.config import schedule
 from gmdistill.sets import following_tokens, synthetic, wrappers
 from gmdistill.students import adapters, decoders, problems, tasks
 from gmdistill.training import optimizers
@@ -62,7 +66,8 @@ def make_set(problem, soft=False):
   if soft:
     queries = 3.0 * problem.embeddings[tokens.targets]
     tokens = dataclasses.replace(tokens, targets=queries)
-  inputs = problem.embeddings[batch.inputs]
+  noise = jax.random.normal(jax.random.key(7), (2, LENGTH, WIDTH))
+  inputs = problem.embeddings[batch.inputs] + 0.01 * noise
   start = dataclasses.replace(batch, inputs=inputs, tokens=tokens)
   shapes = jax.eval_shape(problem.init, jax.random.key(0))
   stored = wrappers.with_learning_rates(
@@ -99,7 +104,22 @@ OBJECTIVES = {
   ),
   "trajectory_matching": displacements.trajectory_matching(),
   "task_vector_matching": displacements.task_vector_matching(),
+  "distribution_matching": first_order.distribution_matching(),
+  "token_distance": first_order.token_distance(),
+  "travelling": travelling.drawn(
+    [
+      finetune_ahead.finetune_ahead(
+        optimizers.FineTuning(8, kind="sgd"),
+        1.0,
+        finetune_ahead.Windows(window=1, skip=0, stride=2),
+      )
+    ]
+  ),
 }
+
+
+def test_every_objective_of_a_config_teaches_language_models():
+  assert {*schedule.OBJECTIVES} <= {*OBJECTIVES}
 
 
 # What is soft is the batch's, not the objective's.
@@ -139,8 +159,6 @@ def test_an_objective_has_a_finite_slope_in_all_that_is_learned(name, soft):
 def test_tensors_that_are_zero_on_both_sides_are_in_no_mean():
   """At B = 0 the gradient of A is zero whatever the rows: half of the tensors
   say nothing of how near two gradients are, and must not make them nearer."""
-  from gmdistill.objectives import distances
-
   problem = make_problem()
   params = problem.init(jax.random.key(2))
   grad = jax.jit(jax.grad(problem.loss))
