@@ -56,6 +56,9 @@ def program(
   compiled = traced.lower().compile()
   memory = compiled.memory_analysis()
   num_steps = len(jax.tree.leaves(real)[0])
+  devices_used = len(jax.tree.leaves(state)[0].sharding.device_set)
+  # A large program is tens of megabytes of text, to find nothing on one device.
+  text = compiled.as_text() if devices_used > 1 else ""
   return compiled, Cost(
     pool=_on_a_device(state.students),
     bank=_on_a_device(real.expert),
@@ -63,7 +66,7 @@ def program(
     arguments=memory.argument_size_in_bytes,
     temporary=memory.temp_size_in_bytes,
     flops=matmul_flops(traced.jaxpr.jaxpr) // num_steps,
-    crossing=crossing(compiled.as_text()) // num_steps,
+    crossing=crossing(text) // num_steps,
     room=devices.room(),
   )
 
