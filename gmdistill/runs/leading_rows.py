@@ -214,7 +214,7 @@ def _learned_weights(
       optax.adam(options.learning_rate),
     ),
   )
-  problem = devices.put(run.mesh, run.setup.problem)
+  problem = devices.put(run.mesh, run.setup.problem, run.setup.problem.layout)
   key = devices.put(run.mesh, jax.random.key(config.seed))
   batch = start_rows.as_batch(run.setup, config, chosen)
   state = states.first_state(
