@@ -151,16 +151,24 @@ def sgd_step(
 ) -> tuple[Any, Moments]:
   """One step of clipped SGD with momentum; see `adamw_step` for its arguments.
 
-  The first moment is the velocity; there is no second.
+  The first moment is the velocity; there is no second. A stride goes where so
+  many steps of equal gradients go.
   """
   kept = MOMENTUM**stride
-  shorter = 1.0 / jnp.maximum(1.0, optax.tree.norm(grads))
-  # What so many equal gradients add to the velocity.
-  gain = (1 - kept) / (1 - MOMENTUM)
-  first = jax.tree.map(
-    lambda v, g: kept * v + gain * shorter * g, moments.first, grads
+  clipped = jax.tree.map(
+    lambda g: g / jnp.maximum(1.0, optax.tree.norm(grads)), grads
   )
-  moved = jax.tree.map(lambda p, v: p - stride * rate * v, params, first)
+  # What the gradients add to the velocity, and how far it and they carry.
+  gain = (1 - kept) / (1 - MOMENTUM)
+  carried = MOMENTUM * gain
+  added = (stride - carried) / (1 - MOMENTUM)
+  first = jax.tree.map(lambda v, g: kept * v + gain * g, moments.first, clipped)
+  moved = jax.tree.map(
+    lambda p, v, g: p - rate * (carried * v + added * g),
+    params,
+    moments.first,
+    clipped,
+  )
   return moved, Moments(first, moments.second, moments.updates + 1)
 
 

@@ -71,3 +71,19 @@ def test_a_stride_is_that_many_steps_along_one_gradient():
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), coarse, fine
   )
+
+
+@pytest.mark.parametrize("stride", [1, 4])
+def test_a_stride_of_sgd_goes_where_that_many_steps_go(stride):
+  start = moments()._replace(first=jax.tree.map(jnp.cos, START))
+  fine, state = START, start
+  for _ in range(stride):
+    fine, state = optimizers.sgd_step(fine, GRADS[0], state, rate=0.1)
+  coarse, after = optimizers.sgd_step(
+    START, GRADS[0], start, rate=0.1, stride=stride
+  )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
+    (coarse, after.first),
+    (fine, state.first),
+  )
