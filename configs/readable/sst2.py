@@ -3,15 +3,17 @@
 gmdistill distill --config=readable/sst2 --workdir=runs/readable_sst2
 gmdistill evaluate --set=runs/readable_sst2/set/set.jsonl --config=sst2:finetune
 
-Candidates' weights and soft labels are learned along the protocol `finetune`, the
-lightest are left out in three rounds, and the labels and weights of those that stay
-are learned on. What it leaves is `set/set.jsonl`. Not measured yet.
+From the rows of K-centers, a hundred exchanges for other rows are tried along the
+protocol `finetune`, and those kept that lower the real loss; then labels and weights of
+the rows are learned. What it leaves is `set/set.jsonl`. Two busy CPU cores, bfloat16: 10
+minutes to choose, 10 to learn. Measured, 3 students on the 872 validation rows: 61.1 ±
+3.7 %, random rows 54.8 ± 5.8 %; the table of `docs/results/rows.md` has more.
 `:written` is the same with a language model that writes rows beside the real ones:
 
 gmdistill write --config=readable/sst2:written --workdir=sets/written_sst2
 gmdistill distill --config=readable/sst2:written --workdir=runs/written_sst2 --config.choice.written=sets/written_sst2/written.jsonl
 
-Not measured yet. `:tiny` after either runs the same recipe on the embedded corpus, in
+Not measured. `:tiny` after either runs the same recipe on the embedded corpus, in
 seconds on a CPU; it writes by a made-up decoder, whose words mean nothing.
 """
 
@@ -28,8 +30,8 @@ def get_config():
   config.student.pooling = "mean"
   config.student.unroll = 6
   config.readable = True
-  config.initialise = "learned_weights"
-  config.choice.update(pool=50, rounds=3, num_steps=30)
+  config.initialise = "k_centers"
+  config.choice.update(pool=50, exchanges=100)
   config.data_per_class = 5
   config.sequence_length = 32
   config.min_tokens = 16
@@ -37,13 +39,14 @@ def get_config():
   config.labels = "softmax"
   config.objective = "finetune_ahead"
   config.finetune_ahead.update(
-    window=16, skip=0, stride=4, until=64, centred=True
+    window=8, skip=0, stride=8, until=64, centred=True
   )
-  config.num_steps = 60
+  config.num_students = 2
+  config.num_steps = 20
   config.outer.update(learning_rate=2e-2)
   config.steps_per_dispatch = 1
-  config.eval_every = config.checkpoint_every = 20
-  config.rows_per_class = 32
+  config.eval_every = config.checkpoint_every = 10
+  config.rows_per_class = 48
   config.selection.update(
     protocol="finetune", num_students=4, rows=400, min_tokens=20
   )

@@ -10,6 +10,7 @@ import numpy as np
 from gmdistill import trees
 from gmdistill.data import batches
 from gmdistill.students import problems
+from gmdistill.system import waits
 
 # What is read of one row: (problem, params, a batch of that row) -> arrays
 OfRow = Callable[[problems.Problem, trees.Params, batches.Batch], Any]
@@ -58,7 +59,8 @@ def each(
     return jax.vmap(one)(rows)
 
   parts, count = [], len(rows)
-  for start in range(0, count, chunk):
+  starts = range(0, count, chunk)
+  for start in waits.over(starts, "gradients", count, "rows", chunk):
     # The last chunk is filled up to the one compiled shape.
     index = np.minimum(np.arange(start, start + chunk), count - 1)
     found = of_chunk(problem, params, batches.take_rows(rows, index))

@@ -11,6 +11,7 @@ from gmdistill import errors, trees
 from gmdistill.data import batches
 from gmdistill.selection import pools, row_gradients, warm_students
 from gmdistill.students import problems
+from gmdistill.system import waits
 from gmdistill.training import optimizers
 
 
@@ -134,9 +135,10 @@ def shapley(
   params = problems.first_student(pool.problem, key)
   rng = np.random.default_rng([seed, 3])
   value_P = np.zeros(len(rows))
-  for _ in range(options.epochs):
-    order = rng.permutation(len(rows))
-    for start in range(0, len(rows), batch_size):
+  starts = range(0, len(rows), batch_size)
+  for epoch in range(1, options.epochs + 1):
+    order, label = rng.permutation(len(rows)), f"epoch {epoch}"
+    for start in waits.over(starts, label, len(rows), "rows", batch_size):
       own = order[start : start + batch_size]
       index = np.resize(own, batch_size)
       counts = (np.arange(batch_size) < len(own)).astype(np.float32)

@@ -11,6 +11,7 @@ from gmdistill import trees
 from gmdistill.data import batches
 from gmdistill.selection import pools
 from gmdistill.students import problems
+from gmdistill.system import waits
 from gmdistill.training import fitting, optimizers
 
 
@@ -38,8 +39,8 @@ def along_training(
   optimizer = optax.adamw(
     options.learning_rate, optimizers.B1, optimizers.B2, optimizers.EPSILON
   )
-  parts = np.arange(1, options.checkpoints + 1)
-  ends = options.num_steps * parts // options.checkpoints
+  shares = np.arange(1, options.checkpoints + 1)
+  ends = options.num_steps * shares // options.checkpoints
   key, order_key = jax.random.split(jax.random.key(seed))
   order = fitting.shuffled_rows(
     order_key, len(rows), options.num_steps, options.batch_size
@@ -58,7 +59,8 @@ def along_training(
   params = problems.first_student(problem, key)
   carry = (params, optimizer.init(params))
   seen = []
-  for start, end in zip([0, *ends[:-1]], ends, strict=True):
+  parts = list(zip([0, *ends[:-1]], ends, strict=True))
+  for start, end in waits.over(parts, "warming up", len(parts), "parts"):
     carry = train(problem, carry, rows, order[start:end])
     params, (adam, *_) = carry
     seen.append(Warm(params, adam.mu, adam.nu, adam.count))

@@ -174,6 +174,8 @@ def require_fitting(built: spaces.Setup, config: Any) -> None:
       f"rank={config.rank} of the embeddings must be 1 to {most} (positions "
       "and width of the set), or 0 for full."
     )
+  if not config.has_classes:
+    _require_language(config)
   for field in ("shallow_weight", "features"):
     value = getattr(config.kd, field)
     if value and not isinstance(student, encoders.Transformer):
@@ -193,7 +195,6 @@ def require_fitting(built: spaces.Setup, config: Any) -> None:
       "have one alone; use another kd.loss."
     )
   if not config.has_classes:
-    _require_language(config)
     exact_match.require_answers(built.problem, built.corpus, config.exact_match)
   elif config.exact_match.num_rows:
     raise errors.InputError(

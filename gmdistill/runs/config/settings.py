@@ -103,6 +103,7 @@ def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   short = 16 if config.readable else 8
   config.sequence_length = min(config.sequence_length, short)
   config.choice.update(pool=6, states=2, sketch=64, rounds=2, num_steps=2)
+  config.choice.exchanges = min(config.choice.exchanges, 3)
   config.replay_steps = min(config.replay_steps, 3)
   config.coreset_pool = 50
   config.num_steps = 4
