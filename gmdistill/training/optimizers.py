@@ -127,8 +127,7 @@ def adamw_step(
       moments that forget so many times as fast.
   """
   keep_first, keep_second = B1**stride, B2**stride
-  shorter = 1.0 / jnp.maximum(1.0, optax.tree.norm(grads))
-  clipped = jax.tree.map(lambda g: shorter * g, grads)
+  clipped = _clipped(grads)
   first = optax.tree.update_moment(clipped, moments.first, keep_first, 1)
   second = optax.tree.update_moment(clipped, moments.second, keep_second, 2)
   updates = moments.updates + 1
@@ -155,9 +154,7 @@ def sgd_step(
   many steps of equal gradients go.
   """
   kept = MOMENTUM**stride
-  clipped = jax.tree.map(
-    lambda g: g / jnp.maximum(1.0, optax.tree.norm(grads)), grads
-  )
+  clipped = _clipped(grads)
   # What the gradients add to the velocity, and how far it and they carry.
   gain = (1 - kept) / (1 - MOMENTUM)
   carried = MOMENTUM * gain
@@ -170,6 +167,12 @@ def sgd_step(
     clipped,
   )
   return moved, Moments(first, moments.second, moments.updates + 1)
+
+
+def _clipped(grads):
+  """Returns gradients no longer than 1 together."""
+  shorter = 1.0 / jnp.maximum(1.0, optax.tree.norm(grads))
+  return jax.tree.map(lambda g: shorter * g, grads)
 
 
 def _direction(m, v):
