@@ -113,7 +113,7 @@ def _worth(cell: Mapping[str, Any], row: Mapping[str, Any]) -> float:
   """Returns a row's mean, of which more is better."""
   if not np.isfinite(row["mean"]):
     return -np.inf
-  return float(-row["mean"] if cell.get("unit") == "nats" else row["mean"])
+  return float(units.sign(cell.get("unit", "accuracy")) * row["mean"])
 
 
 def _error(row: Mapping[str, Any]) -> float:

@@ -81,7 +81,7 @@ def _ends(run, cells_of, unit):
   starts = [zero] if zero is not None else []
   if unit == "accuracy" and names:
     starts.append(1 / len(names))
-  sign = 1 if unit == "accuracy" else -1
+  sign = units.sign(unit)
   gains = [sign * (full - start) for start in starts]
   return zero, full if min(gains, default=1.0) >= _LEAST_GAIN else None
 

@@ -13,6 +13,7 @@ from gmdistill.students import (
   encoders,
   problems,
   small,
+  tasks,
 )
 from gmdistill.system import folders
 
@@ -135,8 +136,7 @@ def reader(problem: problems.Problem) -> dict[str, Any]:
   if is_decoder:
     inputs = _OF_DECODERS
     features = "the last unmasked token's hidden state, after the last norm"
-    words = getattr(problem.task.logits, "words", None)
-    if words is not None:
+    if words := tasks.words_of(problem.task):
       head = {"is": _WORDS, "words": list(words)}
   if problem.task.smaller_is_better:
     head = {"is": "none"}

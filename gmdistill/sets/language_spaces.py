@@ -174,18 +174,9 @@ def adapted(
   if kind == "none":
     return problem, ""
   if kind == "lora":
-    rank, alpha = student["rank"], student["alpha"]
-    targets = tuple(student["targets"])
-    make = functools.partial(
-      adapters.lora,
-      module,
-      base,
-      rank=rank,
-      alpha=alpha or None,
-      targets=targets or adapters.TARGETS,
-    )
-    how = f", LoRA of rank {rank}"
-    if targets:
+    make = functools.partial(adapters.lora_of, module, base, student)
+    how = f", LoRA of rank {student['rank']}"
+    if targets := student["targets"]:
       how += f" on {', '.join(targets)}"
   elif kind == "last_layers":
     count = student["trained_layers"]

@@ -7,7 +7,7 @@ banks and checkpoints hold is what is trained, in the collection `params`.
 import dataclasses
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -196,6 +196,29 @@ def lora(
     errors.choice("targets", name, TARGETS)
   alpha = 2.0 * rank if alpha is None else float(alpha)
   return Adapted(LowRank(module, rank, alpha, tuple(targets)), params, None)
+
+
+def lora_of(
+  module: decoders.Decoder, params: trees.Params, fields: Mapping[str, Any]
+) -> Adapted:
+  """Returns students that are low-rank changes, by the fields of a config.
+
+  Args:
+    module: The decoder.
+    params: Its parameters, which stay frozen.
+    fields: Of `config.student`: `rank`, `alpha` (0: 2 ranks) and `targets`
+      (none: all).
+
+  Raises:
+    ValueError: as of `lora`.
+  """
+  return lora(
+    module,
+    params,
+    rank=fields["rank"],
+    alpha=fields["alpha"] or None,
+    targets=fields["targets"] or TARGETS,
+  )
 
 
 def last_layers(

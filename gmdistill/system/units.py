@@ -45,6 +45,11 @@ def plus_minus(
   return said if spread is None else f"{said} ± {scale * spread:.{places}f}"
 
 
+def sign(unit: str) -> int:
+  """Returns 1 where more is better, as of an accuracy, and else -1."""
+  return 1 if unit == "accuracy" else -1
+
+
 def recovered(mean: float, ends: Mapping[str, Any]) -> float:
   """Returns the recovery of a row; 0 of one whose students diverged.
 
@@ -56,10 +61,10 @@ def recovered(mean: float, ends: Mapping[str, Any]) -> float:
   """
   if not math.isfinite(mean):
     return 0.0
-  sign = 1 if ends.get("unit", "accuracy") == "accuracy" else -1
+  better = sign(ends.get("unit", "accuracy"))
   zero = ends.get("zero_shot", 0.0)
-  gain = sign * (ends["full"] - zero)
-  return sign * float(mean - zero) / gain if gain > 0 else 0.0
+  gain = better * (ends["full"] - zero)
+  return better * float(mean - zero) / gain if gain > 0 else 0.0
 
 
 def scaled(value: Any, unit: str) -> Any:

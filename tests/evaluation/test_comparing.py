@@ -178,7 +178,9 @@ def test_a_word_is_said_by_no_student_that_tells_classes(tmp_path):
 def test_baselines_of_another_size_than_the_set_are_told(capsys):
   def student(rows):
     return types.SimpleNamespace(
-      config=types.SimpleNamespace(per_group=2, has_classes=True),
+      config=types.SimpleNamespace(
+        per_group=2, has_classes=True, size_field="data_per_class"
+      ),
       setup=types.SimpleNamespace(problem=types.SimpleNamespace(groups=2)),
       syn=synthetic.SyntheticSet(make_synthetic(per_class=rows)),
     )

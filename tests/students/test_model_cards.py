@@ -27,11 +27,7 @@ TINY_BERT = pathlib.Path(__file__).parents[1] / "tiny_bert"
 TEXTS = ["a good film", "dull", "the story of a plot, not bad"]
 
 
-def save(folder, pooling):
-  read = hugging_face.load(str(TINY_BERT), pooling=pooling)
-  student = encoders.Transformer(2, **read.student)
-  problem = problems.Problem(read.embeddings, read.params, student)
-  params = problem.init(jax.random.key(5))
+def write(folder, read, student, params):
   hugging_face.save(
     folder,
     params=params,
@@ -40,6 +36,14 @@ def save(folder, pooling):
     label_names=("no", "yes"),
     tokenizer_json=pathlib.Path(read.tokenizer_file).read_text(),
   )
+
+
+def save(folder, pooling):
+  read = hugging_face.load(str(TINY_BERT), pooling=pooling)
+  student = encoders.Transformer(2, **read.student)
+  problem = problems.Problem(read.embeddings, read.params, student)
+  params = problem.init(jax.random.key(5))
+  write(folder, read, student, params)
   tokenizer = tokenizing.Tokenizer.from_file(read.tokenizer_file)
   ids, mask = tokenizer.encode(TEXTS, 16)
   return problem.apply(params, batches.Batch(ids, mask)).logits
@@ -68,14 +72,7 @@ def test_a_decoder_that_tells_classes_brings_its_reader(family, tmp_path):
   params = problem.init(jax.random.key(5))
   params["head"] = jax.tree.map(lambda x: 20 * x + 0.1, params["head"])
   folder = tmp_path / "student"
-  hugging_face.save(
-    folder,
-    params=params,
-    embeddings=read.embeddings,
-    student=student,
-    label_names=("no", "yes"),
-    tokenizer_json=pathlib.Path(read.tokenizer_file).read_text(),
-  )
+  write(folder, read, student, params)
   told = (folder / "README.md").read_text()
   assert "Not for `pipeline" in told and "mean" not in told
   assert "Bert" not in told

@@ -79,7 +79,7 @@ def say_size(student: Student) -> None:
   """Says so where a set is of another size than the rows beside it."""
   groups, config = student.setup.problem.groups, student.config
   ours, each = len(student.syn.batch), config.per_group
-  field = "data_per_class" if config.has_classes else "num_sequences"
+  field = config.size_field
   of = f" of {groups} classes" if config.has_classes else ""
   if ours != groups * each:
     logs.say(

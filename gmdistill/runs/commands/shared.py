@@ -140,10 +140,12 @@ def save_of_run(
 
 def _is_whole(config: recipes.Recipe, student: adapters.LowRank) -> bool:
   """Whether a base is what its directory holds."""
+  if config.student.peft:
+    return False
   folder = hugging_face.find(config.student.pretrained)
   fields: Any = hugging_face.read_config(folder)
   held = decoder_weights.FORMS[fields["model_type"]].read(fields)
-  return not config.student.peft and student.num_layers == held["num_layers"]
+  return bool(student.num_layers == held["num_layers"])
 
 
 def check_exportable(setup: spaces.Setup) -> None:

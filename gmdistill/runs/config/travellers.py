@@ -37,13 +37,7 @@ def builder(named: str, config: Any) -> Callable[[problems.Problem], Any]:
 def _change(fields, problem):
   adapted = errors.named(
     _FIELD,
-    lambda: adapters.lora(
-      problem.student.module,
-      problem.frozen,
-      rank=fields["rank"],
-      alpha=fields["alpha"] or None,
-      targets=fields["targets"] or adapters.TARGETS,
-    ),
+    lambda: adapters.lora_of(problem.student.module, problem.frozen, fields),
   )
   return adapted.student
 
@@ -82,7 +76,7 @@ def require(problem: problems.Problem, config: Any) -> None:
     module = builder(named, config)(problem)
     if module.max_positions < longest:
       raise errors.InputError(
-        f"travelling.students: {named} would read {module.max_positions} "
+        f"{_FIELD}: {named} would read {module.max_positions} "
         f"tokens, and rows have {longest}; use student.max_positions={longest}."
       )
     if type(module) is not type(problem.student) or problem.initial is None:
@@ -90,7 +84,7 @@ def require(problem: problems.Problem, config: Any) -> None:
     most = problem.student.num_layers
     if module.num_layers > most:
       raise errors.InputError(
-        f"travelling.students: {named} has more layers than the pretrained "
+        f"{_FIELD}: {named} has more layers than the pretrained "
         f"student's {most}, of which it keeps the first; use at most {most}."
       )
 
