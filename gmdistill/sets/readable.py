@@ -32,6 +32,36 @@ def with_ids(
   return dataclasses.replace(syn, batch=batch, basis=None)
 
 
+def saying_itself(
+  syn: synthetic.SyntheticSet, unembedding_VxD: jax.Array
+) -> synthetic.SyntheticSet:
+  """Returns a language model's set of tokens, whose places say the next token.
+
+  So it is text, and nothing beside. Where no token comes after, a place says
+  what is likeliest by its learned target.
+
+  Args:
+    syn: The set, of tokens.
+    unembedding_VxD: Whose products with soft targets are their logits.
+  """
+  ids_MxL, mask_MxL = syn.batch.inputs, syn.batch.mask
+  tokens = syn.batch.tokens
+  assert tokens is not None
+  told_MxL = tokens.targets
+  if jnp.issubdtype(told_MxL.dtype, jnp.floating):
+    told_MxL = jnp.argmax(told_MxL @ unembedding_VxD.T, axis=-1)
+  after_MxL = jnp.roll(ids_MxL, -1, axis=1)
+  is_read_MxL = jnp.roll(mask_MxL, -1, axis=1).at[:, -1].set(False)
+  targets_MxL = jnp.where(is_read_MxL, after_MxL, told_MxL)
+  batch = dataclasses.replace(
+    syn.batch,
+    tokens=dataclasses.replace(
+      tokens, targets=targets_MxL.astype(jnp.int32)
+    ),
+  )
+  return dataclasses.replace(syn, batch=batch)
+
+
 def nearest(syn: synthetic.SyntheticSet, table_VxD: jax.Array) -> np.ndarray:
   """Returns the token [M, L] nearest to each embedding, by cosine."""
   ids_MxLx1, _ = nearest_text.nearest_tokens(syn.batch.inputs, table_VxD, k=1)
@@ -86,12 +116,15 @@ def nearest_rows(
   """Returns the real row [M] most like each example, place by place.
 
   Likeness is the mean cosine of embeddings over the row's own places, within
-  the example's class: that of its largest label.
+  the example's class: that of its largest label; of a language model's set,
+  among all.
   """
   own_MxLxD = _unit(np.asarray(syn.batch.inputs))
   own_MxLxD *= np.asarray(syn.batch.mask)[..., None]
   unit_VxD = _unit(np.asarray(table))
-  classes_M = np.asarray(syn.batch.class_labels).argmax(axis=1)
+  classes_M = np.zeros(len(own_MxLxD), int)
+  if syn.batch.labels is not None:
+    classes_M = np.asarray(syn.batch.labels).argmax(axis=1)
   length = min(own_MxLxD.shape[1], examples.mask.shape[1])
   scores_MxN = np.full((len(own_MxLxD), len(examples.labels)), -np.inf)
   for n, (ids_L, mask_L) in enumerate(

@@ -10,6 +10,7 @@ import tiny_language
 from gmdistill import errors
 from gmdistill import main as command_line
 from gmdistill.runs import distill
+from gmdistill.runs.commands import projecting
 from gmdistill.runs.config import assembly, named_students, settings, travellers
 
 STUDENTS = ("own", "lora:2:query+value")
@@ -22,7 +23,9 @@ def run(tmp_path_factory):
   config.objective = "travelling"
   config.replay_steps = 0
   config.travelling.update(students=STUDENTS, rates=(1e-2,))
-  config.finetune.update(num_steps=3, batch_size=2, num_students=2)
+  config.finetune.update(
+    num_steps=3, batch_size=2, num_students=2, rates=(0.1,)
+  )
   config.finetune_ahead.update(window=1, skip=0, stride=3, until=3)
   config.num_steps, config.eval_every = 12, 12
   config.protocols, config.selection.protocol = ("finetune",), "finetune"
@@ -31,6 +34,7 @@ def run(tmp_path_factory):
     students=("own", "lora:4"), rates=(1e-2,), sgd_rates=(), steps=(3,)
   )
   config.grid.num_students = 2
+  config.projections.update(rounds=1, num_steps=1)
   distill.run(config, str(folder / "run"), "the command")
   return folder / "run", config
 
@@ -73,6 +77,40 @@ def test_a_grid_of_adapters_is_in_nats(run, capsys):
   ]
   assert told["recovery"]["distilled"]["mean"] == pytest.approx(np.mean(shares))
   assert f"{told['cells'][0]['full']:.3f}" in told["table"]
+
+
+def test_text_made_of_a_set_says_its_own_tokens_and_is_in_nats(run, capsys):
+  flags = [
+    f"--set={run[0] / 'set'}",
+    "--protocol=projections",
+    "--json",
+  ]
+  assert command_line.main(["gmdistill", "evaluate", *flags]) == 0
+  told = json.loads(capsys.readouterr().out)
+  assert told["unit"] == "nats" and "nats" in told["table"].splitlines()[0]
+  rows = told["rows"]
+  assert set(rows) == {
+    *("soft", "nearest tokens", "nearest tokens, learned targets"),
+    *("likely tokens", "ADMM", "nearest real rows"),
+  }
+  # After a few steps a set is its start rows still, but for their targets.
+  real = rows["nearest real rows"]
+  assert rows["nearest tokens"]["texts"] == real["texts"]
+  assert rows["nearest tokens"]["mean"] == pytest.approx(real["mean"], abs=0.05)
+
+
+@pytest.mark.parametrize("unit, soft, text, random", [
+  ("nats", 2.0, 3.0, 4.0), ("accuracy", 0.8, 0.7, 0.6)
+])  # fmt: skip
+def test_gains_left_are_shares_of_what_the_set_is_better_by(
+  unit, soft, text, random
+):
+  rows = {"soft": {"mean": soft}, "nearest tokens": {"mean": text}}
+  projecting._add_gains(rows, random, unit)
+  assert rows["soft"]["gain_left"] == 1
+  assert rows["nearest tokens"]["gain_left"] == pytest.approx(0.5)
+  projecting._add_gains(rows, soft, unit)  # it gains nothing
+  assert rows["nearest tokens"]["gain_left"] is None
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,19 @@ def test_tokens_are_read_back():
   np.testing.assert_array_equal(again.batch.labels, syn.batch.labels)
 
 
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_text_says_its_own_next_token_and_at_its_end_what_was_learned(soft):
+  table = 3 * jnp.eye(8)
+  ids, mask = jnp.arange(6).reshape(2, 3), jnp.array([[1, 1, 1], [1, 1, 0]])
+  told = jnp.full((2, 3), 7)
+  tokens = batches.Tokens(table[told] if soft else told, jnp.ones((2, 3)))
+  batch = batches.Batch(ids, mask.astype(bool), tokens=tokens)
+  said = readable.saying_itself(synthetic.SyntheticSet(batch), table)
+  assert said.batch.tokens.targets.tolist() == [[1, 2, 7], [4, 7, 7]]
+  assert said.batch.tokens.targets.dtype == jnp.int32
+  np.testing.assert_array_equal(said.batch.tokens.weights, tokens.weights)
+
+
 def test_a_language_model_decides_among_near_tokens():
   table = make_problem().embeddings
   table = table.at[7].set(table[3] + 0.01)  # as near as 3

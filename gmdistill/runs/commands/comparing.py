@@ -24,7 +24,7 @@ BESIDE = ("random", "k_centers")
 def evaluate(flags: Any, config: recipes.Recipe, source: epath.Path) -> None:
   """Measures a set by several students; prints and writes what it comes to."""
   name = flags.protocol
-  if name != "grid":
+  if name == "ranking":
     checks.require_classes(config, f"--protocol={name}")
   measure = {
     "grid": _grid,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from etils import epath
 
 from gmdistill import errors
-from gmdistill.data import batches
+from gmdistill.data import batches, language_tokens
 from gmdistill.evaluation import audits, measuring, rankings
 from gmdistill.runs import alternating, jobs
 from gmdistill.runs.commands import shared
@@ -16,7 +16,7 @@ from gmdistill.runs.config import assembly, outputs
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.sets import readable, synthetic
 from gmdistill.students import decoder_names, generation, problems, tasks
-from gmdistill.system import logs
+from gmdistill.system import logs, units
 
 
 def projections(config: recipes.Recipe, source: epath.Path) -> dict[str, Any]:
@@ -46,26 +46,33 @@ def projections(config: recipes.Recipe, source: epath.Path) -> dict[str, Any]:
       setup.corpus.tokenizer,
     )
   random = table.baseline(name, protocol, "random")["mean"]
-  gain = rows["soft"]["mean"] - random
-  for row in rows.values():
-    row["gain_left"] = (row["mean"] - random) / gain if gain > 0 else None
-  told = {"protocol": name, "random": random, "rows": rows}
+  unit = setup.problem.task.unit
+  _add_gains(rows, random, unit)
+  told = {"protocol": name, "unit": unit, "random": random, "rows": rows}
   return {**told, "table": _table(told)}
+
+
+def _add_gains(rows, random, unit) -> None:
+  """Adds the share of the soft set's gain over random rows that is left."""
+  better = units.sign(unit)
+  gain = better * (rows["soft"]["mean"] - random)
+  for row in rows.values():
+    left = better * (row["mean"] - random)
+    row["gain_left"] = left / gain if gain > 0 else None
 
 
 def _made(config, setup, syn) -> dict[str, synthetic.SyntheticSet]:
   """Returns the set and each text that is made of it, in the same steps."""
   table_VxD = setup.problem.embeddings[: len(setup.corpus.tokenizer.tokens)]
-  made = {
-    "soft": syn,
-    "nearest tokens": readable.with_ids(syn, readable.nearest(syn, table_VxD)),
-  }
-  length, train = syn.batch.mask.shape[1], setup.corpus.train
+  ids_MxL = readable.nearest(syn, table_VxD)
+  made = {"soft": syn, "nearest tokens": _as_text(setup, syn, ids_MxL)}
+  if not config.has_classes:
+    made["nearest tokens, learned targets"] = readable.with_ids(syn, ids_MxL)
   if decoder_names.is_one(setup.problem.student):
-    reads = reads_tokens(setup.problem, length)
+    reads = reads_tokens(setup.problem, syn.batch.mask.shape[1])
     whole = problems.unembedding(setup.problem)
     ids = readable.likely(syn, table_VxD, reads, unembedding_VxD=whole)
-    made["likely tokens"] = readable.with_ids(syn, ids)
+    made["likely tokens"] = _as_text(setup, syn, ids)
   else:
     logs.say("likely tokens: left out, no decoder reads this set's table")
   options = config.projections
@@ -78,16 +85,36 @@ def _made(config, setup, syn) -> dict[str, synthetic.SyntheticSet]:
       num_steps=options.num_steps,
       penalty=options.penalty,
     )
-    made["ADMM"] = readable.with_ids(syn, ids)
-  if tasks.asks_at_end(setup.problem.task):
-    ids_NxL, mask_NxL = batches.last(train.token_ids, train.mask, length)
-    train = train._replace(token_ids=ids_NxL, mask=mask_NxL)
-  rows = readable.nearest_rows(syn, train, table_VxD)
-  taken = batches.take(train, rows)
-  made["nearest real rows"] = readable.with_ids(
+    made["ADMM"] = _as_text(setup, syn, ids)
+  made["nearest real rows"] = _nearest_real(setup, syn, table_VxD)
+  return made
+
+
+def _as_text(setup, syn, ids_MxL) -> synthetic.SyntheticSet:
+  """Returns a set of tokens; a language model's says its own next tokens."""
+  text = readable.with_ids(syn, ids_MxL)
+  if setup.corpus.label_names:
+    return text
+  return readable.saying_itself(text, problems.unembedding(setup.problem))
+
+
+def _nearest_real(setup, syn, table_VxD) -> synthetic.SyntheticSet:
+  """Returns the real rows most like a set's examples, as they are."""
+  length, rows = syn.batch.mask.shape[1], setup.corpus.train
+  if not setup.corpus.label_names:
+    fit = language_tokens.fitting(rows, length)
+    rows = language_tokens.longest(fit, len(syn.batch))
+  elif tasks.asks_at_end(setup.problem.task):
+    ids_NxL, mask_NxL = batches.last(rows.token_ids, rows.mask, length)
+    rows = rows._replace(token_ids=ids_NxL, mask=mask_NxL)
+  taken = batches.take(rows, readable.nearest_rows(syn, rows, table_VxD))
+  real = readable.with_ids(
     syn, taken.token_ids[:, :length], taken.mask[:, :length]
   )
-  return made
+  if setup.corpus.label_names:
+    return real
+  tokens = jax.tree.map(jnp.asarray, taken.tokens)
+  return real.replace(batch=real.batch.replace(tokens=tokens))
 
 
 def reads_tokens(problem: problems.Problem, length: int) -> readable.Reads:
@@ -116,18 +143,18 @@ def reads_tokens(problem: problems.Problem, length: int) -> readable.Reads:
 
 
 def _table(found: dict[str, Any]) -> str:
-  lines: list[tuple[Any, ...]] = [
-    ("made of the set", "accuracy, %", "gain left")
-  ]
+  unit = found["unit"]
+  header = "accuracy, %" if unit == "accuracy" else unit
+  lines: list[tuple[Any, ...]] = [("made of the set", header, "gain left")]
   for kind, row in found["rows"].items():
-    spread = "" if row["std"] is None else f" ± {100 * row['std']:.1f}"
     left = row["gain_left"]
     lines.append(
       (
         kind,
-        f"{100 * row['mean']:.1f}{spread}",
+        units.plus_minus(row["mean"], row["std"], unit),
         "" if left is None else f"{left:.0%}",
       )
     )
-  lines.append(("random rows", f"{100 * found['random']:.1f}", "0%"))
+  random = units.plus_minus(found["random"], None, unit)
+  lines.append(("random rows", random, "0%"))
   return rankings.as_text(lines)
