@@ -20,8 +20,9 @@ from gmdistill.runs import candidates, deduplicating, distill, selecting
 from gmdistill.runs.commands import auditing, teaching, using
 from gmdistill.runs.config import assembly, checks, pipelines, schedule
 from gmdistill.runs.config import recipe as recipes
+from gmdistill.sets import hub, set_files, spaces
 from gmdistill.students import families
-from gmdistill.system import console, folders, json_files, logs, units
+from gmdistill.system import console, folders, json_files, logs, paths, units
 from gmdistill.teachers import trained
 
 
@@ -255,7 +256,21 @@ def identity_of(recipe: recipes.Recipe) -> list[Any]:
     trained.names_and_ids([*[student] * bool(student), *recipe.teachers.dirs]),
     candidates.identity(recipe),
     candidates.identity_of_bank(recipe),
+    _hashes_of_arrays(recipe),
   ]
+
+
+def _hashes_of_arrays(recipe):
+  """Returns hashes of the set a run starts from and of the space it is in."""
+  places = []
+  if recipe.start:
+    set_files.load(recipe.start)  # whole, or refused in its own words
+    places.append(hub.set_folder(recipe.start) / "set.safetensors")
+  if recipe.student.space:
+    folder = paths.path(recipe.student.space)
+    spaces.read_table(folder)
+    places += [folder / "embeddings.safetensors", folder / "tokenizer.json"]
+  return [hashlib.sha256(place.read_bytes()).hexdigest() for place in places]
 
 
 def _way(plan, stages, root, identity, command):

@@ -55,9 +55,7 @@ def saying_itself(
   targets_MxL = jnp.where(is_read_MxL, after_MxL, told_MxL)
   batch = dataclasses.replace(
     syn.batch,
-    tokens=dataclasses.replace(
-      tokens, targets=targets_MxL.astype(jnp.int32)
-    ),
+    tokens=dataclasses.replace(tokens, targets=targets_MxL.astype(jnp.int32)),
   )
   return dataclasses.replace(syn, batch=batch)
 

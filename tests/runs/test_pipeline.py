@@ -11,6 +11,7 @@ import tiny_config
 from gmdistill import errors, main
 from gmdistill.runs import deduplicating, pipeline, selecting
 from gmdistill.runs.config import pipelines, recipe, settings
+from gmdistill.sets import set_files, spaces
 
 HERE = pathlib.Path(__file__).parents[1]
 
@@ -166,6 +167,26 @@ def test_stages_are_known_by_the_files_that_a_config_names(tmp_path):
   assert before == pipeline.identity_of(chosen)
   weights = tmp_path / "bert" / "model.safetensors"
   weights.write_bytes(weights.read_bytes()[:-4] + b"1234")
+  assert before != pipeline.identity_of(chosen)
+
+
+@pytest.mark.parametrize("field, folder, file", [
+  ("start", "set", "set.safetensors"),
+  ("student__space", "space", "embeddings.safetensors"),
+  ("student__space", "space", "tokenizer.json"),
+])  # fmt: skip
+def test_a_start_and_a_space_are_known_by_their_files(
+  finished_run, tmp_path, monkeypatch, field, folder, file
+):
+  place = tmp_path / folder
+  shutil.copytree(finished_run[0] / folder, place)
+  run = settings.recipe(tiny_config.get_config())
+  chosen = recipe.changed(run, **{field: str(place)})
+  before = pipeline.identity_of(chosen)
+  assert before == pipeline.identity_of(chosen) != pipeline.identity_of(run)
+  monkeypatch.setattr(set_files, "load", lambda start: None)
+  monkeypatch.setattr(spaces, "read_table", lambda folder: None)
+  (place / file).write_bytes((place / file).read_bytes() + b" ")
   assert before != pipeline.identity_of(chosen)
 
 
