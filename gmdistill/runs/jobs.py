@@ -34,7 +34,7 @@ from gmdistill.runs.config import (
 from gmdistill.sets import spaces, synthetic, wrappers
 from gmdistill.students import bases, problems, tasks
 from gmdistill.system import costs as program_costs
-from gmdistill.system import devices, paths, processes
+from gmdistill.system import devices, paths, processes, waits
 
 SELECTION_SEED = 1  # of the students that choose; the reported ones are others
 
@@ -207,7 +207,9 @@ def _program(job, index):
     )
     while len(_PROGRAMS) >= _MOST_PROGRAMS:
       del _PROGRAMS[next(iter(_PROGRAMS))]
-    _PROGRAMS[key] = program_costs.program(steps, arguments)
+    count = waits.Count("outer steps", 1, "programs")
+    with count.working(1), count.preparing("compiling"):
+      _PROGRAMS[key] = program_costs.program(steps, arguments)
   steps, cost = _PROGRAMS[key]
   return steps, cost._replace(room=devices.room())
 

@@ -135,15 +135,18 @@ def check_finite(
 class Progress:
   """A live line on a terminal; a printed line now and then elsewhere."""
 
+  SILENT = 30.0  # seconds without a printed line, and longer in a long work
+
   def __init__(self, total: int, step: int, every: int, unit: str = "accuracy"):
-    """Starts at `step` of `total`; off a terminal, prints every `every`.
+    """Starts at `step` of `total`; off a terminal, prints every `every`, and
+    between them where steps are slow.
 
     `unit`: of what is chosen by.
     """
     self._unit = unit
     self._console = console_now()
     self._every, self._total, self._began = every, total, step
-    self._start = time.monotonic()
+    self._start = self._spoke = time.monotonic()
     self._accuracy = math.nan
     self._bar = rich.progress.Progress(
       rich.progress.TextColumn("step {task.completed}/{task.total}"),
@@ -167,8 +170,11 @@ class Progress:
     if not math.isnan(self._accuracy):
       said += f"  selection {units.shown(self._accuracy, self._unit)}"
     self._bar.update(self._task, completed=step, said=said)
-    if not self._console.is_terminal and step % self._every == 0:
-      spent = time.monotonic() - self._start
+    now = time.monotonic()
+    spent = now - self._start
+    late = now - self._spoke > max(self.SILENT, spent / 4)
+    if not self._console.is_terminal and (step % self._every == 0 or late):
+      self._spoke = now
       left = spent / max(step - self._began, 1) * (self._total - step)
       self._console.print(
         f"step {step}/{self._total}  {said}  {units.seconds(left)} left",

@@ -28,7 +28,7 @@ from gmdistill.runs import distill, finish, first_set, jobs, states, workdirs
 from gmdistill.runs import outer as outer_loop
 from gmdistill.runs.config import assembly, row_fields, schedule, settings
 from gmdistill.sets import set_files
-from gmdistill.system import checkpoints, devices
+from gmdistill.system import checkpoints, devices, waits
 
 HERE = pathlib.Path(__file__).parents[1]
 ROWS = {"random", "herding", "k_centers", "distilled", "full"}
@@ -386,6 +386,20 @@ def test_runs_that_differ_in_their_seed_alone_share_their_programs(monkeypatch):
     config.coreset_pool += seed
     jobs.programs(jobs.prepare(config))
     assert len(traced) == expected
+
+
+def test_a_program_that_is_slow_to_compile_is_awaited_with_words(
+  monkeypatch, capsys
+):
+  def program(*arguments):
+    time.sleep(0.1)
+    return "steps", jobs.program_costs.Cost(*[0] * 8)
+
+  monkeypatch.setattr(jobs, "_PROGRAMS", {})
+  monkeypatch.setattr(jobs.program_costs, "program", program)
+  monkeypatch.setattr(waits.Count, "AFTER", 0.0)
+  jobs.programs(jobs.prepare(tiny_config.get_config()))
+  assert "outer steps, compiling, " in capsys.readouterr().err
 
 
 def test_steps_in_one_dispatch_equal_steps_one_by_one():

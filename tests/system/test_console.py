@@ -63,6 +63,19 @@ def test_a_stream_that_takes_nothing_ends_nothing(make, name, monkeypatch):
     stream.close()  # nor does its last flush
 
 
+def test_slow_steps_are_said_between_those_that_are_always(monkeypatch, capsys):
+  now = [0.0]
+  monkeypatch.setattr(logs.time, "monotonic", lambda: now[0])
+  progress = logs.Progress(100, 0, 10)
+  for step in range(1, 21):
+    now[0] += 13.0
+    progress.update(step, 0.5, None)
+  progress.close()
+  said = [x.split()[1] for x in capsys.readouterr().err.splitlines()]
+  # After 30 s without a word, and later after a quarter of the time so far.
+  assert said == [f"{x}/100" for x in (3, 6, 9, 10, 14, 19, 20)]
+
+
 def test_other_libraries_print_within_a_command_what_they_like(monkeypatch):
   raw = io.BytesIO()
   monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, "ascii"))
