@@ -207,8 +207,7 @@ def _program(job, index):
     )
     while len(_PROGRAMS) >= _MOST_PROGRAMS:
       del _PROGRAMS[next(iter(_PROGRAMS))]
-    count = waits.Count("outer steps", 1, "programs")
-    with count.working(1), count.preparing("compiling"):
+    with waits.Count("compiling the outer steps", 1, "programs").working(1):
       _PROGRAMS[key] = program_costs.program(steps, arguments)
   steps, cost = _PROGRAMS[key]
   return steps, cost._replace(room=devices.room())

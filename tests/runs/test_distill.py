@@ -399,7 +399,7 @@ def test_a_program_that_is_slow_to_compile_is_awaited_with_words(
   monkeypatch.setattr(jobs.program_costs, "program", program)
   monkeypatch.setattr(waits.Count, "AFTER", 0.0)
   jobs.programs(jobs.prepare(tiny_config.get_config()))
-  assert "outer steps, compiling, " in capsys.readouterr().err
+  assert "compiling the outer steps, " in capsys.readouterr().err
 
 
 def test_steps_in_one_dispatch_equal_steps_one_by_one():
