@@ -16,7 +16,7 @@ from gmdistill.runs.config import settings
 
 
 def scratch():
-  """A small encoder from random weights; not measured to its end."""
+  """A small encoder from random weights, which learns nothing of so few rows."""
   config = settings.defaults()
   config.data.name = "pubmedqa"
   config.data.text_keys = ("question", "context")
@@ -53,7 +53,7 @@ def scratch():
 
 
 def minilm():
-  """The first three layers of MiniLM; not measured."""
+  """The first three layers of MiniLM; not measured to its end."""
   config = scratch()
   config.student.update(
     pretrained="sentence-transformers/all-MiniLM-L6-v2", num_layers=3, unroll=3
