@@ -1,5 +1,6 @@
 """Text made of a soft set: `evaluate --protocol=projections`."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -114,7 +115,8 @@ def _nearest_real(setup, syn, table_VxD) -> synthetic.SyntheticSet:
   if setup.corpus.label_names:
     return real
   tokens = jax.tree.map(jnp.asarray, taken.tokens)
-  return real.replace(batch=real.batch.replace(tokens=tokens))
+  batch = dataclasses.replace(real.batch, tokens=tokens)
+  return dataclasses.replace(real, batch=batch)
 
 
 def reads_tokens(problem: problems.Problem, length: int) -> readable.Reads:
