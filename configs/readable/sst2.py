@@ -14,8 +14,9 @@ minutes to choose, 10 to learn. Measured, 3 students on the 872 validation rows:
 gmdistill write --config=readable/sst2:written --workdir=sets/written_sst2
 gmdistill distill --config=readable/sst2:written --workdir=runs/written_sst2 --config.choice.written=sets/written_sst2/written.jsonl
 
-Not measured. `:tiny` after either runs the same recipe on the embedded corpus, in
-seconds on a CPU; it writes by a made-up decoder, whose words mean nothing.
+What it writes, `docs/results/rows.md` shows. `:tiny` after either runs the same recipe
+on the embedded corpus, in seconds on a CPU; it writes by a made-up decoder, whose words
+mean nothing.
 """
 
 from gmdistill.runs.config import settings

@@ -4,7 +4,10 @@ gmdistill distill --config=travelling/sst2 --workdir=runs/travelling_sst2
 gmdistill evaluate --set=runs/travelling_sst2/set --protocol=grid
 
 The set is learned along the protocol `finetune` at three rates of AdamW and one of
-SGD, each with the whole encoder and its first three layers. Not measured yet.
+SGD, each with the whole encoder and its first three layers. With three and two layers
+instead, 60 outer steps, 28 minutes on a slow CPU core, 2 students of three layers:
+distilled 72.8 ± 1.3 %, K-centers 67.0 ± 1.9 %, random 56.0 ± 4.1 %
+(`docs/results/travelling.md`). All layers: not measured.
 `:tiny` runs the same recipe on the embedded corpus, in seconds on a CPU.
 """
 
