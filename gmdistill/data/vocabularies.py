@@ -17,6 +17,7 @@ from tokenizers import (
 )
 
 from gmdistill.data import plain_tokens, tokenizing
+from gmdistill.system import waits
 
 LETTERS = "ACGT"  # of DNA
 
@@ -60,6 +61,7 @@ def _characters(texts):
   return {chr(code): int(counts[code]) for code in np.flatnonzero(counts)}
 
 
+@waits.during("learning the vocabulary")
 def train(
   texts: Iterable[str],
   vocab_size: int,
@@ -156,6 +158,7 @@ def kmers(k: int) -> tokenizing.Tokenizer:
 BYTE_PAIR_SPECIAL = {"eos_token": "<|end|>"}
 
 
+@waits.during("learning the vocabulary")
 def train_byte_pairs(
   texts: Iterable[str], vocab_size: int
 ) -> plain_tokens.PlainTokenizer:

@@ -207,7 +207,7 @@ def _program(job, index):
     )
     while len(_PROGRAMS) >= _MOST_PROGRAMS:
       del _PROGRAMS[next(iter(_PROGRAMS))]
-    with waits.Count("compiling the outer steps", 1, "programs").working(1):
+    with waits.during("compiling the outer steps"):
       _PROGRAMS[key] = program_costs.program(steps, arguments)
   steps, cost = _PROGRAMS[key]
   return steps, cost._replace(room=devices.room())

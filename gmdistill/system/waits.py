@@ -115,6 +115,13 @@ class Count:
       self._bar.start()
 
 
+@contextlib.contextmanager
+def during(label: str) -> Iterator[None]:
+  """Says for how long a block, or a function that it decorates, has worked."""
+  with Count(label, 1, "").working(1):
+    yield
+
+
 def over(
   items: Iterable[Any], label: str, total: int, unit: str, step: int = 1
 ) -> Iterator[Any]:

@@ -41,6 +41,15 @@ def test_a_count_says_how_many_are_done_and_what_is_left(capsys):
   assert not capsys.readouterr().err  # it has ended
 
 
+def test_a_function_says_how_long_it_has_worked(capsys):
+  @waits.during("learning the vocabulary")
+  def learn(size):
+    until(capsys, r"^learning the vocabulary, [\d.e-]+ s so far\n")
+    return size
+
+  assert learn(3) == 3 and learn(4) == 4  # every time from the start
+
+
 def test_a_time_that_was_reckoned_and_has_passed_is_not_said_again(capsys):
   count = waits.Count("replay: distilled", 4, "students")
   with count.working(2):
