@@ -1,6 +1,7 @@
 """Coresets: real rows chosen per class. The baselines, and the initialisers."""
 
 import functools
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -66,10 +67,15 @@ def k_centers(
   """
 
   def choose(rows):
-    from sklearn import cluster  # slow to import
+    from sklearn import cluster, exceptions  # slow to import
 
     features = features_NxF[rows]
-    means = cluster.KMeans(per_class, n_init=5, random_state=seed).fit(features)
+    with warnings.catch_warnings():
+      # Of fewer different rows than centroids, some are alike: see below.
+      warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
+      means = cluster.KMeans(per_class, n_init=5, random_state=seed).fit(
+        features
+      )
     chosen: list[int] = []
     for centre in means.cluster_centers_:
       order = np.square(features - centre).sum(axis=1).argsort(kind="stable")
