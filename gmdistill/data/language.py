@@ -145,9 +145,11 @@ def _template(source, folder):
 def _build(source, options, tokenizer, template) -> batches.Corpus:
   from gmdistill.data import language_rows
 
-  rows = _rows_of(source, options.reported_split)
+  rows, notes = _rows_of(source, options.reported_split), []
   if tokenizer is None:
-    texts = [x for row in rows["train"] for x in _texts(row.value)]
+    learned_from = vocabularies.rows_of(len(rows["train"]))
+    notes = vocabularies.remark(len(rows["train"]))
+    texts = [x for i in learned_from for x in _texts(rows["train"][i].value)]
     tokenizer = vocabularies.train_byte_pairs(texts, options.vocab_size)
   encoder = language_tokens.Encoder(tokenizer, template, options.max_length)
   encoded = {
@@ -156,9 +158,8 @@ def _build(source, options, tokenizer, template) -> batches.Corpus:
   names = sorted({x for part in encoded.values() for x in part.groups})
   names = names if source.group_key else []
   parts = {part: _grouped(one, names) for part, one in encoded.items()}
-  notes = [
-    x for part in encoded for x in _remarks(part, encoded[part], options)
-  ]
+  for part in encoded:
+    notes += _remarks(part, encoded[part], options)
   counts = {part: len(one.labels) for part, one in parts.items()}
   places, more = _places(counts, source.name)
   return batches.Corpus(

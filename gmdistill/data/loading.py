@@ -231,13 +231,7 @@ def _build(
   source = sources.with_classes(source)
   rows, dropped, notes = parts.read(source, options.reported_split)
   remarks.require_texts(rows, source.name, source.text_keys)
-  train_texts = rows["train"].single_texts()
-  tokenizer = given or vocabularies.train(
-    train_texts,
-    options.vocab_size,
-    lower_case=options.lower_case,
-    strip_accents=options.strip_accents,
-  )
+  tokenizer = given or _trained(rows["train"], options)
   examples, cuts = {}, []
   for part, of_part in rows.items():
     length = options.lengths[part]
@@ -250,6 +244,8 @@ def _build(
       cuts += [f"{part}: {cut} texts are cut at {length} tokens"] * bool(cut)
   for part, topics_NxT in formats.numbered_topics(rows).items():
     examples[part] = examples[part]._replace(topics=topics_NxT)
+  if given is None:
+    notes = [*notes, *vocabularies.remark(len(rows["train"].texts))]
   pair = len(source.text_keys) > 1
   remarks.require_tokens(examples, tokenizer, source.name, pair)
   told = examples["train"].tokens
@@ -263,10 +259,23 @@ def _build(
     label_names=source.label_names,
     text_keys=source.text_keys,
     label_key=source.label_key,
-    train_bytes=sum(len(text.encode()) for text in train_texts),
+    train_bytes=sum(len(x.encode()) for x in rows["train"].single_texts()),
     dropped=dropped,
     tokenizer=tokenizer,
     fingerprint="",
     notes=(*notes, *cuts),
     group_names=rows["reported"].group_names,
+  )
+
+
+def _trained(rows, options):
+  """Returns a tokenizer of training rows."""
+  learned_from = vocabularies.rows_of(len(rows.texts))
+  if len(learned_from) < len(rows.texts):
+    rows = rows.take(np.asarray(learned_from))
+  return vocabularies.train(
+    rows.single_texts(),
+    options.vocab_size,
+    lower_case=options.lower_case,
+    strip_accents=options.strip_accents,
   )

@@ -454,6 +454,25 @@ def test_training_a_tokenizer_is_the_same_in_every_process():
   assert found.stdout.strip() == expected
 
 
+def test_a_vocabulary_is_learned_from_so_many_rows_and_no_more(
+  folder, monkeypatch
+):
+  build(folder)
+  whole = loading.load(options(folder))
+  assert not any("vocabulary" in note for note in whole.notes)
+  monkeypatch.setattr(vocabularies, "MOST_ROWS", 3)
+  assert list(vocabularies.rows_of(7)) == [0, 3, 6]
+  assert list(vocabularies.rows_of(3)) == [0, 1, 2]
+  part = loading.load(options(folder, max_length=13))
+  rows = len(part.train.labels)
+  assert part.notes[-1] == (
+    f"the vocabulary is learned from {len(vocabularies.rows_of(rows))} of "
+    f"{rows} training rows"
+  )
+  assert part.tokenizer.vocab_size < whole.tokenizer.vocab_size
+  assert np.array_equal(part.train.labels, whole.train.labels)
+
+
 def test_a_trained_tokenizer_frames_lower_cased_words(tmp_path):
   tokenizer = vocabularies.train([sentence(i) for i in range(50)], 128)
   special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
