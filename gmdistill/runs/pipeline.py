@@ -262,15 +262,14 @@ def identity_of(recipe: recipes.Recipe) -> list[Any]:
 
 def _hashes_of_arrays(recipe):
   """Returns hashes of the set a run starts from and of the space it is in."""
-  places = []
+  hashes = []
   if recipe.start:
     set_files.load(recipe.start)  # whole, or refused in its own words
-    places.append(hub.set_folder(recipe.start) / "set.safetensors")
+    content = (hub.set_folder(recipe.start) / "set.safetensors").read_bytes()
+    hashes.append(hashlib.sha256(content).hexdigest())
   if recipe.student.space:
-    folder = paths.path(recipe.student.space)
-    spaces.read_table(folder)
-    places += [folder / "embeddings.safetensors", folder / "tokenizer.json"]
-  return [hashlib.sha256(place.read_bytes()).hexdigest() for place in places]
+    hashes.append(spaces.id_of_folder(paths.path(recipe.student.space)))
+  return hashes
 
 
 def _way(plan, stages, root, identity, command):

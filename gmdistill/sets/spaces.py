@@ -241,13 +241,18 @@ def require_room(folder: epath.Path, space_id: str) -> None:
   """
   if not is_written(folder):
     return
-  own = tokenizing.Tokenizer.from_file(str(folder / "tokenizer.json"))
-  theirs = id_of(read_table(folder), own.fingerprint)
+  theirs = id_of_folder(folder)
   if theirs != space_id:
     raise errors.InputError(
       f"{folder} is embedding space {theirs}, this set's is {space_id}; give "
       "another --workdir."
     )
+
+
+def id_of_folder(folder: epath.Path) -> str:
+  """Returns a written space's id; InputError: a file is missing or damaged."""
+  own = tokenizing.Tokenizer.from_file(str(folder / "tokenizer.json"))
+  return id_of(read_table(folder), own.fingerprint)
 
 
 def is_written(folder: epath.Path) -> bool:

@@ -172,7 +172,7 @@ class Progress:
     self._bar.update(self._task, completed=step, said=said)
     now = time.monotonic()
     spent = now - self._start
-    late = now - self._spoke > max(self.SILENT, spent / 4)
+    late = now - self._spoke > pause(self.SILENT, spent)
     if not self._console.is_terminal and (step % self._every == 0 or late):
       self._spoke = now
       left = spent / max(step - self._began, 1) * (self._total - step)
@@ -185,6 +185,14 @@ class Progress:
     """Leaves the terminal as it was."""
     self._bar.stop()
     leave(self._console)
+
+
+def pause(least: float, spent: float) -> float:
+  """Returns the seconds between two printed lines, of work that took `spent`.
+
+  The longer it has taken, the less there is to say of another minute.
+  """
+  return max(least, spent / 4)
 
 
 _taken: list[rich.console.Console] = []  # that have a line which lives

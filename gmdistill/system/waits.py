@@ -100,7 +100,7 @@ class Count:
       max(0.0, self._next - time.monotonic())
     ):
       now = time.monotonic()
-      self._next = now + max(self.EVERY, (now - self._began) / 4)
+      self._next = now + logs.pause(self.EVERY, now - self._began)
       if self._bar is not None or logs.is_taken():
         continue
       to = logs.console_now()

@@ -5,8 +5,11 @@ import json
 import pathlib
 import shutil
 
+import numpy as np
 import pytest
+import safetensors.numpy
 import tiny_config
+from etils import epath
 
 from gmdistill import errors, main
 from gmdistill.runs import deduplicating, pipeline, selecting
@@ -170,24 +173,38 @@ def test_stages_are_known_by_the_files_that_a_config_names(tmp_path):
   assert before != pipeline.identity_of(chosen)
 
 
-@pytest.mark.parametrize("field, folder, file", [
-  ("start", "set", "set.safetensors"),
-  ("student__space", "space", "embeddings.safetensors"),
-  ("student__space", "space", "tokenizer.json"),
-])  # fmt: skip
-def test_a_start_and_a_space_are_known_by_their_files(
-  finished_run, tmp_path, monkeypatch, field, folder, file
-):
-  place = tmp_path / folder
-  shutil.copytree(finished_run[0] / folder, place)
+def test_a_start_is_known_by_its_file(finished_run, tmp_path, monkeypatch):
+  place = tmp_path / "set"
+  shutil.copytree(finished_run[0] / "set", place)
   run = settings.recipe(tiny_config.get_config())
-  chosen = recipe.changed(run, **{field: str(place)})
+  chosen = recipe.changed(run, start=str(place))
   before = pipeline.identity_of(chosen)
   assert before == pipeline.identity_of(chosen) != pipeline.identity_of(run)
   monkeypatch.setattr(set_files, "load", lambda start: None)
-  monkeypatch.setattr(spaces, "read_table", lambda folder: None)
-  (place / file).write_bytes((place / file).read_bytes() + b" ")
+  file = place / "set.safetensors"
+  file.write_bytes(file.read_bytes() + b" ")
   assert before != pipeline.identity_of(chosen)
+
+
+def test_a_space_is_known_by_its_table_and_its_tokens(finished_run, tmp_path):
+  place = epath.Path(tmp_path / "space")
+  shutil.copytree(finished_run[0] / "space", place)
+  run = settings.recipe(tiny_config.get_config())
+  chosen = recipe.changed(run, student__space=str(place))
+  before = pipeline.identity_of(chosen)
+  assert before == pipeline.identity_of(chosen) != pipeline.identity_of(run)
+  table = {"embeddings": np.asarray(spaces.read_table(place)) + 1}
+  whole = (place / "embeddings.safetensors").read_bytes()
+  (place / "embeddings.safetensors").write_bytes(safetensors.numpy.save(table))
+  assert before != pipeline.identity_of(chosen)
+  (place / "embeddings.safetensors").write_bytes(whole)
+  assert before == pipeline.identity_of(chosen)
+  tokens = (place / "tokenizer.json").read_text()
+  (place / "tokenizer.json").write_text(tokens.replace("[MASK]", "[MASKED]"))
+  assert before != pipeline.identity_of(chosen)
+  (place / "tokenizer.json").unlink()
+  with pytest.raises(errors.InputError, match="tokenizer.json"):
+    pipeline.identity_of(chosen)
 
 
 def test_each_stage_is_left_out_in_turn(tmp_path, capsys):

@@ -39,6 +39,12 @@ def run(tmp_path_factory):
   return folder / "run", config
 
 
+def evaluated(folder, protocol, capsys):
+  flags = [f"--set={folder / 'set'}", f"--protocol={protocol}", "--json"]
+  assert command_line.main(["gmdistill", "evaluate", *flags]) == 0
+  return json.loads(capsys.readouterr().out)
+
+
 def test_a_set_is_learned_for_every_adapter(run):
   lines = (run[0] / "metrics.jsonl").read_text().splitlines()
   seen = [json.loads(line) for line in lines]
@@ -58,13 +64,7 @@ def test_a_named_adapter_has_its_rank_and_matrices(run):
 
 
 def test_a_grid_of_adapters_is_in_nats(run, capsys):
-  flags = [
-    f"--set={run[0] / 'set'}",
-    "--protocol=grid",
-    "--json",
-  ]
-  assert command_line.main(["gmdistill", "evaluate", *flags]) == 0
-  told = json.loads(capsys.readouterr().out)
+  told = evaluated(run[0], "grid", capsys)
   assert {cell["unit"] for cell in told["cells"]} == {"nats"}
   assert {cell["student"] for cell in told["cells"]} == {"own", "lora:4"}
   for cell in told["cells"]:
@@ -80,13 +80,7 @@ def test_a_grid_of_adapters_is_in_nats(run, capsys):
 
 
 def test_text_made_of_a_set_says_its_own_tokens_and_is_in_nats(run, capsys):
-  flags = [
-    f"--set={run[0] / 'set'}",
-    "--protocol=projections",
-    "--json",
-  ]
-  assert command_line.main(["gmdistill", "evaluate", *flags]) == 0
-  told = json.loads(capsys.readouterr().out)
+  told = evaluated(run[0], "projections", capsys)
   assert told["unit"] == "nats" and "nats" in told["table"].splitlines()[0]
   rows = told["rows"]
   assert set(rows) == {

@@ -67,7 +67,7 @@ def _made(config, setup, syn) -> dict[str, synthetic.SyntheticSet]:
   table_VxD = setup.problem.embeddings[: len(setup.corpus.tokenizer.tokens)]
   ids_MxL = readable.nearest(syn, table_VxD)
   made = {"soft": syn, "nearest tokens": _as_text(setup, syn, ids_MxL)}
-  if not config.has_classes:
+  if not setup.corpus.label_names:
     made["nearest tokens, learned targets"] = readable.with_ids(syn, ids_MxL)
   if decoder_names.is_one(setup.problem.student):
     reads = reads_tokens(setup.problem, syn.batch.mask.shape[1])
