@@ -246,7 +246,7 @@ def row_mean(values: jax.Array, batch: Batch) -> jax.Array:
   if batch.weights is None:
     return values.mean()
   weights = batch.weights.reshape(-1, *[1] * (values.ndim - 1))
-  return (weights * values).mean()
+  return (values * weights).mean()
 
 
 def unweighed(batch: Batch) -> Batch:

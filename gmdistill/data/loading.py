@@ -245,7 +245,7 @@ def _build(
   for part, topics_NxT in formats.numbered_topics(rows).items():
     examples[part] = examples[part]._replace(topics=topics_NxT)
   if given is None:
-    notes = [*notes, *vocabularies.remark(len(rows["train"].texts))]
+    notes = (*notes, *vocabularies.remark(len(rows["train"].texts)))
   pair = len(source.text_keys) > 1
   remarks.require_tokens(examples, tokenizer, source.name, pair)
   told = examples["train"].tokens

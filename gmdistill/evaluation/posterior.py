@@ -45,8 +45,8 @@ def dirichlet_loss(
     strength: How many rows of that label the teacher's word is worth.
   """
   log_probs_BxC = jax.nn.log_softmax(logits_BxC)
-  likelihood_B = -(labels_BxC * log_probs_BxC).sum(axis=-1)
-  prior_B = -(teacher_BxC * log_probs_BxC).sum(axis=-1)
+  likelihood_B = -(log_probs_BxC * labels_BxC).sum(axis=-1)
+  prior_B = -(log_probs_BxC * teacher_BxC).sum(axis=-1)
   return likelihood_B.mean() + strength * prior_B.mean()
 
 

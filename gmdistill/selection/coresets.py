@@ -10,8 +10,8 @@ import numpy as np
 
 from gmdistill import errors
 from gmdistill.data import batches, samplers
+from gmdistill.selection import covering, topics
 from gmdistill.selection import features as student_features
-from gmdistill.selection import topics
 from gmdistill.students import problems
 
 CORESETS = ("random", "herding", "k_centers")  # beside a set, in every table
@@ -88,9 +88,7 @@ def k_centers(
 def closest_topics(examples: batches.Examples, per_class: int) -> np.ndarray:
   """Returns the rows that stand for their class by what rows are about.
 
-  Greedy facility location (Nemhauser et al. 1978): each chosen row
-  makes the mean closeness of the class's rows to the nearest chosen one as
-  large as it can. Rows in class order.
+  Greedy facility location, see `covering`. Rows in class order.
 
   Raises:
     InputError: rows have no topics.
@@ -103,15 +101,7 @@ def closest_topics(examples: batches.Examples, per_class: int) -> np.ndarray:
   close_NxN = topics.closeness(examples.topics)
 
   def choose(rows):
-    close = close_NxN[np.ix_(rows, rows)]
-    chosen: list[int] = []
-    nearest = np.zeros(len(rows))
-    for _ in range(per_class):
-      gains = np.maximum(close, nearest).sum(axis=1)
-      gains[chosen] = -1.0
-      chosen.append(int(gains.argmax()))
-      nearest = np.maximum(nearest, close[chosen[-1]])
-    return rows[np.array(chosen)]
+    return rows[covering.cover(close_NxN[np.ix_(rows, rows)], per_class)]
 
   return _each_class(examples.labels, per_class, choose)
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from gmdistill.selection import (
   coresets,
+  covering,
   features,
   pools,
   row_gradients,
@@ -116,11 +117,9 @@ def matching(
 def facility_location(
   pool: pools.Pool, *, per_class: int, seed: int, options: pools.Options
 ) -> np.ndarray:
-  """Rows that every row of the class has one near to, added one by one.
+  """Rows that every row of the class has one near to, by cosines of features.
 
-  Greedy, each time the row that adds most to the sum over the class's rows of
-  the largest cosine with a chosen one, of features: within 1 - 1/e of the best
-  (Nemhauser et al. 1978).
+  Greedy facility location, see `covering`.
   """
   del seed, options
   params = pool.problem.init(jax.random.key(coresets.CORESET_SEED))
@@ -130,15 +129,7 @@ def facility_location(
 
   def choose(rows):
     near_NxN = unit_PxF[rows] @ unit_PxF[rows].T
-    nearest_N = np.full(len(rows), -1.0, np.float32)
-    chosen: list[int] = []
-    for _ in range(per_class):
-      gain_N = np.maximum(near_NxN - nearest_N[:, None], 0).sum(axis=0)
-      gain_N[chosen] = -1.0
-      at = int(gain_N.argmax())
-      nearest_N = np.maximum(nearest_N, near_NxN[:, at])
-      chosen.append(at)
-    return rows[chosen]
+    return rows[covering.cover(near_NxN, per_class)]
 
   return _of_each_class(pool, per_class, choose)
 

@@ -240,7 +240,7 @@ def _class_loss(
 ) -> jax.Array:
   """Returns -sum_c y_c log softmax(logits)_c of each row, [B]."""
   del table_VxD
-  return -(batch.class_labels * jax.nn.log_softmax(logits_BxC)).sum(axis=-1)
+  return -(jax.nn.log_softmax(logits_BxC) * batch.class_labels).sum(axis=-1)
 
 
 def _is_right(
@@ -276,7 +276,7 @@ def token_loss(
   else:
     p_BxRxV = jax.nn.softmax(token_logits(targets, table_VxD))
     values_BxR = -(p_BxRxV * logs_BxRxV).sum(axis=-1)
-  return (tokens.weights * values_BxR).sum(axis=-1)
+  return (values_BxR * tokens.weights).sum(axis=-1)
 
 
 def plain_token_logits(
