@@ -65,6 +65,18 @@ class OfClasses:
     rows_P[is_real_P] = self._whole.train_at[places]
     return _files(choice, rows_P, lines, others)
 
+  def text_set(self, choice: Choice) -> list[dict[str, Any]]:
+    """Returns the chosen rows as those of a text set, see `text_sets`."""
+    names, count = self._source.label_names, len(self._train)
+    texts = self._whole.train.texts
+    real = [texts[int(place)] for place in self._train]
+    every = [*real, *self._written]
+    numbers = choice.drawn[choice.chosen]
+    labels = np.eye(len(names))[choice.pool.rows.labels[choice.chosen]]
+    chosen = text_sets.of_rows(numbers, every, labels)
+    whose = [int(x) if x < count else text_sets.WRITTEN for x in numbers]
+    return text_sets.lines(chosen._replace(sources=tuple(whose)), names, real)
+
   def _line(self, choice, at):
     """Returns a row of the pool as a line."""
     source, number = self._source, int(choice.drawn[at])

@@ -17,7 +17,7 @@ from gmdistill.runs import candidates, chosen_rows, work
 from gmdistill.runs.config import assembly, checks, outputs, row_fields
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.selection import coresets, diversity, methods, pools
-from gmdistill.sets import synthetic
+from gmdistill.sets import synthetic, text_sets
 from gmdistill.system import console, devices, folders, logs, paths, units
 
 
@@ -33,9 +33,10 @@ def run(
   """Chooses rows by each method, and trains students on them.
 
   One method leaves `rows.jsonl`, the rows that it chose, `reported.jsonl`,
-  those to report on (`DIR/*.jsonl` is data), `scores.npz`, and `select.json`:
-  what it cost, and the accuracy of students by the config's protocols. Several
-  leave a folder each, and one table of all in `select.json`.
+  those to report on (`DIR/*.jsonl` is data), of rows with classes the text set
+  `texts/set.jsonl`, `scores.npz`, and `select.json`: what it cost, and the
+  accuracy of students by the config's protocols. Several leave a folder each,
+  and one table of all in `select.json`.
 
   Args:
     config: Names the data, the student, the budget and the protocols.
@@ -210,6 +211,10 @@ class _Chooser:
     lengths = self._pool.lengths[chosen]
     choice = chosen_rows.Choice(self._drawn, self._pool, scores_P, chosen)
     paths.write_files(folder, self._texts.files(choice))
+    if isinstance(self._texts, chosen_rows.OfClasses):
+      provenance = folders.environment(self._command)
+      card = outputs.card_of_texts(self._setup, self._config, provenance)
+      text_sets.save(folder / "texts", self._texts.text_set(choice), card)
     row = {
       "about": methods.about(name),
       "rows": len(chosen),

@@ -11,7 +11,7 @@ from gmdistill import errors
 from gmdistill.data import row_lines
 from gmdistill.data import texts as row_texts
 from gmdistill.runs import work, workdirs, writer_rewards, written_filters
-from gmdistill.runs.config import assembly, checks
+from gmdistill.runs.config import assembly, checks, outputs
 from gmdistill.runs.config import recipe as recipes
 from gmdistill.sets import spaces, text_sets
 from gmdistill.students import adapters, generation, peft_files
@@ -240,7 +240,9 @@ def _left(asked: _Asked, made: _Made, folder, command) -> dict[str, Any]:
       base=config.writer.model,
       base_id=adapters.identity(asked.writer.params),
     )
-  text_sets.save(folder, rows, _card(asked, made, provenance), FILE)
+  card = outputs.card_of_texts(asked.setup, config, provenance)
+  card["writer"] = {"name": made.writer.name, "id": made.writer.id}
+  text_sets.save(folder, rows, card, FILE)
   places = np.unique(np.linspace(0, len(rows) - 1, SHOWN).astype(int))
   return {
     "schema": 1,
@@ -257,21 +259,6 @@ def _left(asked: _Asked, made: _Made, folder, command) -> dict[str, Any]:
     "seconds": made.seconds,
     "examples": [rows[place] for place in places],
     "provenance": provenance,
-  }
-
-
-def _card(asked, made, provenance):
-  """Returns what the card of the texts says."""
-  corpus = asked.setup.corpus
-  return {
-    "rows": text_sets.TEXTS,
-    "task": asked.config.data.name,
-    "label_names": list(corpus.label_names),
-    "text_keys": list(corpus.text_keys),
-    "label_key": corpus.label_key,
-    "writer": {"name": made.writer.name, "id": made.writer.id},
-    "provenance": provenance,
-    "results": {},
   }
 
 

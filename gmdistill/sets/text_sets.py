@@ -145,7 +145,8 @@ def _row(line, where, names, labelled):
 def _text(row, where):
   """Returns a text, or the two of a pair."""
   if "text" not in row and "texts" not in row:
-    raise errors.InputError(f"{where} is no {_SHAPE} in JSON.")
+    beside = "; give texts/set.jsonl beside it" if "score" in row else ""
+    raise errors.InputError(f"{where} is no {_SHAPE} in JSON{beside}.")
   given = row.get("text", row.get("texts"))
   parts = given if isinstance(given, list) else [given]
   if not 1 <= len(parts) <= 2 or not all(map(_is_text, parts)):
@@ -194,8 +195,8 @@ def _soft(labels, where, names):
 
 
 def _is_number(x):
-  is_one = isinstance(x, int | float) and not isinstance(x, bool)
-  return is_one and abs(x) < 1e30  # no NaN, and a float32 says it
+  # No NaN, and a float32 says it.
+  return type(x) in (int, float) and abs(x) < 1e30
 
 
 def read_card(
@@ -302,8 +303,7 @@ def lines(
 
 def _rounded(labels_C):
   """Returns probabilities of six digits that still sum to 1."""
-  found = [round(float(y), 6) for y in labels_C]
-  largest = int(np.argmax(labels_C))
+  found, largest = [round(float(y), 6) for y in labels_C], labels_C.argmax()
   found[largest] = round(1 - sum(found[:largest] + found[largest + 1 :]), 6)
   return found
 

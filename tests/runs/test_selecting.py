@@ -17,6 +17,7 @@ from gmdistill.data import language, loading, plain_tokens
 from gmdistill.runs import chosen_rows, selecting
 from gmdistill.runs.config import recipe, settings
 from gmdistill.selection import methods, pools
+from gmdistill.sets import text_sets
 from gmdistill.students import made_up
 
 CONFIG = f"--config={pathlib.Path(__file__).parents[1] / 'tiny_config.py'}"
@@ -55,6 +56,15 @@ def test_a_method_leaves_its_rows_and_scores_which_are_data(tmp_path, capsys):
     assert arrays["chosen"].tolist() == [x["row"] for x in rows]
   for one in rows:
     assert by_row[one["row"]] == pytest.approx(one["score"])
+  card = json.loads((tmp_path / "texts" / "card.json").read_text())
+  texts = text_sets.read(
+    epath.Path(tmp_path / "texts" / "set.jsonl"), card["label_names"]
+  )
+  (key,) = summary["columns"]["text_keys"].split(",")
+  assert list(texts.texts) == [x[key] for x in rows]
+  assert all(isinstance(x, int) for x in texts.sources)
+  found = [card["label_names"][x] for x in texts.labels.argmax(axis=1)]
+  assert found == labels
   assert 0 < row["protocols"]["scratch"]["mean"] < 1 and row["seconds"] > 0
   assert "hardest" in row["about"]
   said = capsys.readouterr()

@@ -45,6 +45,7 @@ def read(tmp_path, *rows):
     ({"text": "a", "label": 0, "weight": 1e39}, ["weight=1e+39", "a number"]),
     ({"text": "a", "labels": [10**400, 0]}, ["must be 2 probabilities"]),
     ("{", ["is no {"]),
+    ({"sentence": "a", "score": 1.0}, ["is no {", "texts/set.jsonl beside it"]),
   ],
 )
 def test_a_bad_line_is_named_with_its_file(tmp_path, row, words):

@@ -125,6 +125,22 @@ def write_set(
     )
 
 
+def card_of_texts(
+  setup: spaces.Setup, config: recipes.Recipe, provenance: dict[str, Any]
+) -> dict[str, Any]:
+  """Returns the card of a file of texts that no set stands beside."""
+  corpus = setup.corpus
+  return {
+    "rows": text_sets.TEXTS,
+    "task": config.data.name,
+    "label_names": list(corpus.label_names),
+    "text_keys": list(corpus.text_keys),
+    "label_key": corpus.label_key,
+    "provenance": provenance,
+    "results": {},
+  }
+
+
 def texts_of_card(folder: epath.Path) -> dict[str, Any]:
   """Returns what the card of a set says of its `set.jsonl`."""
   card = json_files.read(folder / "set" / "card.json", "write the set again.")
