@@ -5,7 +5,7 @@ gmdistill distill --config=ag_news --workdir=runs/ag_news
 One busy CPU core: 47 minutes of outer loop. Expected, protocol replay, 5 heads (the
 command trains 20) on the 7,600 test rows, 21k train rows: distilled 89.0 ± 0.1 %,
 full 92.3 %.
-`:tiny` runs the same recipe on the embedded corpus, in seconds on a CPU.
+`:tiny` runs the same recipe on the embedded corpus, in minutes on a CPU.
 """
 
 from gmdistill.runs.config import settings

@@ -3,7 +3,7 @@
 gmdistill distill --config=rte --workdir=runs/rte
 
 Hardware: any; two CPU cores are enough. Time and numbers: not measured.
-`:tiny` runs the same recipe on the embedded corpus, in seconds on a CPU.
+`:tiny` runs the same recipe on the embedded corpus, in minutes on a CPU.
 """
 
 from gmdistill.runs.config import shipped

@@ -1,13 +1,12 @@
 """SST-2: a few learned examples per class, by several recipes.
 
 gmdistill distill --config=sst2 --workdir=runs/sst2
-gmdistill distill --config=sst2:finetune --workdir=runs/sst2_finetune
 gmdistill distill --config=sst2:finetune_ahead --workdir=runs/sst2_finetune_ahead
-gmdistill distill --config=sst2:kd --workdir=runs/sst2_kd --config.teachers.dirs=teachers/sst2
 gmdistill distill --config=sst2:steps --workdir=runs/sst2_steps
 
-Each recipe below says what it is, what it costs and what it came to. With `:tiny`
-after any of them it runs on the embedded corpus, in seconds on a CPU.
+`finetune` wants a bank first and `kd` a teacher: their lines stand with them below.
+Each recipe says what it is, what it costs and what it came to. With `:tiny`
+after any of them it runs on the embedded corpus, in minutes on a CPU.
 """
 
 from gmdistill.runs.config import settings

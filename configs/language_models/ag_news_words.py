@@ -6,7 +6,7 @@ One learned example a class, each taken in all three normalised steps by a fresh
 adapter. With `--config.num_steps=80 --config.selection.by=score` on 500 test rows, two
 CPU cores, JAX 0.12: 40 minutes of outer loop. Expected: zero-shot 47.8 % and 1.328 nats,
 K-centers 69.6 ± 0.3 and 0.886, distilled 88.1 ± 0.4 and 0.446, full 87.6 and 0.391.
-`:tiny` runs on a made-up decoder, in seconds.
+`:tiny` runs on a made-up decoder, in minutes.
 """
 
 from gmdistill.runs.config import settings, shipped

@@ -4,7 +4,7 @@ gmdistill distill --config=instructions --workdir=runs/instructions --config.dat
 
 FOLDER has train.jsonl, validation.jsonl and test.jsonl, of rows {"prompt": ...,
 "completion": ..., "task": ...}; the model's chat template makes turns of them,
-and the answer alone counts. `:tiny` runs on a made-up decoder, in seconds.
+and the answer alone counts. `:tiny` runs on a made-up decoder, in minutes.
 """
 
 from gmdistill.runs.config import settings, shipped

@@ -5,7 +5,7 @@ gmdistill distill --config=shakespeare --workdir=runs/shakespeare
 Every next token of rows of 64; the set is four sequences of 32, taken in two
 normalised steps by a fresh adapter: 3.903 ± 0.002 nats, 72 % of what full training
 gains over 4.488. `:more` has eight sequences, `:steps` learns by matching real steps
-alone. `:tiny` runs on a made-up decoder, in seconds.
+alone. `:tiny` runs on a made-up decoder, in minutes.
 """
 
 from gmdistill.runs.config import settings

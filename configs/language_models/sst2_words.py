@@ -5,7 +5,7 @@ gmdistill distill --config=sst2_words --workdir=runs/sst2_words
 One learned example a class, each taken in all three normalised steps by a fresh
 adapter. Two CPU cores, JAX 0.12: 25 minutes of outer loop, as much for the evaluation.
 Expected: zero-shot 78.9 % and 0.482 nats, K-centers 82.8 ± 0.8, distilled 85.8 ± 0.1
-and 0.363, full 87.2 and 0.331. `:tiny` runs on a made-up decoder, in seconds.
+and 0.363, full 87.2 and 0.331. `:tiny` runs on a made-up decoder, in minutes.
 """
 
 from gmdistill.runs.config import settings

@@ -7,7 +7,7 @@ The recipe of `readable/sst2`, on pairs of title and description. What it leaves
 `set/set.jsonl`. Not measured yet.
 `:written` is the same with a language model that writes rows beside the real ones, as
 `readable/sst2:written` is: `gmdistill write` first, then `choice.written`.
-`:tiny` runs the same recipe on the embedded corpus, in seconds on a CPU.
+`:tiny` runs the same recipe on the embedded corpus, in minutes on a CPU.
 """
 
 from gmdistill.runs.config import shipped

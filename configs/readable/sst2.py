@@ -15,7 +15,7 @@ gmdistill write --config=readable/sst2:written --workdir=sets/written_sst2
 gmdistill distill --config=readable/sst2:written --workdir=runs/written_sst2 --config.choice.written=sets/written_sst2/written.jsonl
 
 What it writes, `docs/results/rows.md` shows. `:tiny` after either runs the same recipe
-on the embedded corpus, in seconds on a CPU; it writes by a made-up decoder, whose words
+on the embedded corpus, in minutes on a CPU; it writes by a made-up decoder, whose words
 mean nothing.
 """
 

@@ -15,7 +15,7 @@ rows have any length; the `real-` runs the same without a bank, on rows of at le
 `--config.each.student.pretrained=DIR` and `--config.each.data.dir=DIR` name
 local copies. Two CPU cores: about two hours for the first two sweeps; of the third,
 about seven minutes of one core a run. docs/results has what was measured.
-`:tiny` sweeps the first change of each kind on the embedded corpus, in seconds.
+`:tiny` sweeps the first change of each kind on the embedded corpus, in minutes.
 """
 
 from gmdistill.runs.config import shipped, studies

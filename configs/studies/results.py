@@ -10,7 +10,7 @@ run; `--config.each.student.pretrained=DIR` and `--config.each.data.dir=DIR` nam
 local copies. Expected: `sst2-1-0` 84.3 % and `sst2-1-1` 84.5 % of 872 validation
 rows, `ag_news-1-0` 89.6 % of 7,600 test rows (20 heads each), `sst2-5-0` 85.0 % (10
 heads, where the config has 20); the others are not measured.
-`:tiny` sweeps two runs of the embedded corpus, in seconds.
+`:tiny` sweeps two runs of the embedded corpus, in minutes.
 """
 
 from gmdistill.runs.config import shipped, studies

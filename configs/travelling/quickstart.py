@@ -7,7 +7,7 @@ The set is learned along 100 steps of AdamW at three rates, 1e-3, 3e-3 and 9e-3,
 them drawn every outer step. Two CPU cores: 15 minutes. Expected at 3e-3, 10 students:
 distilled 70.0 ± 3.6 %, herding 50.1 ± 2.8 %, K-centers 48.0 ± 2.6 %, full 85.9 %.
 `travelling/quickstart:own` holds the set's own six steps as well; not measured.
-`:tiny` ends in seconds.
+`:tiny` ends in minutes.
 """
 
 from gmdistill.runs.config import shipped

@@ -8,7 +8,7 @@ SGD, each with the whole encoder and its first three layers. With three and two 
 instead, 60 outer steps, 28 minutes on a slow CPU core, 2 students of three layers:
 distilled 72.8 ± 1.3 %, K-centers 67.0 ± 1.9 %, random 56.0 ± 4.1 %
 (`docs/results/travelling.md`). All layers: not measured.
-`:tiny` runs the same recipe on the embedded corpus, in seconds on a CPU.
+`:tiny` runs the same recipe on the embedded corpus, in minutes on a CPU.
 """
 
 from gmdistill.runs.config import settings, shipped

@@ -20,7 +20,7 @@ VERBS = {
     "gmdistill distill --config=quickstart --workdir=runs/quickstart",
   ),
   "plan": Verb(
-    "say what a run needs of a device, without running it",
+    "say what a run needs of a device, and how long it takes",
     "config workdir devices json",
     "gmdistill plan --config=sst2",
   ),
@@ -58,7 +58,7 @@ VERBS = {
   "bank": Verb(
     "compute the real gradients that later runs match, once",
     "config workdir",
-    "gmdistill bank --config=sst2:steps --workdir=banks/sst2",
+    "gmdistill bank --config=sst2:finetune --workdir=banks/sst2",
   ),
   "teach": Verb(
     "train a teacher on the real data; write a Hugging Face directory",
