@@ -11,13 +11,13 @@ from gmdistill.sets import text_sets
 from gmdistill.system import json_files
 
 
-def load(path: epath.Path, measured: epath.Path) -> finished.Run:
+def load(path: epath.Path, measured: epath.Path | None = None) -> finished.Run:
   """Reads a text set as a run that knows its rows and little else.
 
   Args:
     path: A file of JSON lines.
     measured: The workdir of a `gmdistill evaluate` on it, whose numbers are
-      shown; there may be none.
+      shown; there may be none. None: those of its card alone.
 
   Raises:
     InputError: the file is absent or damaged.
@@ -40,8 +40,8 @@ def load(path: epath.Path, measured: epath.Path) -> finished.Run:
     )
   ]
   protocols: dict[str, Any] = card.get("results") or {}
-  place = measured / "evaluation.json"
-  if place.is_file():
+  place = measured / "evaluation.json" if measured else None
+  if place and place.is_file():
     found = json_files.read(place, "measure the texts again.")
     protocols = {
       name: {"unit": row["unit"], row["row"]: row}

@@ -11,6 +11,7 @@ import pytest
 from etils import epath
 from test_report import make_run, make_summary, page_of
 
+from gmdistill import main
 from gmdistill.reports import (
   compared,
   figures,
@@ -117,6 +118,18 @@ def test_a_file_of_texts_opens_with_how_many_they_are(tmp_path):
   both = [run, finished.load_run(make_run(tmp_path / "run"))]
   page = report_page.write(both, tmp_path / "both.html").read_text()
   assert "set.jsonl" in page and "70.0 ± 10.0" in page
+
+
+def test_numbers_of_the_folder_that_one_stands_in_are_no_texts(
+  tmp_path, monkeypatch, capsys
+):
+  row = {"text": "a fine film", "label": "good"}
+  (tmp_path / "set.jsonl").write_text(json.dumps(row))
+  (tmp_path / "evaluation.json").write_text('{"scratch": {}}')  # of another
+  monkeypatch.chdir(tmp_path)
+  assert main.main(["gmdistill", "report", "set.jsonl", "--json"]) == 0
+  (told,) = json.loads(capsys.readouterr().out)
+  assert told["results"] == []
 
 
 def test_rows_that_stay_text_are_chosen_and_not_learned(tmp_path):

@@ -187,7 +187,8 @@ def report(flags: Any, rest: list[str], command: str) -> None:
 def _run(name: str, workdir: str) -> finished.Run:
   """Reads a workdir; or a file of texts, and what was measured on it."""
   if shared.is_text_set(name):
-    return text_reports.load(paths.path(name), paths.path(workdir or "."))
+    measured = paths.path(workdir) if workdir else None
+    return text_reports.load(paths.path(name), measured)
   return finished.load_run(name)
 
 
