@@ -90,8 +90,15 @@ def run(
     if done is None:
       done = _dedup(config, source, method, folder, command) | {"asked": asked}
       folders.write_json(folder / "dedup.json", done)
-    _say(done, folder)
+    _say(done)
   return done
+
+
+def what_next(workdir: str, done: dict[str, Any]) -> str:
+  """Returns the line that says how a run reads rows that `run` has left."""
+  kept = paths.path(workdir) / "kept.jsonl"
+  told = row_lines.flags(kept, done["columns"])
+  return f"next: gmdistill distill ... {told}"
 
 
 def _dedup(config, source, method, folder, command):
@@ -233,7 +240,7 @@ def _short(text):
   return whole if len(whole) <= 100 else f"{whole[:97]}..."
 
 
-def _say(done, folder):
+def _say(done):
   share = done["dropped"] / max(done["rows"], 1)
   reasons = done["reasons"]
   lines = [
@@ -252,5 +259,4 @@ def _say(done, folder):
     f"  {pair['similarity']:.3f}  {pair['row']}\n         {pair['copy_of']}"
     for pair in done["pairs"]
   ]
-  told = row_lines.flags(folder / "kept.jsonl", done["columns"])
-  console.show("\n".join([*lines, f"next: gmdistill distill ... {told}"]))
+  console.show("\n".join(lines))

@@ -79,12 +79,20 @@ def run(
       done = chooser.summary(rows)
       folders.write_json(folder / "select.json", done)
     console.show(text(done))
-    data = folder if len(names) == 1 else folder / names[0]
-    told = row_lines.flags(data / "*.jsonl", done["columns"])
-    # Some of the rows become its selection split.
-    fewer = f"with a smaller {config.size_field}"
-    console.show(f"next, {fewer}: gmdistill distill ... {told}")
   return done
+
+
+def what_next(
+  config: recipes.Recipe, workdir: str, done: dict[str, Any]
+) -> str:
+  """Returns the line that says how a run reads rows that `run` has left."""
+  first, *more = done["methods"]
+  folder = paths.path(workdir)
+  data = folder / first if more else folder
+  told = row_lines.flags(data / "*.jsonl", done["columns"])
+  # Some of the rows become its selection split.
+  fewer = f"with a smaller {config.size_field}"
+  return f"next, {fewer}: gmdistill distill ... {told}"
 
 
 class _Chooser:

@@ -214,6 +214,7 @@ def test_each_stage_is_left_out_in_turn(tmp_path, capsys):
   assert "dedup" not in done["ways"]["without dedup"]["stages"]
   table = capsys.readouterr().out
   assert "without dedup" in table and "scratch" in table
+  assert "gmdistill distill ..." not in table  # the next stage does it
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,15 @@ from gmdistill.runs import pipeline as pipelines
 from gmdistill.runs.commands import shared
 from gmdistill.runs.config import settings
 from gmdistill.selection import deduplication, methods
+from gmdistill.system import console
 
 
 def dedup(flags: Any, rest: list[str], command: str) -> None:
   """Drops copies from the training rows; writes rows that are read as data."""
   shared.nothing_else(rest)
   config = _config(flags, "dedup", deduplication.METHODS)
-  deduplicating.run(config, flags.method, flags.workdir, command)
+  done = deduplicating.run(config, flags.method, flags.workdir, command)
+  console.show(deduplicating.what_next(flags.workdir, done))
 
 
 def select(flags: Any, rest: list[str], command: str) -> None:
@@ -26,7 +28,8 @@ def select(flags: Any, rest: list[str], command: str) -> None:
     raise errors.InputError(
       f"--method={flags.method} must name methods, each once."
     )
-  selecting.run(config, names, flags.workdir, command)
+  done = selecting.run(config, names, flags.workdir, command)
+  console.show(selecting.what_next(config, flags.workdir, done))
 
 
 def write(flags: Any, rest: list[str], command: str) -> None:
