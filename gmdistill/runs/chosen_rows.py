@@ -66,16 +66,33 @@ class OfClasses:
     return _files(choice, rows_P, lines, others)
 
   def text_set(self, choice: Choice) -> list[dict[str, Any]]:
-    """Returns the chosen rows as those of a text set, see `text_sets`."""
-    names, count = self._source.label_names, len(self._train)
-    texts = self._whole.train.texts
-    real = [texts[int(place)] for place in self._train]
-    every = [*real, *self._written]
-    numbers = choice.drawn[choice.chosen]
+    """Returns the chosen rows as those of a text set, see `text_sets`.
+
+    A training row is the one most like itself; what a written one is most like
+    says the file that it comes from.
+    """
+    train, names = self._whole.train, self._source.label_names
+    numbers = [int(x) for x in choice.drawn[choice.chosen]]
+    texts, sources = {}, []
+    for number in numbers:
+      written = number - len(self._train)
+      is_real = written < 0
+      texts[number] = (
+        train.texts[int(self._train[number])]
+        if is_real
+        else self._written[written]
+      )
+      sources.append(number if is_real else text_sets.WRITTEN)
     labels = np.eye(len(names))[choice.pool.rows.labels[choice.chosen]]
-    chosen = text_sets.of_rows(numbers, every, labels)
-    whose = [int(x) if x < count else text_sets.WRITTEN for x in numbers]
-    return text_sets.lines(chosen._replace(sources=tuple(whose)), names, real)
+    chosen = text_sets.of_rows(numbers, texts, labels)
+    rows = text_sets.lines(
+      chosen._replace(sources=tuple(sources)), names, chosen.texts
+    )
+    for row in rows:
+      row["nearest_real"] = row["source"]
+      if row["source"] == text_sets.WRITTEN:
+        del row["nearest_real"], row["overlap"]
+    return rows
 
   def _line(self, choice, at):
     """Returns a row of the pool as a line."""

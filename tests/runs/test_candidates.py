@@ -130,6 +130,11 @@ def test_select_chooses_among_both(given, tmp_path):
   own = [row for row in chosen if row["row"] == "written"]
   assert own and {(row["text"], row["label"]) for row in own} <= said
   assert all(type(row["row"]) is int for row in chosen if row not in own)
+  texts = (tmp_path / "texts" / "set.jsonl").read_text().splitlines()
+  for line, row in zip(map(json.loads, texts), chosen, strict=True):
+    assert line["text"] == row["text"]
+    assert (line["source"] == "written") == (row in own)
+    assert ("nearest_real" in line) == (row not in own)
   with np.load(tmp_path / "scores.npz") as arrays:
     assert (arrays["rows"] == -1).sum() == len(written)
 

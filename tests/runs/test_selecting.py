@@ -62,7 +62,8 @@ def test_a_method_leaves_its_rows_and_scores_which_are_data(tmp_path, capsys):
   )
   (key,) = summary["columns"]["text_keys"].split(",")
   assert list(texts.texts) == [x[key] for x in rows]
-  assert all(isinstance(x, int) for x in texts.sources)
+  for one in lines(tmp_path / "texts" / "set.jsonl"):
+    assert one["nearest_real"] == one["source"] and one["overlap"] == 1
   found = [card["label_names"][x] for x in texts.labels.argmax(axis=1)]
   assert found == labels
   assert 0 < row["protocols"]["scratch"]["mean"] < 1 and row["seconds"] > 0
