@@ -5,7 +5,7 @@ gmdistill evaluate --set=runs/readable_ag_news/set/set.jsonl --config=ag_news --
 
 The recipe of `readable/sst2`, on pairs of title and description. What it leaves is
 `set/set.jsonl`. A short run of three layers came to 76.0 %, random rows 76.5, K-centers
-83.2 %: take those (`docs/results/rows.md`).
+83.2 % (`docs/results/rows.md`), which `gmdistill select` gives.
 `:written` is the same with a language model that writes rows beside the real ones, as
 `readable/sst2:written` is: `gmdistill write` first, then `choice.written`.
 `:tiny` runs the same recipe on the embedded corpus, in minutes on a CPU.
