@@ -1,6 +1,7 @@
 """A set under many ways of training, and the order it puts students in."""
 
 import json
+import pathlib
 import types
 
 import jax
@@ -127,6 +128,24 @@ def test_evaluate_measures_a_grid(given, tmp_path, capsys):
   assert set(found["recovery"]) == {"distilled", "random", "k_centers"}
   assert found["sentence"] in found["table"]
   assert json.loads((tmp_path / "grid.json").read_text()) == found
+
+
+def test_a_grid_has_students_of_fewer_layers_than_the_set_was_learned_for(
+  monkeypatch,
+):
+  config = recipe.changed(
+    settings.recipe(tiny_config.get_config()),
+    objective="travelling",
+    replay_steps=0,
+    student__pretrained=str(pathlib.Path(__file__).parents[1] / "tiny_bert"),
+    student__num_layers=2,
+    travelling__students=("own", "transformer:2"),
+  )
+  monkeypatch.setattr(
+    compared_students.shared, "fitting_set", lambda *_: (None, {})
+  )
+  student = compared_students.of_name("transformer:1", config, None)
+  assert student.setup.problem.student.num_layers == 1
 
 
 def test_evaluate_measures_a_ranking(given, tmp_path, capsys):

@@ -43,7 +43,10 @@ def of_name(named: str, config: recipes.Recipe, source: epath.Path) -> Student:
   """
   changes = named_students.changes("grid.students", named)
   config = recipes.changed(
-    config, **{f"student__{name}": x for name, x in changes.items()}
+    config,
+    # Whom the set was learned for may be deeper than this student.
+    travelling__students=(OWN,),
+    **{f"student__{name}": x for name, x in changes.items()},
   )
   setup = assembly.setup(config)
   if "kind" in changes:
