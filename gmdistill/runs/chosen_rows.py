@@ -71,18 +71,10 @@ class OfClasses:
     A training row is the one most like itself; what a written one is most like
     says the file that it comes from.
     """
-    train, names = self._whole.train, self._source.label_names
+    names, count = self._source.label_names, len(self._train)
     numbers = [int(x) for x in choice.drawn[choice.chosen]]
-    texts, sources = {}, []
-    for number in numbers:
-      written = number - len(self._train)
-      is_real = written < 0
-      texts[number] = (
-        train.texts[int(self._train[number])]
-        if is_real
-        else self._written[written]
-      )
-      sources.append(number if is_real else text_sets.WRITTEN)
+    texts = {number: self._text(number) for number in numbers}
+    sources = [x if x < count else text_sets.WRITTEN for x in numbers]
     labels = np.eye(len(names))[choice.pool.rows.labels[choice.chosen]]
     chosen = text_sets.of_rows(numbers, texts, labels)
     rows = text_sets.lines(
@@ -94,6 +86,12 @@ class OfClasses:
         del row["nearest_real"], row["overlap"]
     return rows
 
+  def _text(self, number):
+    """Returns the text of a row that may be chosen, a real or a written one."""
+    if number < len(self._train):
+      return self._whole.train.texts[int(self._train[number])]
+    return self._written[number - len(self._train)]
+
   def _line(self, choice, at):
     """Returns a row of the pool as a line."""
     source, number = self._source, int(choice.drawn[at])
@@ -102,7 +100,7 @@ class OfClasses:
       said = row_lines.columns(source, self._whole.train, place)
       row: int | str = int(self._whole.train_at[place])
     else:
-      row, text = text_sets.WRITTEN, self._written[number - len(self._train)]
+      row, text = text_sets.WRITTEN, self._text(number)
       texts = (text,) if isinstance(text, str) else text
       label = source.label_names[int(choice.pool.rows.labels[at])]
       said = dict(zip(source.text_keys, texts, strict=True))

@@ -195,8 +195,7 @@ def _soft(labels, where, names):
 
 
 def _is_number(x):
-  # No NaN, and a float32 says it.
-  return type(x) in (int, float) and abs(x) < 1e30
+  return type(x) in (int, float) and abs(x) < 1e30  # no NaN, fits a float32
 
 
 def read_card(
@@ -303,7 +302,8 @@ def lines(
 
 def _rounded(labels_C):
   """Returns probabilities of six digits that still sum to 1."""
-  found, largest = [round(float(y), 6) for y in labels_C], labels_C.argmax()
+  found = [round(float(y), 6) for y in labels_C]
+  largest = int(np.argmax(labels_C))
   found[largest] = round(1 - sum(found[:largest] + found[largest + 1 :]), 6)
   return found
 
